@@ -1,0 +1,228 @@
+"""Events of the control plane: few, ordered, each the effect of one transaction. None of them names a physical offset."""
+
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from tidemill_contracts.base import Contract, Digest, Micros
+from tidemill_contracts.events.meta import Event
+from tidemill_contracts.topics import Family
+
+CauseKind = Literal["drift", "quality", "volume", "schedule", "hand", "cold_start"]
+PositionVector = dict[str, dict[str, int]]
+"""Topic family and name (`events.flights`) to partition to dense sequence number (exclusive)."""
+
+
+class PipelineApplied(Event):
+    """A pipeline file was accepted; compacted by pipeline name, so a late service knows all pipelines at once."""
+
+    TYPE: ClassVar[str] = "tidemill.pipeline-applied.v1"
+    FAMILY: ClassVar[Family | None] = "pipelines"
+    pipeline: str
+    revision: int = Field(ge=1)
+    digest: Digest
+    spec: dict[str, Any] = Field(description="the pipeline file as JSON; tidemill_contracts.pipeline.PipelineSpec reads it")
+
+
+class DriftDetected(Event):
+    """Something left its earlier range, with the evidence."""
+
+    TYPE: ClassVar[str] = "tidemill.drift.v1"
+    FAMILY: ClassVar[Family | None] = "drift"
+    pipeline: str
+    kind: Literal["input", "prediction", "concept", "calibration"]
+    subject: str = Field(description="feature name, `score`, `paired_loss` or `label_minus_score`")
+    at_us: Micros
+    effect: float
+    p_value: float | None = None
+    before: float | None = None
+    after: float | None = None
+    detector: str
+    outcomes: tuple[int, int] | None = Field(default=None, description="range of outcome numbers, upper end exclusive")
+    window_us: tuple[int, int] | None = None
+    positions: PositionVector = Field(default_factory=dict)
+    epoch: int = 0
+    policy: Digest
+
+
+class Cause(Contract):
+    """Why a training was asked for; `event_id` resolves to the event that caused it."""
+
+    kind: CauseKind
+    event_id: UUID | None = None
+    detail: str = ""
+
+
+class TrainingRequested(Event):
+    """Monitoring, a schedule or a hand asks for a new model, from what was known at `at_us`."""
+
+    TYPE: ClassVar[str] = "tidemill.training-requested.v1"
+    FAMILY: ClassVar[Family | None] = "training"
+    request_id: UUID
+    pipeline: str
+    at_us: Micros
+    effective_at_us: Micros | None = None
+    cause: Cause
+    outcomes_to: int = Field(ge=0, description="outcomes numbered below this are known")
+    positions: PositionVector = Field(default_factory=dict)
+    spec: Digest
+    policy: Digest
+
+
+class TrainingCoalesced(Event):
+    """A cause that led to no run of its own, so that none is lost: joined to a request, or refused."""
+
+    TYPE: ClassVar[str] = "tidemill.training-coalesced.v1"
+    FAMILY: ClassVar[Family | None] = "training"
+    cause_id: UUID
+    pipeline: str
+    at_us: Micros
+    cause: Cause
+    outcome: Literal["coalesced", "refused"]
+    request_id: UUID | None = None
+    reason: str
+
+
+class TrainingManifest(Contract):
+    """Everything that decides the bytes of a model. The same manifest gives the same SHA-256."""
+
+    pipeline: str
+    spec: Digest
+    policy: Digest
+    trainer: str
+    parameters: dict[str, Any]
+    window: str
+    seed: int
+    outcomes: tuple[int, int] | None = None
+    events: PositionVector = Field(default_factory=dict, description="archive ranges read by a cold start")
+    as_of_us: Micros
+    views: dict[str, str]
+    features: list[str]
+    rows: dict[str, int] = Field(description="rows by part: train, calibration, gate")
+    data: Digest = Field(description="digest of the training rows' bytes")
+    code: Digest
+    lock: Digest
+
+
+class RunFinished(Event):
+    """A training run ended. A failed run leaves nothing half-registered: it has no model."""
+
+    TYPE: ClassVar[str] = "tidemill.run-finished.v1"
+    FAMILY: ClassVar[Family | None] = "runs"
+    run_id: UUID
+    request_id: UUID
+    pipeline: str
+    status: Literal["succeeded", "failed", "refused"]
+    at_us: Micros
+    effective_at_us: Micros | None = None
+    cause: Cause
+    model: Digest | None = None
+    manifest: Digest | None = None
+    evaluation: Digest | None = Field(default=None, description="Parquet of the gate rows: time, label, candidate, champion, segments")
+    champion_epoch: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+
+
+class VersionRegistered(Event):
+    """A model got its number; versions are content-addressed and never change."""
+
+    TYPE: ClassVar[str] = "tidemill.version-registered.v1"
+    FAMILY: ClassVar[Family | None] = "versions"
+    pipeline: str
+    version: int = Field(ge=1)
+    model: Digest
+    manifest: Digest
+    run_id: UUID
+    at_us: Micros
+
+
+class GateCheck(Contract):
+    """One question of the gate and its answer."""
+
+    name: str
+    verdict: Literal["pass", "fail", "inconclusive"]
+    value: float | None = None
+    bound: float | None = None
+    reason: str = ""
+    segment: str | None = None
+
+
+class GateDecided(Event):
+    """The gate's verdict on a version against the champion of `champion_epoch`."""
+
+    TYPE: ClassVar[str] = "tidemill.gate-decided.v1"
+    FAMILY: ClassVar[Family | None] = "versions"
+    pipeline: str
+    version: int
+    verdict: Literal["pass", "fail", "inconclusive"]
+    checks: list[GateCheck]
+    champion_epoch: int
+    run_id: UUID
+    at_us: Micros
+    policy: Digest
+
+
+class Member(Contract):
+    """A model in a release: `weight` shares of the answer; a shadow's score is only logged."""
+
+    name: str
+    model: Digest
+    version: int = Field(ge=1)
+    weight: float = Field(default=1.0, ge=0, le=1)
+
+
+class ReleaseReason(Contract):
+    """Who or what moved the champion pointer."""
+
+    kind: Literal["first", "gate", "hand", "rollback", "freeze"]
+    event_id: UUID | None = None
+    detail: str = ""
+
+
+class Released(Event):
+    """The unit that moves and rolls back: models, weights, views, thresholds, policy, under one epoch. Compacted by pipeline."""
+
+    TYPE: ClassVar[str] = "tidemill.released.v1"
+    FAMILY: ClassVar[Family | None] = "releases"
+    pipeline: str
+    epoch: int = Field(ge=1)
+    sequence: int = Field(default=0, ge=0, description="counts weight changes within an epoch")
+    members: list[Member] = Field(min_length=1)
+    shadows: list[Member] = Field(default_factory=list)
+    views: dict[str, str]
+    features: list[str]
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    spec: Digest
+    policy: Digest
+    at_us: Micros
+    effective_at_us: Micros | None = None
+    reason: ReleaseReason
+    previous_epoch: int = 0
+
+
+class ModelSwapped(Event):
+    """A serving replica now answers with this epoch."""
+
+    TYPE: ClassVar[str] = "tidemill.model-swapped.v1"
+    FAMILY: ClassVar[Family | None] = "swaps"
+    pipeline: str
+    epoch: int
+    replica: str
+    watermark_us: Micros | None = None
+    loaded_ms: float
+
+
+class QualityBreached(Event):
+    """A declared bound on the stream's quality does not hold in a window."""
+
+    TYPE: ClassVar[str] = "tidemill.quality.v1"
+    FAMILY: ClassVar[Family | None] = "quality"
+    source: str
+    field: str
+    rule: str
+    value: float
+    bound: float
+    window_us: tuple[int, int]
+    positions: PositionVector = Field(default_factory=dict)

@@ -1,0 +1,126 @@
+"""Events of the data plane: many of them, written log to log."""
+
+from typing import Annotated, Any, ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from tidemill_contracts.base import Contract, Digest, Micros
+from tidemill_contracts.events.meta import Event
+from tidemill_contracts.topics import Family
+
+Positions = dict[str, int]
+"""Source partition (decimal text) to the highest dense sequence number in it that is reflected."""
+
+Scalar = str | int | float | bool | None
+
+
+class Timer(Event):
+    """A clock's or producer's word, written down: no event of this source older than `time_us` will follow in the partition."""
+
+    TYPE: ClassVar[str] = "tidemill.timer.v1"
+    source: str
+    time_us: Micros
+    reason: str = "progress"
+    source_partition: int | None = Field(default=None, description="set on repartition topics: whose watermark this is")
+
+
+class Watermark(Event):
+    """The watermark of one partition of a compacted features topic, under the key `\\x00watermark`."""
+
+    TYPE: ClassVar[str] = "tidemill.watermark.v1"
+    FAMILY: ClassVar[Family | None] = "features"
+    view: str
+    partition: int
+    watermark_us: Micros
+    positions: Positions = Field(default_factory=dict)
+
+
+class FeatureVector(Event):
+    """One entity's features: the aggregate of all its events up to `positions`, evaluated at `at_us`."""
+
+    TYPE: ClassVar[str] = "tidemill.features.v1"
+    FAMILY: ClassVar[Family | None] = "features"
+    view: str
+    version: Annotated[str, Field(description="digest of the view's definition, 16 hexadecimal digits")]
+    entity: str
+    at_us: Micros
+    revision: int = Field(ge=1)
+    values: list[float | None]
+    positions: Positions
+
+
+class ViewRevision(Contract):
+    """Which state of an entity a prediction read; `revision` 0 means that the entity was unknown."""
+
+    entity: str
+    revision: int = Field(ge=0)
+    at_us: Micros | None = None
+    positions: Positions = Field(default_factory=dict)
+
+
+class Prediction(Event):
+    """One answer, written to the log before it left. `at_us` orders it in the merge; `vector` is the model's whole input."""
+
+    TYPE: ClassVar[str] = "tidemill.prediction.v1"
+    FAMILY: ClassVar[Family | None] = "predictions"
+    prediction_id: UUID
+    pipeline: str
+    key: str = Field(description="join key of the label")
+    at_us: Micros
+    epoch: int = Field(ge=1)
+    model: Digest
+    version: int = Field(ge=1)
+    score: float = Field(ge=0, le=1)
+    members: dict[str, float] = Field(default_factory=dict, description="score by model digest, where there are several")
+    shadows: dict[str, float] = Field(default_factory=dict, description="score by shadow name")
+    vector: list[float | None]
+    features: Digest = Field(description="digest of the ordered feature names")
+    revisions: dict[str, ViewRevision]
+    request: dict[str, Scalar]
+    defaulted: list[str] = Field(default_factory=list, description="views whose entity was unknown, answered by default")
+    degraded: bool = False
+    watermark_us: Micros | None = None
+    trace_id: str | None = None
+
+
+class Outcome(Event):
+    """A label joined to its prediction, once. `seq` is dense and the same on every run: it numbers the ordered merge."""
+
+    TYPE: ClassVar[str] = "tidemill.outcome.v1"
+    FAMILY: ClassVar[Family | None] = "outcomes"
+    pipeline: str
+    seq: int = Field(ge=0)
+    prediction_id: UUID
+    key: str
+    predicted_us: Micros
+    labelled_us: Micros
+    label: float
+    score: float
+    reference: float | None = Field(default=None, description="score of the online reference learner before it saw this row")
+    shadows: dict[str, float] = Field(default_factory=dict)
+    epoch: int
+    version: int
+    vector: list[float | None]
+    features: Digest
+    segments: dict[str, str] = Field(default_factory=dict)
+    label_event: str
+    label_position: tuple[int, int] = Field(description="source partition and sequence number of the label event")
+    quarantined: bool = False
+
+
+class DeadLetter(Event):
+    """Context of a record that can never be processed; the record's own bytes are the value, these are its headers."""
+
+    TYPE: ClassVar[str] = "tidemill.dead-letter.v1"
+    topic: str
+    partition: int
+    offset: int
+    group: str
+    reason: str
+    error: str
+    attempts: int = 1
+    first_seen_us: Micros
+    schema_id: str | None = None
+    code_version: str
+    detail: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,31 @@
+"""The pipeline file: one YAML document that says what is ingested, computed, predicted and watched."""
+
+from tidemill_contracts.pipeline.fields import (
+    BooleanField,
+    CategoryField,
+    FieldSpec,
+    NumberField,
+    StringField,
+    TimestampField,
+)
+from tidemill_contracts.pipeline.load import PipelineError, Problem, load_pipeline, parse_pipeline
+from tidemill_contracts.pipeline.model import (
+    ColdStartSpec,
+    DriftSpec,
+    GateSpec,
+    LabelSpec,
+    ModelSpec,
+    MonitorSpec,
+    PolicySpec,
+    RequestSpec,
+    RolloutSpec,
+)
+from tidemill_contracts.pipeline.spec import PipelineSpec
+from tidemill_contracts.pipeline.views import AggregationSpec, EntitySpec, SourceSpec, ViewSpec, WindowSpec
+
+__all__ = [
+    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldSpec", "GateSpec",
+    "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec", "PolicySpec", "Problem",
+    "RequestSpec", "RolloutSpec", "SourceSpec", "StringField", "TimestampField", "ViewSpec", "WindowSpec",
+    "load_pipeline", "parse_pipeline",
+]  # fmt: skip

@@ -1,0 +1,111 @@
+"""What is predicted and how the model is kept good: request, label, model, gate, monitor, rollout, policy."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tidemill_contracts.base import Contract, Duration, FieldName, Name
+from tidemill_contracts.pipeline.fields import FieldSpec
+
+_DAY = 86_400_000_000
+_HOUR = 3_600_000_000
+Expression = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class RequestSpec(Contract):
+    """A prediction request: its fields (entity keys are among them), its join key, its time, and features computed from them."""
+
+    fields: dict[FieldName, FieldSpec] = Field(min_length=1, max_length=256)
+    key: FieldName = Field(description="joins the label: the value of the label source's join field")
+    time: FieldName | None = Field(default=None, description="timestamp field holding the event time; else the request's time")
+    features: dict[FieldName, Expression] = Field(default_factory=dict, max_length=256)
+
+
+class LabelSpec(Contract):
+    """Where the truth comes from: events of `source` whose `join` field equals the prediction's key."""
+
+    source: Name
+    join: FieldName
+    expression: Expression
+    expiry: Duration = Field(default=30 * _DAY, description="a prediction without a label for this long is counted as expired")
+
+
+class ColdStartSpec(Contract):
+    """Training rows before there is a prediction log: one per event of `source`, at its field `time`, request fields by name."""
+
+    source: Name
+    time: FieldName
+
+
+class ModelSpec(Contract):
+    """How candidates are trained. `windows` are tried in a time-ordered validation; `all` is the whole history."""
+
+    task: Literal["binary"] = "binary"
+    trainer: Literal["lightgbm", "logistic"] = "lightgbm"
+    windows: list[str] = Field(default=["30d", "90d", "all"], min_length=1, description="durations or `all`")
+    parameters: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    seed: int = 7
+    features: list[str] | None = Field(default=None, description="names used as inputs; none: all")
+    calibration: Duration = Field(default=0, description="most recent rows kept from the trees to fit a Platt calibration; 0: none")
+    validation: Duration = Field(default=7 * _DAY, description="rows that choose the window")
+    minimum_rows: int = Field(default=1000, ge=1)
+    maximum_rows: int = Field(default=2_000_000, ge=1)
+
+
+class GateSpec(Contract):
+    """No harm: non-inferior within `margin` at error `alpha`, and a point estimate at least as good, on rows never seen."""
+
+    period: Duration = Field(default=7 * _DAY, description="the most recent labelled rows, kept from training for the gate")
+    margin: float = Field(default=0.01, ge=0, description="log-loss a candidate may be worse by, at the upper confidence bound")
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    minimum_rows: int = Field(default=500, ge=1)
+    minimum_blocks: int = Field(default=3, ge=2, description="days")
+    segment_margin: float = Field(default=0.05, ge=0)
+    segment_minimum_rows: int = Field(default=200, ge=1)
+    parity: float = Field(default=1e-5, gt=0, description="largest difference between trainer and ONNX")
+    maximum_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+
+
+class DriftSpec(Contract):
+    """Detectors. Panes are labelled rows for the paired detectors and time for the population test."""
+
+    pane_rows: int = Field(default=200, ge=10)
+    delta: float = Field(default=0.002, gt=0, lt=1, description="ADWIN's confidence")
+    warm_up_panes: int = Field(default=10, ge=1)
+    bias_panes: int = Field(default=5, ge=1, description="newest panes whose mean of label minus score is compared")
+    bias_z: float = Field(default=6.0, gt=0)
+    bias_minimum: float = Field(default=0.05, ge=0)
+    population_pane: Duration = 24 * _HOUR
+    population_reference_rows: int = Field(default=5000, ge=100)
+    population_effect: float = Field(default=0.25, gt=0, description="population stability index that counts as an effect")
+    population_alpha: float = Field(default=1e-6, gt=0, lt=1)
+    parameters: dict[str, float] = Field(default_factory=dict)
+
+
+class MonitorSpec(Contract):
+    """What is watched. Segments are request fields; metrics are kept overall and per value of each."""
+
+    segments: list[FieldName] = Field(default_factory=list, max_length=16)
+    drift: DriftSpec = DriftSpec()
+    quality_log_loss: float | None = Field(default=None, description="a rolling log-loss above this asks for a training")
+
+
+class RolloutSpec(Contract):
+    """How a release reaches traffic. The baseline shadow keeps scoring with the first released model, for comparison."""
+
+    strategy: Literal["direct"] = "direct"
+    baseline_shadow: bool = False
+
+
+class PolicySpec(Contract):
+    """When the loop acts by itself. `training_duration` fixes how long a run takes in event time, so that replays agree."""
+
+    mode: Literal["observe", "suggest", "auto"] = "auto"
+    retrain_on: list[Literal["drift", "quality", "volume", "schedule"]] = ["drift", "volume"]
+    drift_kinds: list[Literal["input", "prediction", "concept", "calibration"]] = ["concept", "calibration"]
+    volume: int = Field(default=25_000, ge=1, description="new labels since the last request that ask for a training")
+    schedule: Duration | None = None
+    cool_down: Duration = Field(default=3 * _DAY, description="event time after a request in which further causes are coalesced")
+    training_duration: Duration | None = None
+    budget: int = Field(default=1000, ge=0, description="runs per `budget_period`; more are refused")
+    budget_period: Duration = 30 * _DAY

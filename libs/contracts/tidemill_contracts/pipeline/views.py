@@ -1,0 +1,122 @@
+"""Sources, entities and feature views of a pipeline file."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tidemill_contracts.base import Contract, Duration, FieldName, Name, parse_duration
+from tidemill_contracts.pipeline.fields import FieldSpec
+
+Function = Literal["count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last"]
+_DAY = 86_400_000_000
+
+
+class SourceSpec(Contract):
+    """A stream of events: its fields, its key (the Kafka key and partition), its event time and how late events may be."""
+
+    key: list[FieldName] = Field(min_length=1, max_length=4)
+    time: FieldName | None = Field(default=None, description="timestamp field holding the event time; else the CloudEvents time")
+    fields: dict[FieldName, FieldSpec] = Field(min_length=1, max_length=256)
+    allowed_lateness: Duration = 0
+    max_future: Duration = _DAY
+    idle_timeout: Duration | None = None
+    keep: Duration | None = Field(default=None, description="retention of the topics; the archive keeps longer; none: for ever")
+    keep_ids: Duration = Field(default=400 * _DAY, description="horizon of known event ids, in event time")
+    archive: bool = True
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> Self:
+        for name in self.key:
+            if name not in self.fields:
+                msg = f"key: {name} is not a field of this source"
+                raise ValueError(msg)
+        if self.time is not None and (self.time not in self.fields or self.fields[self.time].type != "timestamp"):
+            msg = f"time: {self.time} is not a timestamp field of this source"
+            raise ValueError(msg)
+        return self
+
+
+class EntitySpec(Contract):
+    """Something features belong to, named by one or more fields."""
+
+    key: list[FieldName] = Field(min_length=1, max_length=4)
+    description: str = ""
+
+
+class WindowSpec(Contract):
+    """A window of fixed panes, aligned to the epoch; `panes` 1 is a tumbling window."""
+
+    length: Duration
+    panes: int = Field(default=12, ge=1, le=366)
+
+    @model_validator(mode="after")
+    def _whole_panes(self) -> Self:
+        if self.length <= 0 or self.length % self.panes:
+            msg = "length must be a positive multiple of panes"
+            raise ValueError(msg)
+        return self
+
+
+class AggregationSpec(Contract):
+    """`function` of `field` over each of `windows` (names); without windows over all time (first, last, age_of_last only)."""
+
+    function: Function
+    field: FieldName | None = None
+    windows: list[str] | None = Field(default=None, description="names of windows; none: every window of the view")
+    all_time: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.field is None) != (self.function == "count"):
+            msg = "count takes no field, every other function takes one"
+            raise ValueError(msg)
+        if self.all_time and (self.windows is not None or self.function not in {"first", "last", "age_of_last"}):
+            msg = "all_time is for first, last and age_of_last, without windows"
+            raise ValueError(msg)
+        return self
+
+
+class ViewSpec(Contract):
+    """Features of an entity from one source. Feature names are `view.field_function_window`, count is `view.count_window`."""
+
+    source: Name
+    entity: Name
+    where: str | None = Field(default=None, max_length=4096, description="expression over the source's fields; only true rows count")
+    windows: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+$")], WindowSpec] = Field(default_factory=dict)
+    aggregations: list[AggregationSpec] = Field(min_length=1, max_length=256)
+    ttl: Duration = Field(default=60 * _DAY, description="an entity without events for this long is forgotten")
+    missing: Literal["default", "refuse"] = Field(default="default", description="what a prediction does for an unknown entity")
+    owner: str = ""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _windows_exist(self) -> Self:
+        for index, aggregation in enumerate(self.aggregations):
+            names = self.windows_of(aggregation)
+            if not aggregation.all_time and not names:
+                msg = f"aggregations.{index}: the view has no windows"
+                raise ValueError(msg)
+            for name in names:
+                if name not in self.windows:
+                    msg = f"aggregations.{index}.windows: {name} is not a window of this view"
+                    raise ValueError(msg)
+        return self
+
+    def windows_of(self, aggregation: AggregationSpec) -> list[str]:
+        """Names of the windows an aggregation runs over, none for an all-time one."""
+        if aggregation.all_time:
+            return []
+        return list(self.windows) if aggregation.windows is None else aggregation.windows
+
+    def feature_names(self, view: str) -> list[str]:
+        """Names of the view's features, in the order of the vector."""
+        names: list[str] = []
+        for aggregation in self.aggregations:
+            stem = aggregation.function if aggregation.field is None else f"{aggregation.field}_{aggregation.function}"
+            names.extend(f"{view}.{stem}_{window}" for window in self.windows_of(aggregation) or [""])
+        return [name.rstrip("_") for name in names]
+
+
+def window(length: str, panes: int = 12) -> WindowSpec:
+    """A window in one call, for tests and examples: `window("1h")`."""
+    return WindowSpec(length=parse_duration(length), panes=panes)

@@ -1,0 +1,69 @@
+"""Every topic in one place: name, how it is kept, and how many partitions it has."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "tidemill"
+VERSION = "v1"
+DEFAULT_PARTITIONS = 6
+
+Family = Literal[
+    "raw", "events", "late", "future", "repartition", "features", "predictions", "outcomes",
+    "pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality",
+]  # fmt: skip
+CONTROL: tuple[Family, ...] = ("pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality")
+_COMPACTED = frozenset({"pipelines", "releases", "features"})
+
+
+def topic(family: Family, name: str | None = None, *, prefix: str = PREFIX) -> str:
+    """`tidemill.events.flights.v1`; control topics have no name part: `tidemill.releases.v1`."""
+    parts = (prefix, family, name, VERSION) if name is not None else (prefix, family, VERSION)
+    return ".".join(part for part in parts if part)
+
+
+def dead_letters(topic_name: str) -> str:
+    """Where records of `topic_name` go that can never be processed."""
+    return f"{topic_name}.dlq"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it is to be created: `retention_ms` -1 keeps for ever."""
+
+    name: str
+    partitions: int = DEFAULT_PARTITIONS
+    compacted: bool = False
+    retention_ms: int = -1
+
+
+def control_topics(*, prefix: str = PREFIX) -> list[TopicSpec]:
+    """The control plane: one partition each, so that decisions have one order."""
+    names = [(family, topic(family, prefix=prefix)) for family in CONTROL]
+    specs = [TopicSpec(name, 1, family in _COMPACTED) for family, name in names]
+    return specs + [TopicSpec(dead_letters(name), 1) for _, name in names]
+
+
+def source_topics(source: str, partitions: int, *, keep_ms: int = -1, prefix: str = PREFIX) -> list[TopicSpec]:
+    """Raw, validated, late and future-dated events of one source, and its dead letters."""
+    raw = topic("raw", source, prefix=prefix)
+    kept = [TopicSpec(topic(f, source, prefix=prefix), partitions, retention_ms=keep_ms) for f in ("raw", "events")]
+    side = [TopicSpec(topic(f, source, prefix=prefix), 1) for f in ("late", "future")]
+    return [*kept, *side, TopicSpec(dead_letters(raw), 1), TopicSpec(dead_letters(topic("events", source, prefix=prefix)), 1)]
+
+
+def view_topics(view: str, partitions: int, *, repartitioned: bool, prefix: str = PREFIX) -> list[TopicSpec]:
+    """The compacted vectors of a view and, where its key is not its source's, the repartition topic before it."""
+    out = [TopicSpec(topic("features", view, prefix=prefix), partitions, compacted=True)]
+    if repartitioned:
+        out.append(TopicSpec(topic("repartition", view, prefix=prefix), partitions))
+    return out
+
+
+def pipeline_topics(pipeline: str, partitions: int, *, prefix: str = PREFIX) -> list[TopicSpec]:
+    """Predictions (partitioned by join key) and outcomes (one partition: they are one ordered merge)."""
+    predictions = topic("predictions", pipeline, prefix=prefix)
+    outcomes = topic("outcomes", pipeline, prefix=prefix)
+    return [
+        TopicSpec(predictions, partitions), TopicSpec(dead_letters(predictions), 1),
+        TopicSpec(outcomes, 1), TopicSpec(dead_letters(outcomes), 1),
+    ]  # fmt: skip

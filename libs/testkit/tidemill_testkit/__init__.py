@@ -1,0 +1,1 @@
+"""Fixtures, factories and crash points for Tidemill tests."""

@@ -1,0 +1,1 @@
+"""Tidemill: keep machine-learning models good while the world moves."""

@@ -1,0 +1,53 @@
+"""One entity, one text."""
+
+import pytest
+
+from tidemill_contracts.pipeline import FieldSpec, NumberField, StringField, TimestampField
+from tidemill_engine.entities import EntityKey, key_text
+
+FIELDS: dict[str, FieldSpec] = {
+    "origin": StringField(type="string"),
+    "dest": StringField(type="string"),
+    "flight": NumberField(type="integer"),
+    "at": TimestampField(type="timestamp"),
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("EWR", "EWR"), (5, "5"), (5.0, "5"), (-0.0, "0"), (0.1, "0.1"), (1e20, "1" + 20 * "0"), (True, "true")],
+)
+def test_a_part_has_one_text(value: str | float, text: str) -> None:
+    assert key_text(value) == text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], {"a": 1}])
+def test_what_cannot_be_a_key_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"part of a key|JSON compliant"):
+        key_text(value)
+
+
+def test_one_field_is_its_text_and_several_are_a_json_array() -> None:
+    event = {"origin": "EWR", "dest": 'a","b', "flight": 12}
+    assert EntityKey(["origin"], FIELDS)(event) == "EWR"
+    assert EntityKey(["flight"], FIELDS)(event) == "12"
+    assert EntityKey(["origin", "dest"], FIELDS)(event) == '["EWR","a\\",\\"b"]'
+
+
+def test_two_spellings_of_an_instant_are_one_entity() -> None:
+    key = EntityKey(["at"], FIELDS)
+    assert key({"at": "2013-01-01T01:00:00+01:00"}) == key({"at": "2013-01-01T00:00:00Z"}) == "2013-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize("event", [{}, {"origin": None}, {"origin": ""}])
+def test_an_event_without_the_field_belongs_to_no_entity(event: dict[str, object]) -> None:
+    assert EntityKey(["origin"], FIELDS)(event) is None
+
+
+def test_a_missing_part_of_several_belongs_to_no_entity() -> None:
+    assert EntityKey(["origin", "dest"], FIELDS)({"origin": "EWR"}) is None
+
+
+def test_a_field_that_nobody_declared_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        EntityKey(["nowhere"], FIELDS)

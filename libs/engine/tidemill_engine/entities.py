@@ -11,8 +11,8 @@ from tidemill_contracts.pipeline import FieldSpec, TimestampField
 class EntityKey:
     """Reads an entity's key out of an event or a request.
 
-    One field: its text. Several: a JSON array of their texts, so that no two lists collide by joining. A number that is
-    whole has no fraction (`5` and `5.0` are one entity), a boolean is `true` or `false`, a timestamp is RFC 3339 in UTC.
+    One field: its text. Several: a JSON array of their texts, so that no two lists collide by joining. A whole number has
+    no fraction (`5` and `5.0` are one entity), a boolean is `true` or `false`, a timestamp is RFC 3339 in UTC.
     """
 
     def __init__(self, key: Sequence[str], fields: Mapping[str, FieldSpec]) -> None:
@@ -23,7 +23,7 @@ class EntityKey:
         self._all = readers if len(readers) > 1 else []
 
     def __call__(self, event: Mapping[str, Any]) -> str | None:
-        """The text, None where a part is absent or null, or the whole is empty; raises ValueError where there is no text."""
+        """The text, None where a part is absent or null, or all is empty; raises ValueError if it has no text."""
         if not self._all:
             value = event.get(self._first)
             return self._read_first(value) or None if value is not None else None

@@ -11,8 +11,8 @@ from tidemill_contracts.pipeline import FieldSpec, TimestampField
 class EntityKey:
     """Reads an entity's key out of an event or a request.
 
-    One field: its text. Several: a JSON array of their texts, so that no two lists collide by joining. A whole number has
-    no fraction (`5` and `5.0` are one entity), a boolean is `true` or `false`, a timestamp is RFC 3339 in UTC.
+    One field: its text. Several: a JSON array of their texts, so that no two lists collide by joining. A whole number
+    has no fraction (`5` and `5.0` are one entity), a boolean is `true` or `false`, a timestamp is RFC 3339 in UTC.
     """
 
     def __init__(self, key: Sequence[str], fields: Mapping[str, FieldSpec]) -> None:

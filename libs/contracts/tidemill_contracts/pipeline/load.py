@@ -1,6 +1,7 @@
 """Reads a pipeline file; every problem names its line, its field and the rule."""
 
 import json
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -45,6 +46,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-05 as text; JSON and YAML 1.2 read a number, and so do people.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def load_pipeline(path: Path) -> PipelineSpec:

@@ -35,6 +35,7 @@ class ColdStartSpec(Contract):
 
     source: Name
     time: FieldName
+    align: Duration | None = Field(default=None, description="a row sees features as of the last multiple of this: how fresh serving's are")
 
 
 class ModelSpec(Contract):

@@ -1,0 +1,182 @@
+"""The only module here that speaks SQL. One unit is one transaction: rows, lineage, audit and outbox commit together or not at all."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from tidemill_contracts import Envelope, derived_id, topic
+from tidemill_contracts.events import Event, GateDecided, PipelineApplied, Released, RunFinished, VersionRegistered, encode
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_runtime.outbox import enqueue, first_time
+
+from tidemill_registry.domain import audit
+from tidemill_registry.domain.champion import EpochMovedError, Version, release_id
+
+SCHEMA = "registry"
+SOURCE = "/services/registry"
+
+PIPELINE = "SELECT spec, revision, digest, frozen, epoch FROM registry.pipelines WHERE pipeline = $1"
+APPLY = """INSERT INTO registry.pipelines (pipeline, revision, digest, spec) VALUES ($1, 1, $2, $3)
+    ON CONFLICT (pipeline) DO UPDATE SET revision = registry.pipelines.revision + 1, digest = $2, spec = $3, applied_at = now()
+    RETURNING revision"""
+SPEC = "INSERT INTO registry.specs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, run_id, at_us, features, views, spec)
+    SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM registry.versions WHERE pipeline = $1
+    ON CONFLICT (pipeline, model) DO NOTHING RETURNING version"""
+KNOWN_VERSION = "SELECT version FROM registry.versions WHERE pipeline = $1 AND model = $2"
+MOVE = "UPDATE registry.pipelines SET epoch = $3 WHERE pipeline = $1 AND epoch = $2"
+RELEASE = "INSERT INTO registry.releases (pipeline, epoch, event_id, at_us, effective_at_us, body) VALUES ($1, $2, $3, $4, $5, $6)"
+REQUEST = """INSERT INTO registry.requests (request_id, pipeline, run_id, status, epoch, version, detail)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (request_id) DO NOTHING"""
+LINEAGE = "INSERT INTO registry.lineage VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
+LAST_LINK = "SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq DESC LIMIT 1"
+LINK = "INSERT INTO registry.audit (seq, event_id, type, pipeline, body, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+AUDIT_LOCK = "SELECT pg_advisory_xact_lock(hashtext('registry.audit'))"
+PIPELINE_LOCK = "SELECT pg_advisory_xact_lock(hashtext('registry.' || $1))"
+
+Connection = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRow:
+    """A pipeline as the registry holds it."""
+
+    spec: PipelineSpec
+    revision: int
+    digest: str
+    frozen: bool
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresUnit:
+    """State, inbox, audit and outbox of one decision."""
+
+    db: Connection  # type: ignore[valid-type]
+    prefix: str
+
+    async def first_time(self, event_id: UUID) -> bool:
+        """Whether this event was not handled before."""
+        return await first_time(self.db, SCHEMA, "runs", event_id)
+
+    async def lock(self, pipeline: str) -> None:
+        """One decision at a time per pipeline."""
+        await self.db.execute(PIPELINE_LOCK, pipeline)
+
+    async def pipeline(self, name: str) -> PipelineRow | None:
+        """The pipeline's current row."""
+        row = await self.db.fetchrow(PIPELINE, name)
+        if row is None:
+            return None
+        spec = PipelineSpec.model_validate_json(row["spec"])
+        return PipelineRow(spec, row["revision"], row["digest"], row["frozen"], row["epoch"])
+
+    async def apply(self, spec: PipelineSpec) -> PipelineApplied:
+        """Save a definition and announce it; returns the event (a repeat of the current definition announces it again)."""
+        body, digest = spec.model_dump_json(), spec.digest()
+        revision = await self.db.fetchval(APPLY, spec.name, digest, body)
+        await self.db.execute(SPEC, digest, spec.name, body)
+        event = PipelineApplied(pipeline=spec.name, revision=revision, digest=digest, spec=json.loads(body))
+        await self._announce(event, spec.name, derived_id("pipeline", spec.name, revision), 0)
+        return event
+
+    async def releases(self, pipeline: str) -> list[Released]:
+        """All releases of a pipeline, by epoch."""
+        rows = await self.db.fetch("SELECT body FROM registry.releases WHERE pipeline = $1 ORDER BY epoch", pipeline)
+        return [Released.read(row["body"].encode()) for row in rows]
+
+    async def version(self, pipeline: str, number: int) -> Version | None:
+        """A registered version."""
+        row = await self.db.fetchrow(
+            "SELECT version, model, features, views, spec FROM registry.versions WHERE pipeline = $1 AND version = $2", pipeline, number
+        )
+        if row is None:
+            return None
+        return Version(row["version"], row["model"], json.loads(row["features"]), json.loads(row["views"]), row["spec"])
+
+    async def register(self, run: RunFinished, *, features: list[str], views: dict[str, str], spec: str) -> Version:
+        """Give the run's model the pipeline's next version; the same bytes again keep the version they have."""
+        number = await self.db.fetchval(
+            VERSION, run.pipeline, run.model, run.manifest, run.run_id, run.at_us, json.dumps(features), json.dumps(views), spec
+        )
+        if number is None:
+            number = await self.db.fetchval(KNOWN_VERSION, run.pipeline, run.model)
+        else:
+            event = VersionRegistered(
+                pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest), run_id=run.run_id, at_us=run.at_us
+            )  # fmt: skip
+            await self._announce(event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id)
+        await self._lineage(run)
+        return Version(int(number), str(run.model), features, views, spec)
+
+    async def save_gate(self, decision: GateDecided) -> None:
+        """Record and announce the gate's verdict."""
+        event_id = derived_id("gate", str(decision.run_id))
+        await self.db.execute(
+            "INSERT INTO registry.gates VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            event_id, decision.pipeline, decision.version, decision.verdict, decision.model_dump_json(),
+        )  # fmt: skip
+        await self._announce(decision, decision.pipeline, event_id, decision.at_us, cause=decision.run_id)
+
+    async def release(self, release: Released) -> None:
+        """Move the champion pointer by compare-and-set on the epoch; raises EpochMovedError when another decision was first."""
+        if await self.db.execute(MOVE, release.pipeline, release.previous_epoch, release.epoch) != "UPDATE 1":
+            raise EpochMovedError
+        event_id = UUID(release_id(release))
+        await self.db.execute(
+            RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us, release.model_dump_json()
+        )  # fmt: skip
+        await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
+
+    async def close_request(self, run: RunFinished, status: str, *, epoch: int | None, version: int | None, detail: str = "") -> None:
+        """Record what became of the training request."""
+        await self.db.execute(REQUEST, run.request_id, run.pipeline, run.run_id, status, epoch, version, detail)
+
+    async def freeze(self, pipeline: str, *, frozen: bool) -> None:
+        """Stop or resume automatic releases; the decision is in the audit chain."""
+        await self.db.execute("UPDATE registry.pipelines SET frozen = $2 WHERE pipeline = $1", pipeline, frozen)
+        await self._audit(derived_id("freeze", pipeline, str(frozen)), "tidemill.freeze.v1", pipeline, {"frozen": frozen})
+
+    async def _lineage(self, run: RunFinished) -> None:
+        edges = [
+            ("model", str(run.model), "run", str(run.run_id)),
+            ("run", str(run.run_id), "manifest", str(run.manifest)),
+            ("run", str(run.run_id), "request", str(run.request_id)),
+        ]
+        if run.cause.event_id is not None:
+            edges.append(("request", str(run.request_id), run.cause.kind, str(run.cause.event_id)))
+        await self.db.executemany(LINEAGE, [(*edge, run.pipeline) for edge in edges])
+
+    async def _announce(self, event: Event, key: str, event_id: UUID, time_us: int, *, cause: UUID | None = None) -> None:
+        """Audit row and outbox row of a decision."""
+        await self._audit(event_id, event.TYPE, key, json.loads(event.model_dump_json()))
+        family = event.FAMILY
+        assert family is not None  # noqa: S101 - every announced event has a topic
+        envelope: Envelope = encode(
+            event, id=str(event_id), source=SOURCE, time_us=time_us, subject=key, causation=str(cause) if cause else None
+        )
+        await enqueue(self.db, SCHEMA, topic(family, prefix=self.prefix), key.encode(), envelope)
+
+    async def _audit(self, event_id: UUID, type_: str, pipeline: str, body: Any) -> None:  # noqa: ANN401 - any JSON value
+        await self.db.execute(AUDIT_LOCK)
+        row = await self.db.fetchrow(LAST_LINK)
+        last = audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) if row is not None else None
+        link = audit.append(last, event_id=str(event_id), type_=type_, pipeline=pipeline, body=body)
+        await self.db.execute(LINK, link.seq, event_id, link.type, link.pipeline, link.body, link.previous, link.hash)
+
+
+@asynccontextmanager
+async def open_unit(pool: "asyncpg.Pool[asyncpg.Record]", prefix: str) -> AsyncIterator[PostgresUnit]:
+    """One transaction."""
+    async with pool.acquire() as db, db.transaction():
+        yield PostgresUnit(db, prefix)
+
+
+async def audit_links(pool: "asyncpg.Pool[asyncpg.Record]") -> Sequence[audit.Link]:
+    """The whole chain in order."""
+    rows = await pool.fetch("SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq")
+    return [audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) for row in rows]

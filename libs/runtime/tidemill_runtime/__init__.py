@@ -1,0 +1,1 @@
+"""Kafka, Postgres, HTTP and telemetry for Tidemill services."""

@@ -1,0 +1,156 @@
+"""Traces without a required collector: W3C trace context is always made and passed on, spans only when OTLP is configured.
+
+The current `traceparent` lives in a context variable, so log lines, outbox rows and produced records carry it at the cost of a
+dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans follow the OpenTelemetry messaging and HTTP conventions.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from tidemill_runtime.logs import configure_logging
+from tidemill_runtime.settings import ServiceSettings
+
+MAX_LINKS = 32
+Attributes = Mapping[str, AttributeValue]
+_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_current: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_random = random.SystemRandom()
+_KINDS = {
+    "server": SpanKind.SERVER,
+    "producer": SpanKind.PRODUCER,
+    "consumer": SpanKind.CONSUMER,
+    "internal": SpanKind.INTERNAL,
+}
+_provider: TracerProvider | None = None
+
+
+def init(settings: ServiceSettings) -> None:
+    """Set up JSON logs on stderr and, when an OTLP endpoint is configured, the export of spans. Once per process."""
+    global _provider  # noqa: PLW0603 - OpenTelemetry's provider is one per process, and so is this
+    configure_logging(settings.service, settings.log_level, current_trace_id)
+    if settings.otlp_endpoint and _provider is None:
+        resource = Resource.create(
+            {"service.name": f"tidemill-{settings.service}", "service.instance.id": settings.instance}
+        )
+        _provider = TracerProvider(resource=resource)
+        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+        _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+
+
+def shutdown() -> None:
+    """Send what is buffered and stop exporting."""
+    global _provider  # noqa: PLW0603 - see init
+    if _provider is not None:
+        _provider.shutdown()
+        _provider = None
+
+
+def tracer() -> Tracer:
+    """The tracer of this process; without an OTLP endpoint its spans record nothing."""
+    return trace.NoOpTracer() if _provider is None else _provider.get_tracer("tidemill")
+
+
+def current_traceparent() -> str | None:
+    """The `traceparent` to write into whatever this code causes; None outside every span."""
+    return _current.get()
+
+
+def current_trace_id() -> str | None:
+    """The trace id (32 hexadecimal digits) of the current context."""
+    text = _current.get()
+    return None if text is None else text[3:35]
+
+
+def new_traceparent(parent: str | None = None) -> str:
+    """A context of its own: the trace of `parent`, or a new one when that is absent or malformed."""
+    match = _TRACEPARENT.match(parent) if parent else None
+    trace_id = match[1] if match and match[1] != "0" * 32 else f"{_random.getrandbits(128) or 1:032x}"
+    return f"00-{trace_id}-{_random.getrandbits(64) or 1:016x}-01"
+
+
+@contextmanager
+def span(
+    name: str,
+    kind: Literal["server", "producer", "consumer", "internal"] = "internal",
+    *,
+    parent: str | None = None,
+    links: Sequence[str] = (),
+    attributes: Attributes | None = None,
+) -> Iterator[Span]:
+    """A span around the body, current for logs and producers; `parent` None means the current one.
+
+    `links` are the contexts of the records in a batch (the first 32 distinct ones are kept).
+    """
+    parent = parent or _current.get()
+    if _provider is None:
+        token = _current.set(new_traceparent(parent))
+        try:
+            yield trace.INVALID_SPAN
+        finally:
+            _current.reset(token)
+        return
+    with _recording(name, kind, parent, links, attributes) as recorded:
+        token = _current.set(_text(recorded.get_span_context()))
+        try:
+            yield recorded
+        finally:
+            _current.reset(token)
+
+
+@contextmanager
+def _recording(
+    name: str, kind: str, parent: str | None, links: Sequence[str], attributes: Attributes | None
+) -> Iterator[Span]:
+    above = _context(parent)
+    context = trace.set_span_in_context(NonRecordingSpan(above)) if above else None
+    linked = [Link(found) for text in list(dict.fromkeys(links))[:MAX_LINKS] if (found := _context(text))]
+    with tracer().start_as_current_span(
+        name, context, kind=_KINDS[kind], links=linked, attributes=dict(attributes or {})
+    ) as recorded:
+        yield recorded
+
+
+@contextmanager
+def producing(topic: str, *, parent: str | None = None) -> Iterator[str]:
+    """A producer span named as OpenTelemetry's messaging conventions ask; yields the traceparent of the records."""
+    attributes = {"messaging.system": "kafka", "messaging.operation.type": "send", "messaging.destination.name": topic}
+    with span(f"send {topic}", "producer", parent=parent, attributes=attributes):
+        yield _current.get() or new_traceparent()
+
+
+@contextmanager
+def processing(topic: str, group: str, traceparents: Sequence[str], *, count: int = 1) -> Iterator[Span]:
+    """A consumer span around a batch of `count` records: a child of its only context, else linked to the distinct ones."""
+    distinct = list(dict.fromkeys(traceparents))
+    attributes: dict[str, AttributeValue] = {
+        "messaging.system": "kafka", "messaging.operation.type": "process", "messaging.destination.name": topic,
+        "messaging.consumer.group.name": group, "messaging.batch.message_count": count,
+    }  # fmt: skip
+    parent = distinct[0] if len(distinct) == 1 else None
+    with span(f"process {topic}", "consumer", parent=parent, links=distinct, attributes=attributes) as current:
+        yield current
+
+
+def _context(text: str | None) -> SpanContext | None:
+    match = _TRACEPARENT.match(text) if text else None
+    if match is None:
+        return None
+    flags = TraceFlags(int(match[3], 16))
+    found = SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=flags)
+    return found if found.is_valid else None
+
+
+def _text(context: SpanContext) -> str:
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"

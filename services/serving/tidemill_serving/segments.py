@@ -1,0 +1,120 @@
+"""One segment file of the spool: frames of length, CRC-32 and bytes behind a header that carries the counts so far."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+MAGIC = b"TMSPOOL1"
+_HEAD = struct.Struct("<II")  # length, CRC-32
+MAXIMUM_FRAME = 16 * 1024 * 1024
+
+Kind = Literal["prediction", "timer", "swap"]
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """A Kafka record on its way: `headers` lack only the origin, `at_us` is its time in the ordered merge."""
+
+    kind: Kind
+    pipeline: str
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    at_us: int = 0
+
+
+class Tally(msgspec.Struct):
+    """What a pipeline's records came to: predictions ever, and the highest progress that was declared."""
+
+    predictions: int = 0
+    floor_us: int | None = None
+
+
+def count(tallies: dict[str, Tally], entry: Entry) -> None:
+    """Add one record to the counts of its pipeline."""
+    tally = tallies.setdefault(entry.pipeline, Tally())
+    if entry.kind == "prediction":
+        tally.predictions += 1
+    elif entry.kind == "timer" and (tally.floor_us is None or entry.at_us > tally.floor_us):
+        tally.floor_us = entry.at_us
+
+
+def copy_tallies(tallies: dict[str, Tally]) -> dict[str, Tally]:
+    """A copy that later counting does not change."""
+    return {pipeline: Tally(tally.predictions, tally.floor_us) for pipeline, tally in tallies.items()}
+
+
+class Header(msgspec.Struct):
+    """First frame of a segment: whose records, on which boot, the number of the first, and the counts before it."""
+
+    identity: int
+    boot: str
+    first: int
+    tallies: dict[str, Tally]
+
+    def write(self, path: Path) -> int:
+        """Make the file and return its size; raises OSError, and then leaves no file."""
+        raw = MAGIC + frame(msgspec.msgpack.encode(self))
+        try:
+            path.write_bytes(raw)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return len(raw)
+
+
+class Segment:
+    """Records `first` to `end` (exclusive) in bytes `start` to `size` of a file; `before` are the counts there."""
+
+    __slots__ = ("before", "boot", "end", "first", "identity", "path", "size", "start")
+
+    def __init__(self, path: Path, header: Header, size: int) -> None:
+        self.path, self.identity, self.boot, self.before = path, header.identity, header.boot, header.tallies
+        self.first = self.end = header.first
+        self.start = self.size = size
+
+    def entries(self, number: int, offset: int) -> Iterator[tuple[int, Entry, int]]:
+        """(number, record, offset after it) of every whole frame from `offset`, where record `number` begins."""
+        for raw, end in read_frames(self.path, offset):
+            try:
+                entry = _DECODER.decode(raw)
+            except msgspec.MsgspecError:
+                return
+            yield number, entry, end
+            number += 1
+
+
+def frame(raw: bytes) -> bytes:
+    """Length, checksum and the bytes."""
+    return _HEAD.pack(len(raw), zlib.crc32(raw)) + raw
+
+
+def read_frames(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    """(bytes, offset after them) of each whole frame from `offset`, up to the first that is torn or does not check."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            length, checksum = _HEAD.unpack(head)
+            raw = file.read(length) if length <= MAXIMUM_FRAME else b""
+            if len(raw) != length or zlib.crc32(raw) != checksum:
+                return
+            offset += _HEAD.size + length
+            yield raw, offset
+
+
+def read_header(path: Path) -> tuple[Header | None, int]:
+    """The header of a segment and the offset of its first record; None when it is torn."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return None, 0
+    for raw, end in read_frames(path, len(MAGIC)):
+        return msgspec.msgpack.decode(raw, type=Header), end
+    return None, 0
+
+
+_DECODER = msgspec.msgpack.Decoder(Entry)

@@ -1,0 +1,18 @@
+"""Windowed features: exact, the same online, offline, shuffled and restarted, bit for bit."""
+
+from tidemill_engine.windows.batch import RejectedValuesError
+from tidemill_engine.windows.offline import Events, Queries, backfill
+from tidemill_engine.windows.plan import Aggregation, ViewPlan, Window, compile_view
+from tidemill_engine.windows.state import ViewState
+
+__all__ = [
+    "Aggregation",
+    "Events",
+    "Queries",
+    "RejectedValuesError",
+    "ViewPlan",
+    "ViewState",
+    "Window",
+    "backfill",
+    "compile_view",
+]

@@ -1,0 +1,136 @@
+"""What a view computes: fields, windows of panes, aggregations. Plain data, checked when built."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+from typing import Literal, get_args
+
+from tidemill_contracts.pipeline import NumberField, SourceSpec, ViewSpec
+
+Function = Literal["count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last"]
+DEFAULT_QUANTUM_BITS = 40
+SECOND_US = 1_000_000
+_FUNCTIONS = frozenset(get_args(Function))
+_MAXIMUM_BITS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`panes` panes of `length_us / panes` microseconds, aligned to the epoch; one pane makes a tumbling window."""
+
+    length_us: int
+    panes: int
+
+    def __post_init__(self) -> None:
+        if self.panes < 1 or self.length_us <= 0 or self.length_us % self.panes:
+            raise ValueError("a window's length must be a positive multiple of its panes")
+        if self.pane_us % SECOND_US:
+            raise ValueError("a pane must be a whole number of seconds")
+
+    @property
+    def pane_us(self) -> int:
+        """Length of one pane in microseconds."""
+        return self.length_us // self.panes
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """One feature: `function` of `field` (None: the event itself) over `windows[window]`, or over all time when None."""
+
+    function: Function
+    field: str | None = None
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.function not in _FUNCTIONS:
+            raise ValueError(f"{self.function} is not an aggregation")
+        if self.field is None and self.function not in {"count", "age_of_last"}:
+            raise ValueError(f"{self.function} needs a field")
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """The features of one view, in the order of the vector.
+
+    `quantum_bits[i]` says that exact sums of `fields[i]` are multiples of 2**-bits. A key without events for `ttl_us` is
+    forgotten; None means: when its largest window is empty, or never if something runs over all time.
+    """
+
+    fields: tuple[str, ...]
+    windows: tuple[Window, ...]
+    aggregations: tuple[Aggregation, ...]
+    quantum_bits: tuple[int, ...] = ()
+    ttl_us: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.fields)) != len(self.fields):
+            raise ValueError("fields must be distinct")
+        if self.quantum_bits and len(self.quantum_bits) != len(self.fields):
+            raise ValueError("quantum_bits must name one quantum for each field")
+        if any(not 0 <= bits <= _MAXIMUM_BITS for bits in self.quantum_bits):
+            raise ValueError(f"quantum_bits must lie between 0 and {_MAXIMUM_BITS}")
+        if not self.aggregations:
+            raise ValueError("a view needs an aggregation")
+        if self.ttl_us is not None and self.ttl_us < self.longest_us:
+            raise ValueError("ttl_us must not be shorter than the longest window")
+        for aggregation in self.aggregations:
+            self._check(aggregation)
+
+    def _check(self, aggregation: Aggregation) -> None:
+        if aggregation.field is not None and aggregation.field not in self.fields:
+            raise ValueError(f"{aggregation.field} is not a field of this view")
+        if aggregation.window is not None and not 0 <= aggregation.window < len(self.windows):
+            raise ValueError(f"there is no window {aggregation.window}")
+
+    @property
+    def longest_us(self) -> int:
+        """Length of the longest window, 0 without windows."""
+        return max((window.length_us for window in self.windows), default=0)
+
+    @property
+    def step_us(self) -> int:
+        """The grid of panes: watermarks count in whole steps (greatest common divisor of the panes; a minute without windows)."""
+        return gcd(*(window.pane_us for window in self.windows)) or 60 * SECOND_US
+
+    @property
+    def lifetime_us(self) -> int | None:
+        """How long a key without events is kept, None for ever."""
+        if self.ttl_us is not None:
+            return self.ttl_us
+        has_all_time = any(aggregation.window is None for aggregation in self.aggregations)
+        return None if has_all_time else self.longest_us
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Quantum bits of every field, the default filled in."""
+        return self.quantum_bits or (DEFAULT_QUANTUM_BITS,) * len(self.fields)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """32 bits that name this plan inside stored state."""
+        parts = (self.fields, self.bits, [(w.length_us, w.panes) for w in self.windows], self.lifetime_us)
+        features = [(a.function, a.field, a.window) for a in self.aggregations]
+        return int.from_bytes(hashlib.sha256(repr((parts, features)).encode()).digest()[:4], "little")
+
+
+def compile_view(view: ViewSpec, source: SourceSpec) -> ViewPlan:
+    """The plan of a view of the pipeline file; features in the order of `view.feature_names`.
+
+    Raises ValueError where the engine is narrower than the file: panes that are no whole seconds.
+    """
+    fields = tuple(sorted({item.field for item in view.aggregations if item.field is not None}))
+    names = list(view.windows)
+    aggregations = [
+        Aggregation(item.function, item.field, window)
+        for item in view.aggregations
+        for window in [names.index(name) for name in view.windows_of(item)] or [None]
+    ]
+    windows = tuple(Window(window.length, window.panes) for window in view.windows.values())
+    longest = max((window.length_us for window in windows), default=0)
+    return ViewPlan(fields, windows, tuple(aggregations), _bits(fields, source), max(view.ttl, longest))
+
+
+def _bits(fields: tuple[str, ...], source: SourceSpec) -> tuple[int, ...]:
+    specs = (source.fields[name] for name in fields)
+    return tuple(-spec.quantum if isinstance(spec, NumberField) else DEFAULT_QUANTUM_BITS for spec in specs)

@@ -1,0 +1,322 @@
+"""The online engine of one partition of one view."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill_engine.windows import codec, kernels
+from tidemill_engine.windows.batch import RejectedValuesError, as_batch, scratch_event
+from tidemill_engine.windows.fixed import Words
+from tidemill_engine.windows.memory import Memory
+from tidemill_engine.windows.plan import ViewPlan
+from tidemill_engine.windows.program import APPLIED, NEVER, compile_plan
+
+Floats = NDArray[np.float64]
+Keys = Sequence[bytes] | NDArray[np.int32]
+Positions = tuple[NDArray[np.int32], NDArray[np.int64]]
+_CHUNK = 4096
+_NO_OUTPUT = np.empty((0, 0))
+__all__ = ["RejectedValuesError", "ViewState"]
+
+
+class ViewState:
+    """Exact windowed features of the keys of one partition.
+
+    A key's vector is a function of the *set* of its events applied and of its evaluation time, nothing else: not of their order,
+    of batches, or of restarts. The evaluation time is the later of the key's latest event and the watermark rounded down to the
+    grid of panes (`plan.step_us`); a window covers its newest `panes` panes at that time. `age_of_last` is the age at the
+    evaluation time; it grows with every second, so `advance` does not report it (serving may add the time since).
+
+    Indices of keys stay valid until `advance` lets the key die.
+    """
+
+    def __init__(self, plan: ViewPlan) -> None:
+        self.plan = plan
+        self.program = compile_plan(plan)
+        self.watermark_us = kernels.NOT_YET
+        self.too_late = 0
+        self._index: dict[bytes, int] = {}
+        self._names: list[bytes | None] = []
+        self._vacant: list[int] = []
+        self._expired: set[bytes] = set()
+        self._columns: dict[int, int] = {}
+        self._batches = 0
+        self._event = scratch_event(len(plan.fields))
+        self._memory = self._empty()
+
+    def _empty(self) -> Memory:
+        free = np.full(len(self.program.pane_us) + 1, -1, np.int64)
+        free[-1] = 0
+        return Memory(
+            rows=np.empty(0, np.int64),
+            pool=np.empty(0, np.int64),
+            free=free,
+            due=np.empty(0, np.int64),
+            dirty=np.empty(0, np.uint8),
+            seen=np.empty(0, np.int64),
+            positions=np.empty((0, 0), np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held in arrays (keys' names not counted)."""
+        return sum(array.nbytes for array in self._memory)
+
+    # keys
+
+    def intern(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
+        """Indices of keys, int32 (n,); unknown ones get a row."""
+        found = [self._index.get(key, -1) for key in keys]
+        if -1 in found:
+            found = [self._add(key) if at < 0 else at for key, at in zip(keys, found, strict=True)]
+            self._grow_rows()
+        return np.array(found, np.int32)
+
+    def names(self, indices: Sequence[int] | Words) -> list[bytes]:
+        """Keys of live indices; raises KeyError for a dead one."""
+        found = [self._names[index] for index in indices]
+        if None in found:
+            raise KeyError("the key of this index has died")
+        return [name for name in found if name is not None]
+
+    def lookup(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
+        """Indices of keys, int32 (n,), -1 for unknown ones."""
+        return np.array([self._index.get(key, -1) for key in keys], np.int32)
+
+    def _add(self, key: bytes) -> int:
+        known = self._index.get(key)
+        if known is not None:
+            return known
+        if self._vacant:
+            at = self._vacant.pop()
+            self._names[at] = key
+        else:
+            at = len(self._names)
+            self._names.append(key)
+        self._index[key] = at
+        return at
+
+    def _grow_rows(self) -> None:
+        old, memory = len(self._memory.due), self._memory
+        if len(self._names) <= old:
+            return
+        room = max(64, 2 * old, len(self._names))
+        more = room - old
+        self._memory = memory._replace(
+            rows=np.concatenate([memory.rows, np.tile(self.program.blank, more)]),
+            due=np.concatenate([memory.due, np.full(more, NEVER)]),
+            dirty=np.concatenate([memory.dirty, np.zeros(more, np.uint8)]),
+            seen=np.concatenate([memory.seen, np.zeros(more, np.int64)]),
+            positions=np.concatenate([memory.positions, np.full((more, memory.positions.shape[1]), -1)]),
+        )
+
+    @property
+    def memory(self) -> Memory:
+        """The arrays, for kernels of this package."""
+        return self._memory
+
+    def make_room(self, words: int) -> None:
+        """Grow the pool so that `words` more fit."""
+        pool, used = self._memory.pool, int(self._memory.free[-1])
+        if used + words > len(pool):
+            grown = np.empty(max(used + words, len(pool) + len(pool) // 2), np.int64)
+            grown[:used] = pool[:used]
+            self._memory = self._memory._replace(pool=grown)
+
+    def _columns_of(self, partitions: NDArray[np.int32]) -> Words:
+        """Columns of source partitions in `Memory.positions`; new ones are added."""
+        distinct, inverse = np.unique(partitions, return_inverse=True)
+        for partition in distinct.tolist():
+            self._columns.setdefault(partition, len(self._columns))
+        known = self._memory.positions
+        if len(self._columns) > known.shape[1]:
+            wide = np.full((len(known), len(self._columns)), -1, np.int64)
+            wide[:, : known.shape[1]] = known
+            self._memory = self._memory._replace(positions=wide)
+        columns = np.array([self._columns[partition] for partition in distinct.tolist()], np.int64)
+        return np.asarray(columns[inverse], np.int64)
+
+    # events
+
+    def apply(
+        self,
+        keys: Keys,
+        times_us: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+        values: Floats,
+        positions: Positions,
+    ) -> NDArray[np.int32]:
+        """Apply n events; returns the indices of the keys touched, in order of first touch.
+
+        `keys` are bytes or indices from `intern`; `times_us` int64 (n,); `hashes` 64-bit hashes of the event ids, uint64 (n,);
+        `values` float64 (n, fields), NaN is null: it does not count for that field; `positions` are the source partitions,
+        int32 (n,), and dense sequence numbers, int64 (n,). Every event counts for its key even when all its panes are dead;
+        those are added to `too_late`. Raises RejectedValuesError, with the state unchanged, for infinite or too large values
+        and times before the epoch.
+        """
+        return self._apply(self._batch(keys, times_us, hashes, values, positions), _NO_OUTPUT)
+
+    def apply_each(
+        self,
+        keys: Keys,
+        times_us: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+        values: Floats,
+        positions: Positions,
+    ) -> Floats:
+        """Like `apply`; returns the key's vector right after each event, float64 (n, features)."""
+        batch = self._batch(keys, times_us, hashes, values, positions)
+        out = np.empty((len(batch.times), len(self.plan.aggregations)))
+        self._apply(batch, out)
+        return out
+
+    def _batch(
+        self,
+        keys: Keys,
+        times_us: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+        values: Floats,
+        positions: Positions,
+    ) -> kernels.Batch:
+        batch = as_batch(self.plan, times_us, hashes, values, positions[1])
+        rows = keys if isinstance(keys, np.ndarray) else self.intern(keys)
+        columns = self._columns_of(np.asarray(positions[0], np.int32))
+        if not len(rows) == len(columns) == len(batch.times):
+            raise ValueError("columns differ in length")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._names):
+            raise ValueError("keys holds an index that `intern` did not give")
+        return batch._replace(keys=np.ascontiguousarray(rows, np.int64), columns=columns)
+
+    def _apply(self, batch: kernels.Batch, out: Floats) -> NDArray[np.int32]:
+        self._batches += 1
+        touched = [np.empty(0, np.int64)]
+        for start in range(0, len(batch.times), _CHUNK):
+            part = kernels.Batch(*(column[start : start + _CHUNK] for column in batch))
+            self.make_room(len(part.times) * int(self.program.record_words.sum()))
+            rows = out[start : start + _CHUNK]
+            keys, late = kernels.apply_events(
+                self.program, self._memory, part, self._event, self.watermark_us, self._batches, rows
+            )
+            self.too_late += late
+            touched.append(keys)
+        return np.concatenate(touched).astype(np.int32)
+
+    def advance(self, watermark_us: int) -> NDArray[np.int32]:
+        """Move the watermark (never back); returns the indices of keys whose windows lost a pane that held events.
+
+        Keys without events for the plan's lifetime die; `expired` names them.
+        """
+        rounded = watermark_us // self.plan.step_us * self.plan.step_us
+        if rounded <= self.watermark_us:
+            return np.empty(0, np.int32)
+        self.watermark_us = rounded
+        changed, dead = kernels.advance_keys(self.program, self._memory, len(self._names), rounded)
+        for index in dead.tolist():
+            self._bury(index)
+        return np.asarray(changed, np.int32)
+
+    def _bury(self, index: int) -> None:
+        name = self._names[index]
+        if name is None:
+            raise KeyError(index)
+        self._names[index] = None
+        del self._index[name]
+        self._vacant.append(index)
+        self._expired.add(name)
+
+    def expired(self) -> list[bytes]:
+        """Keys that died since the last call and did not come back, sorted: delete their stored state and vectors."""
+        gone = sorted(self._expired - self._index.keys())
+        self._expired.clear()
+        return gone
+
+    # reading
+
+    def vectors(
+        self, indices: Sequence[int] | NDArray[np.integer[Any]]
+    ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """Values float64 (k, features), evaluation times int64 (k,) and revisions int64 (k,) of keys.
+
+        A revision is the evaluation time in grid steps (32 bits) above the number of events applied to the key (31 bits). It
+        never falls, and for one log it names the value: two runs that reach the same revision have the same bits.
+        """
+        rows = np.ascontiguousarray(indices, np.int64)
+        return kernels.read_keys(self.program, self._memory, rows, self.watermark_us)
+
+    def positions(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[Mapping[int, int]]:
+        """For each key the highest sequence number of every source partition that its vector reflects."""
+        seqs = self._memory.positions[np.asarray(indices, np.int64)]
+        names = sorted(self._columns)
+        return [{p: row[self._columns[p]] for p in names if row[self._columns[p]] >= 0} for row in seqs.tolist()]
+
+    def evaluate_at(self, keys: Sequence[bytes], times_us: NDArray[np.int64]) -> Floats:
+        """Vectors at given times, float64 (k, features), state unchanged; a row of NaN for a key unknown at that time.
+
+        Raises ValueError for a time before the key's evaluation time: what has left the windows cannot come back.
+        """
+        rows, times = self.lookup(keys).astype(np.int64), np.ascontiguousarray(times_us, np.int64)
+        latest = self._memory.rows[0 :: len(self.program.blank)][rows[rows >= 0]]
+        if (times[rows >= 0] < np.maximum(latest, self.watermark_us)).any():
+            raise ValueError("a time lies before its key's evaluation time")
+        return kernels.evaluate_keys(self.program, self._memory, rows, times)
+
+    # storing
+
+    def snapshot_dirty(self) -> list[tuple[bytes, bytes]]:
+        """(key, blob) of every key with events since the last call, sorted by key; clears the marks."""
+        dirty = np.flatnonzero(self._memory.dirty)
+        self._memory.dirty[:] = 0
+        return self._blobs(dirty)
+
+    def digest(self) -> str:
+        """SHA-256 over plan, watermark and every key's blob: equal for equal states however they came about."""
+        total = hashlib.sha256(f"{codec.VERSION} {self.plan.fingerprint} {self.watermark_us}".encode())
+        for key, blob in self._blobs(np.array(sorted(self._index.values()), np.int64)):
+            total.update(len(key).to_bytes(8, "little") + key + len(blob).to_bytes(8, "little") + blob)
+        return total.hexdigest()
+
+    def _blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+        ends = np.cumsum(codec.blob_words(self.program, self._memory, indices, self.watermark_us))
+        order = np.array([self._columns[p] for p in sorted(self._columns)], np.int64)
+        partitions = np.array(list(self._columns), np.int64)
+        prefix = codec.prefix_word(self.plan.fingerprint)
+        words = codec.write_blobs(self.program, self._memory, indices, prefix, order, partitions, ends)
+        raw, starts = words.astype("<i8").tobytes(), [0, *ends.tolist()]
+        blobs = [raw[8 * low : 8 * high] for low, high in zip(starts, starts[1:], strict=False)]
+        return sorted(zip(self.names(indices), blobs, strict=True))
+
+    @classmethod
+    def restore(
+        cls, plan: ViewPlan, stored: Iterable[tuple[bytes, bytes]], watermark_us: int = kernels.NOT_YET
+    ) -> Self:
+        """The state of stored keys at a watermark; raises ValueError for a blob of another version or plan."""
+        state = cls(plan)
+        if watermark_us >= 0:
+            state.watermark_us = watermark_us // plan.step_us * plan.step_us
+        for key, blob in stored:
+            state._load(key, np.frombuffer(blob, "<i8").astype(np.int64))
+        _, dead = kernels.advance_keys(state.program, state._memory, len(state._names), state.watermark_us)
+        for index in dead.tolist():
+            state._bury(index)
+        return state
+
+    def _load(self, key: bytes, blob: Words) -> None:
+        if len(blob) < 4 or blob[codec.PREFIX] != codec.prefix_word(self.plan.fingerprint):  # noqa: PLR2004 - the header
+            raise ValueError("stored state of another version or plan")
+        (index,) = self.intern([key])
+        pairs = blob[2 : 2 + 2 * int(blob[codec.POSITIONS])].reshape(-1, 2)
+        columns = self._columns_of(pairs[:, 0].astype(np.int32))
+        self._memory.positions[index, columns] = pairs[:, 1]
+        self.make_room(2 * len(blob))
+        codec.read_blob(self.program, self._memory, int(index), blob, self.watermark_us)
+
+    def applied(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Events applied to each key, int64 (k,)."""
+        rows = np.asarray(indices, np.int64) * len(self.program.blank) + APPLIED
+        return np.asarray(self._memory.rows[rows], np.int64)

@@ -28,7 +28,7 @@ class _Store(Protocol):
 
 
 class Artifacts:
-    """A content-addressed store: writing twice is harmless, reading verifies. Calls block: use a thread for large data."""
+    """A content-addressed store: writing twice is harmless, reading verifies. Calls block."""
 
     def __init__(self, location: str | Path) -> None:
         """Use the directory or `s3://bucket/prefix` at `location`; raises Configuration for any other URL."""

@@ -13,7 +13,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, service, trace_id, `extra` fields, error with traceback."""
+    """One JSON object per line: time, level, logger, message, service, trace_id, `extra` fields, error."""
 
     def __init__(self, service: str, trace_id: Callable[[], str | None]) -> None:
         super().__init__()
@@ -37,8 +37,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimit(logging.Filter):
-    """Lets `burst` records of one logger and message template through per `period` seconds: a broker that is down makes
-    aiokafka write thousands of lines a second. The first record of the next period says how many were left out.
+    """Lets `burst` records of one logger and message template through per `period` seconds.
+
+    A broker that is down makes aiokafka write thousands of lines a second. The first record of the next period says how
+    many were left out.
     """
 
     def __init__(self, burst: int = 5, period: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:

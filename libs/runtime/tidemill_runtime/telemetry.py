@@ -1,7 +1,7 @@
-"""Traces without a required collector: W3C trace context is always made and passed on, spans only when OTLP is configured.
+"""Traces without a required collector: W3C trace context is always passed on, spans are made with an OTLP endpoint.
 
-The current `traceparent` lives in a context variable, so log lines, outbox rows and produced records carry it at the cost of a
-dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans follow the OpenTelemetry messaging and HTTP conventions.
+The current `traceparent` lives in a context variable, so log lines, outbox rows and produced records carry it at the
+cost of a dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans follow the OpenTelemetry conventions.
 """
 
 import random
@@ -132,7 +132,7 @@ def producing(topic: str, *, parent: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def processing(topic: str, group: str, traceparents: Sequence[str], *, count: int = 1) -> Iterator[Span]:
-    """A consumer span around a batch of `count` records: a child of its only context, else linked to the distinct ones."""
+    """A consumer span around a batch of `count` records: child of its only context, linked to the distinct ones."""
     distinct = list(dict.fromkeys(traceparents))
     attributes: dict[str, AttributeValue] = {
         "messaging.system": "kafka", "messaging.operation.type": "process", "messaging.destination.name": topic,

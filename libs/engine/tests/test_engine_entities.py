@@ -1,9 +1,11 @@
 """One entity, one text."""
 
+import math
+
 import pytest
 
-from tidemill_contracts.pipeline import FieldSpec, NumberField, StringField, TimestampField
-from tidemill_engine.entities import EntityKey, key_text
+from tidemill_contracts.pipeline import BooleanField, FieldSpec, NumberField, StringField, TimestampField
+from tidemill_engine.entities import EntityKey, RowReader, event_mark, key_text
 
 FIELDS: dict[str, FieldSpec] = {
     "origin": StringField(type="string"),
@@ -51,3 +53,27 @@ def test_a_missing_part_of_several_belongs_to_no_entity() -> None:
 def test_a_field_that_nobody_declared_is_an_error() -> None:
     with pytest.raises(KeyError):
         EntityKey(["nowhere"], FIELDS)
+
+
+def test_a_row_holds_numbers_and_null_is_nan() -> None:
+    fields: dict[str, FieldSpec] = FIELDS | {
+        "late": BooleanField(type="boolean"),
+        "delay": NumberField(type="float", required=False),
+    }
+    read = RowReader(["delay", "flight", "late", "at"], fields)
+    row = read({"flight": 7, "late": True, "at": "1970-01-01T00:00:01Z", "more": "ignored"})
+    assert math.isnan(row[0])
+    assert row[1:] == [7.0, 1.0, 1e6]
+
+
+@pytest.mark.parametrize(
+    "event", [{"flight": "7"}, {"flight": True}, {"flight": [7]}, {"at": 7}, {"at": "yesterday"}, {"flight": 10**400}]
+)
+def test_a_value_of_another_type_is_named(event: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(event))} is not of its declared type"):
+        RowReader(["flight", "at"], FIELDS)(event)
+
+
+def test_the_mark_of_an_id_never_changes() -> None:
+    assert event_mark("flight-1") == 0x8EBA76C05CA8879C
+    assert event_mark("flight-1") != event_mark("flight-2")

@@ -1,11 +1,15 @@
-"""Canonical text of entity keys: an entity has one text in streams, requests, backfills and on compacted topics."""
+"""What an event means to a view: its entity's canonical text, its numbers, and the mark that breaks ties in time."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from tidemill_contracts.base import format_time, parse_time
-from tidemill_contracts.pipeline import FieldSpec, TimestampField
+from tidemill_contracts.pipeline import BooleanField, FieldSpec, TimestampField
+
+NULL = float("nan")
+"""How a column of numbers holds null."""
 
 
 class EntityKey:
@@ -56,3 +60,53 @@ def _time_text(value: Any) -> str:  # noqa: ANN401 - see key_text
 
 def _reader(field: FieldSpec) -> Callable[[Any], str]:
     return _time_text if isinstance(field, TimestampField) else key_text
+
+
+def event_mark(event_id: str) -> int:
+    """The unsigned 64-bit number that stands for an event's id in state, where it breaks ties in time."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
+
+
+class RowReader:
+    """Reads what a view needs out of an event of its source: the entity and the fields of its plan, as numbers.
+
+    The stream and the backfill both use it, so an event means the same to both. `where` is tested by the caller.
+    """
+
+    def __init__(self, names: Sequence[str], fields: Mapping[str, FieldSpec]) -> None:
+        """`names` are the plan's fields, all of them in `fields`; raises KeyError otherwise."""
+        self._readers = [(name, _number_reader(fields[name])) for name in names]
+
+    def __call__(self, event: Mapping[str, Any]) -> list[float]:
+        """One number per field, NaN for null or absent; raises ValueError naming a field that holds another type."""
+        values = []
+        for name, read in self._readers:
+            value = event.get(name)
+            try:
+                values.append(NULL if value is None else read(value))
+            except (TypeError, ValueError, OverflowError):
+                msg = f"{name} is not of its declared type"
+                raise ValueError(msg) from None
+        return values
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _boolean(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
+    if not isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _instant(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
+    return float(parse_time(value))
+
+
+def _number_reader(field: FieldSpec) -> Callable[[Any], float]:
+    if isinstance(field, TimestampField):
+        return _instant
+    return _boolean if isinstance(field, BooleanField) else _number

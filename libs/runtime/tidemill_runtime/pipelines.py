@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 class PipelineWatcher:
     """Keeps the newest revision of every pipeline.
 
-    `on_change(all pipelines by name)` is called once the topic has been read to its end, also when it is empty, and after
-    changes. When it raises it is called again after a back-off. `ready` is set after the first call.
+    `on_change(all pipelines by name)` is called once the topic has been read to its end, also when it is empty, and
+    after changes. When it raises it is called again after a back-off. `ready` is set after the first call.
     """
 
     def __init__(self, settings: ServiceSettings, on_change: OnChange) -> None:

@@ -18,8 +18,8 @@ class Tail:
     """Reads all partitions of `topics`, committed records only, from `start` (missing: the earliest) for ever.
 
     `on_records(topic, partition, records)` gets each partition's records in offset order, one call at a time. When it
-    raises, whatever it raises, the same records are handed to it again after a back-off. `caught_up` is set once all that
-    was readable when the first connection was made has been handled. Survives restarts of the broker.
+    raises, whatever it raises, the same records are handed to it again after a back-off. `caught_up` is set once all
+    that was readable when the first connection was made has been handled. Survives restarts of the broker.
     """
 
     def __init__(

@@ -1,0 +1,142 @@
+"""A service process: HTTP at once, background work under supervision, a graceful stop within ten seconds.
+
+`run` is what `python -m tidemill_<service>` calls. Whatever crashes ends the process with a status other than zero, and
+the supervisor of the machine (tidemill, Docker, Kubernetes) starts it again: there is one place for restarts.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import uvicorn
+import uvloop
+
+from tidemill_runtime import telemetry
+from tidemill_runtime.errors import Configuration
+from tidemill_runtime.health import Health
+from tidemill_runtime.http import App, Route
+from tidemill_runtime.probes import probe_routes
+from tidemill_runtime.settings import ServiceSettings
+
+__all__ = ["Health", "Service", "build_app", "run", "serve"]
+
+DRAIN_S = 4
+"""Seconds for requests under way to finish; the background then has `BACKGROUND_S`, together below ten."""
+BACKGROUND_S = 5.0
+Background = Callable[[], Awaitable[None]]
+S = TypeVar("S", bound=ServiceSettings)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What a composition root hands over.
+
+    `background` names coroutines that run until they are cancelled; on cancellation they flush and return. `state`
+    becomes `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once.
+    """
+
+    routes: Sequence[Route]
+    background: Mapping[str, Background] = field(default_factory=dict)
+    state: Mapping[str, object] = field(default_factory=dict)
+    title: str = "Tidemill"
+
+
+def build_app(service: Service, settings: ServiceSettings, health: Health) -> App:
+    """The service's routes and the standard ones: /livez, /readyz, /metrics, /openapi.json."""
+    routes = [*service.routes, *probe_routes(service.title, service.routes, health)]
+    app = App(routes, api_key=settings.api_key)
+    for name, value in service.state.items():
+        setattr(app.state, name, value)
+    return app
+
+
+def run(app_factory: Callable[[S, Health], Service], settings: S) -> None:
+    """Run the service until SIGTERM or SIGINT, then exit 0; exit 1 after a crash, 2 when the settings are refused."""
+    telemetry.init(settings)
+    try:
+        settings.check_exposure()
+        health = Health()
+        service = app_factory(settings, health)
+    except Configuration as error:
+        _log.critical("%s", error)
+        sys.exit(2)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        crashed = runner.run(serve(service, settings, health))
+    telemetry.shutdown()
+    sys.exit(1 if crashed else 0)
+
+
+async def serve(service: Service, settings: ServiceSettings, health: Health) -> bool:
+    """Serve until a signal or a crash; returns whether something crashed."""
+    config = uvicorn.Config(
+        build_app(service, settings, health), host=settings.host, port=settings.port, http="httptools", loop="none",
+        ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
+        timeout_graceful_shutdown=DRAIN_S,
+    )  # fmt: skip
+    server = _Server(config)
+    async with _background(service.background, server) as crashed:
+        with _signals(server, health):
+            await server.serve()
+            health.set("running", ok=False, reason="stopping")
+    return bool(crashed)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `run`: uvicorn would raise them again afterwards and cut the background's flush short."""
+        yield
+
+
+@contextmanager
+def _signals(server: uvicorn.Server, health: Health) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        health.set("running", ok=False, reason="stopping")
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    health.set("running", ok=True)
+    yield  # the handlers stay: a second signal must not cut the flush short
+
+
+@asynccontextmanager
+async def _background(work: Mapping[str, Background], server: uvicorn.Server) -> AsyncIterator[list[str]]:
+    """Run the coroutines beside the body; one that ends, in whatever way, stops the server and counts as crashed."""
+    crashed: list[str] = []
+    stopping = False
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if stopping or task.cancelled():
+            return
+        crashed.append(task.get_name())
+        _log.critical("background %s ended", task.get_name(), exc_info=task.exception())
+        server.should_exit = True
+
+    tasks = [asyncio.ensure_future(_named(name, start, ended)) for name, start in work.items()]
+    try:
+        yield crashed
+    finally:
+        stopping = True
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=BACKGROUND_S)
+            for task in late:
+                _log.error("background did not stop within %s s: %s", BACKGROUND_S, task.get_name())
+
+
+async def _named(name: str, start: Background, ended: Callable[[asyncio.Task[None]], None]) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that runs has a task
+    task.set_name(name)
+    task.add_done_callback(ended)
+    await start()

@@ -1,0 +1,149 @@
+"""The record of a prediction and its answer, one made from the other: a repeated request gets the same answer."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from tidemill_contracts.base import format_time
+
+REMEMBERED = 20_000
+"""Newest answers kept for requests that are sent again with the same id."""
+
+
+class HasRevision(Protocol):
+    """What an answer says of the row that it read of a view."""
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def at_us(self) -> int | None: ...
+
+
+class _Read(msgspec.Struct):
+    revision: int
+    at_us: int | None = None
+
+
+class Record(msgspec.Struct):
+    """`tidemill_contracts.events.Prediction`, field by field; NaN in the vector becomes null."""
+
+    prediction_id: str
+    pipeline: str
+    key: str
+    at_us: int
+    epoch: int
+    model: str
+    version: int
+    score: float
+    members: dict[str, float]
+    shadows: dict[str, float]
+    vector: list[float]
+    features: str
+    revisions: dict[str, msgspec.Raw]
+    request: dict[str, Any]
+    defaulted: list[str]
+    degraded: bool
+    watermark_us: int | None
+    trace_id: str | None
+
+
+class _Known(msgspec.Struct):
+    """The part of a logged prediction that its answer is made of."""
+
+    prediction_id: str
+    epoch: int
+    model: str
+    version: int
+    score: float
+    revisions: dict[str, _Read]
+    request: dict[str, Any]
+    defaulted: list[str] = []
+    degraded: bool = False
+    trace_id: str | None = None
+
+
+class Answer(msgspec.Struct):
+    """What the client gets for one instance."""
+
+    prediction_id: str
+    score: float
+    epoch: int
+    version: int
+    model: str
+    revisions: dict[str, int]
+    features_at: str | None
+    defaulted: list[str]
+    degraded: bool
+    trace_id: str | None
+
+
+class Remembered(NamedTuple):
+    """An answer as it was sent, and a mark of the inputs it was for."""
+
+    inputs: bytes
+    answer: bytes
+
+
+def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> bytes:
+    """The encoded answer to a record; `features_at` is the time of the newest vector that was read."""
+    times = [read.at_us for read in reads.values() if read.at_us is not None]
+    answer = Answer(
+        prediction_id=record.prediction_id,
+        score=record.score,
+        epoch=record.epoch,
+        version=record.version,
+        model=record.model,
+        revisions={view: read.revision for view, read in reads.items()},
+        features_at=format_time(max(times)) if times else None,
+        defaulted=record.defaulted,
+        degraded=record.degraded,
+        trace_id=record.trace_id,
+    )
+    return _ENCODER.encode(answer)
+
+
+def recall(value: bytes) -> tuple[str, Remembered]:
+    """The id and the answer of a logged prediction; raises msgspec.MsgspecError for bytes that are none."""
+    known = _KNOWN.decode(value)
+    return known.prediction_id, Remembered(mark_of(known.request), answer_of(known, known.revisions))
+
+
+def mark_of(inputs: dict[str, Any]) -> bytes:
+    """A mark by which a request that is sent again is told from another one under the same id."""
+    return blake2b(_SORTED.encode(inputs), digest_size=8).digest()
+
+
+def encode_record(record: Record) -> bytes:
+    """The JSON body for the log."""
+    return _ENCODER.encode(record)
+
+
+class Recent:
+    """The newest answers by prediction id, bounded."""
+
+    def __init__(self, size: int = REMEMBERED) -> None:
+        self._size = size
+        self._known: OrderedDict[str, Remembered] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, prediction_id: str) -> Remembered | None:
+        """What was answered under this id, if it was not long ago."""
+        return self._known.get(prediction_id)
+
+    def put(self, prediction_id: str, remembered: Remembered) -> None:
+        """Remember an answer that is in the log; the first one under an id stays."""
+        if prediction_id not in self._known:
+            self._known[prediction_id] = remembered
+            if len(self._known) > self._size:
+                self._known.popitem(last=False)
+
+
+_ENCODER = msgspec.json.Encoder()
+_SORTED = msgspec.json.Encoder(order="sorted")
+_KNOWN = msgspec.json.Decoder(_Known)

@@ -1,0 +1,259 @@
+"""One pipeline's desk: takes checked requests, answers with the active release, drafts what goes to the log."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+
+from tidemill_contracts.envelope import Envelope
+from tidemill_contracts.events import ModelSwapped, Prediction, Released, Timer, encode
+from tidemill_contracts.ids import derived_id, prediction_id
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import topic
+from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_of, encode_record, mark_of
+from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.plan import Line, MissingEntityError, Plan
+from tidemill_serving.domain.releases import Champion, Order
+from tidemill_serving.domain.replica import Replica
+from tidemill_serving.domain.requests import Ask, Reader
+from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
+from tidemill_serving.segments import Entry
+
+PartitionOf = Callable[[bytes, int], int]
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """A release whose models are open and warm."""
+
+    released: Released
+    plan: Plan
+    members: list[Weighted]
+    shadows: list[Weighted]
+    loaded_ms: float = 0.0
+
+    @property
+    def order(self) -> Order:
+        return self.released.epoch, self.released.sequence
+
+    @property
+    def effective_at_us(self) -> int | None:
+        return self.released.effective_at_us
+
+    @property
+    def previous_epoch(self) -> int:
+        return self.released.previous_epoch
+
+    @property
+    def leader(self) -> Weighted:
+        """The member with the most weight: its model and version stand in the answer."""
+        return max(self.members, key=lambda member: member.weight)
+
+
+class Query(NamedTuple):
+    """One instance on its way through a batch."""
+
+    ask: Ask
+    traceparent: str
+
+
+class Swap(NamedTuple):
+    """When a release came to answer."""
+
+    epoch: int
+    at_watermark_us: int | None
+
+
+Result = bytes | RefusedError
+"""The encoded answer, or why there is none."""
+
+
+class Drafts(NamedTuple):
+    """What a batch comes to: a result for each query, and the records that must be spooled before results leave."""
+
+    results: list[Result]
+    entries: list[Entry]
+    remembered: list[tuple[str, Remembered]]
+
+
+@dataclass(slots=True, eq=False)
+class Desk:
+    """Everything about one pipeline. `floor_us` is the progress declared in its log: no record may lie below it."""
+
+    spec: PipelineSpec
+    prefix: str
+    source: str
+    partition_of: PartitionOf
+    champion: Champion[Loaded] = field(default_factory=Champion)
+    recent: Recent = field(default_factory=Recent)
+    floor_us: int | None = None
+    swaps: list[Swap] = field(default_factory=list)
+    reader: Reader = field(init=False)
+    topic: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.spec.request)
+        self.topic = topic("predictions", self.spec.name, prefix=self.prefix)
+
+    def watermark_us(self, replica: Replica) -> int | None:
+        """How far all views of the pipeline have got; None while one of them is unknown."""
+        return replica.watermark_us(self.spec.views)
+
+    def answer(self, replica: Replica, queries: Sequence[Query], *, now_us: int, degraded: bool) -> Drafts:
+        """Score the queries as one batch per release; nothing leaves this function before the caller has spooled it."""
+        batch = _Batch(self, replica, now_us=now_us, degraded=degraded)
+        return batch.run(queries)
+
+    def timers(self, time_us: int) -> list[Entry]:
+        """Tell every partition of the log that no prediction before `time_us` will follow."""
+        out = []
+        for partition in range(self.spec.partitions):
+            body = Timer(source=self.spec.name, time_us=time_us)
+            identity = str(derived_id("timer", self.source, self.spec.name, partition, time_us))
+            envelope = encode(body, id=identity, source=self.source, time_us=time_us)
+            out.append(self._entry("timer", partition, None, envelope))
+        return out
+
+    def swapped(self, loaded: Loaded, watermark_us: int | None, *, at_us: int) -> Entry:
+        """Remember that a release answers from now on, and the report of it."""
+        self.swaps.append(Swap(loaded.released.epoch, watermark_us))
+        body = ModelSwapped(
+            pipeline=self.spec.name, epoch=loaded.released.epoch, replica=self.source, watermark_us=watermark_us,
+            loaded_ms=loaded.loaded_ms,
+        )  # fmt: skip
+        identity = str(derived_id("swap", self.source, self.spec.name, *loaded.order))
+        time_us = at_us if watermark_us is None else watermark_us
+        envelope = encode(body, id=identity, source=self.source, time_us=time_us, subject=self.spec.name)
+        name = topic("swaps", prefix=self.prefix)
+        key = self.spec.name.encode()
+        return Entry("swap", self.spec.name, name, 0, key, envelope.data, envelope.headers(), time_us)
+
+    def prediction(self, record: Record, traceparent: str) -> Entry:
+        """The log record of an answer, in the partition of its join key."""
+        key = record.key.encode()
+        envelope = Envelope(
+            record.prediction_id, Prediction.TYPE, self.source, record.at_us, encode_record(record),
+            traceparent=traceparent,
+        )  # fmt: skip
+        return self._entry("prediction", self.partition_of(key, self.spec.partitions), key, envelope)
+
+    def _entry(self, kind: Any, partition: int, key: bytes | None, envelope: Envelope) -> Entry:  # noqa: ANN401 - Kind
+        headers = envelope.headers()
+        return Entry(kind, self.spec.name, self.topic, partition, key, envelope.data, headers, envelope.time_us)
+
+
+class _Batch:
+    """One batch under way."""
+
+    def __init__(self, desk: Desk, replica: Replica, *, now_us: int, degraded: bool) -> None:
+        self._desk, self._replica, self._now_us, self._degraded = desk, replica, now_us, degraded
+        self._watermark = desk.watermark_us(replica)
+        bounds = [bound for bound in (self._watermark, desk.floor_us) if bound is not None]
+        self._lowest = max(bounds, default=None)
+        self._drafts = Drafts([], [], [])
+        self._fresh: dict[str, int] = {}
+
+    def run(self, queries: Sequence[Query]) -> Drafts:
+        active = self._desk.champion.active
+        if active is None:
+            raise RefusedError(409, "no release yet", "no release yet: train first")
+        ids = [_id(self._desk.spec.name, query.ask.id) for query in queries]
+        again: list[tuple[int, int]] = []
+        todo: list[int] = []
+        for index, (identity, query) in enumerate(zip(ids, queries, strict=True)):
+            self._drafts.results.append(_UNANSWERED)
+            known = self._desk.recent.get(identity)
+            if known is not None:
+                self._drafts.results[index] = _repeat(known, query.ask)
+            elif identity in self._fresh:
+                again.append((index, self._fresh[identity]))
+            else:
+                self._fresh[identity] = index
+                todo.append(index)
+        left = self._score(active, queries, ids, todo)
+        if left and self._desk.champion.previous is not None:
+            left = self._score(self._desk.champion.previous, queries, ids, left, fallback=True)
+        remembered = dict(self._drafts.remembered)
+        for index, first in again:
+            found = remembered.get(ids[index])
+            same = self._drafts.results[first] if found is None else _repeat(found, queries[index].ask)
+            self._drafts.results[index] = same
+        return self._drafts
+
+    def _score(
+        self, loaded: Loaded, queries: Sequence[Query], ids: Sequence[str], todo: list[int], *, fallback: bool = False
+    ) -> list[int]:
+        """Answer the queries `todo`; returns those for which no model had a probability."""
+        tables = loaded.plan.tables(self._replica)
+        lines: list[tuple[int, Line]] = []
+        for index in todo:
+            try:
+                lines.append((index, loaded.plan.line(tables, queries[index].ask.raw, queries[index].ask.typed)))
+            except MissingEntityError as error:
+                self._drafts.results[index] = _unknown_entity(error.view)
+        if not lines:
+            return []
+        scores = score(loaded.members, loaded.shadows, np.stack([line.vector for _, line in lines]))
+        left = []
+        for row, (index, line) in enumerate(lines):
+            if np.isnan(scores.mixed[row]):
+                left.append(index)
+                continue
+            record = self._record(loaded, queries[index], ids[index], line, (scores, row))
+            record.degraded = self._degraded or fallback
+            self._take(index, record, line, queries[index])
+        return left
+
+    def _record(self, loaded: Loaded, query: Query, identity: str, line: Line, place: tuple[Scores, int]) -> Record:
+        scores, row = place
+        at_us = query.ask.time_us if query.ask.time_us is not None else self._now_us
+        return Record(
+            prediction_id=identity,
+            pipeline=self._desk.spec.name,
+            key=query.ask.key,
+            at_us=at_us if self._lowest is None else max(at_us, self._lowest),
+            epoch=loaded.released.epoch,
+            model=loaded.leader.digest,
+            version=loaded.leader.version,
+            score=float(scores.mixed[row]),
+            members=finite(scores.members, row) if len(loaded.members) > 1 else {},
+            shadows=finite(scores.shadows, row),
+            vector=line.vector.tolist(),
+            features=loaded.plan.digest,
+            revisions={view: msgspec.Raw(found.revision_json) for view, found in line.rows.items()},
+            request=dict(query.ask.raw),
+            defaulted=line.defaulted,
+            degraded=False,
+            watermark_us=self._watermark,
+            trace_id=query.traceparent[3:35],
+        )
+
+    def _take(self, index: int, record: Record, line: Line, query: Query) -> None:
+        answer = answer_of(record, line.rows)
+        self._drafts.results[index] = answer
+        self._drafts.entries.append(self._desk.prediction(record, query.traceparent))
+        if query.ask.id is not None:
+            self._drafts.remembered.append((record.prediction_id, Remembered(mark_of(record.request), answer)))
+
+
+_UNANSWERED = RefusedError(503, "no answer", "no model of this pipeline has a finite answer to these inputs")
+
+
+def _id(pipeline: str, key: str | None) -> str:
+    return str(uuid4() if key is None else prediction_id(pipeline, key))
+
+
+def _repeat(known: Remembered, ask: Ask) -> Result:
+    if known.inputs == mark_of(dict(ask.raw)):
+        return known.answer
+    return RefusedError(422, "the id was used before", "this id was answered before, for other inputs")
+
+
+def _unknown_entity(view: str) -> RefusedError:
+    return RefusedError(422, "unknown entity", f"the view {view} knows no such entity and refuses to guess")
+
+
+__all__ = ["Desk", "Drafts", "Loaded", "PartitionOf", "Query", "Result", "Swap"]

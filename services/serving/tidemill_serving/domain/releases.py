@@ -1,0 +1,70 @@
+"""Which release answers: only a higher epoch ever applies, and a staged one when event time has come to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+Order = tuple[int, int]
+"""Epoch, and the count of weight changes within it."""
+
+
+class Staged(Protocol):
+    """What must be known of a loaded release."""
+
+    @property
+    def order(self) -> Order: ...
+
+    @property
+    def effective_at_us(self) -> int | None: ...
+
+    @property
+    def previous_epoch(self) -> int: ...
+
+
+R = TypeVar("R", bound=Staged)
+
+
+@dataclass(slots=True)
+class Champion(Generic[R]):
+    """The releases of one pipeline: the one that answers, the one before it, and those that wait for their time."""
+
+    active: R | None = None
+    previous: R | None = None
+    staged: list[R] = field(default_factory=list)
+    highest: Order = (0, 0)
+
+    def is_news(self, order: Order) -> bool:
+        """Whether a release of this order may still come into effect."""
+        return order > self.highest
+
+    def stage(self, release: R) -> bool:
+        """Take a loaded release to wait for its time; false for one that is not above all before it."""
+        if not self.is_news(release.order):
+            return False
+        self.highest = release.order
+        self.staged.append(release)
+        return True
+
+    def restore(self, active: R, previous: R | None) -> None:
+        """Begin with what was active when the process ended."""
+        self.active, self.previous, self.highest = active, previous, max(self.highest, active.order)
+
+    def advance(self, watermark_us: int | None, *, swapped: Callable[[R], None]) -> bool:
+        """Activate the highest release whose time has come, by one pointer write; lower ones can then never apply."""
+        due = [release for release in self.staged if self._is_due(release, watermark_us)]
+        if not due:
+            return False
+        release = max(due, key=lambda found: found.order)
+        self.staged = [found for found in self.staged if found.order > release.order]
+        self.previous, self.active = self.active, release
+        swapped(release)
+        return True
+
+    def _is_due(self, release: R, watermark_us: int | None) -> bool:
+        if release.effective_at_us is None:
+            return True
+        if self.active is None and release.previous_epoch > 0:
+            # Its predecessor is gone (this machine lost its disk, the topic was compacted): a release answers better
+            # than nothing does.
+            return True
+        return watermark_us is not None and watermark_us >= release.effective_at_us

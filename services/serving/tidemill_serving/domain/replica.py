@@ -1,0 +1,143 @@
+"""Entity to newest vector, for every view in use, built from compacted topics; and how far event time has got."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+WATERMARK_KEY: Final = b"\x00watermark"
+"""The key under which a partition's watermark stands in a compacted topic of vectors."""
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entity's newest vector; `revision_json` is its `ViewRevision`, encoded once for all its readers."""
+
+    values: Floats
+    revision: int
+    at_us: int | None
+    revision_json: bytes
+
+
+class BadRecordError(ValueError):
+    """A record of a features topic that cannot be read."""
+
+
+class _Vector(msgspec.Struct):
+    """What is read of `FeatureVector`: unknown fields are ignored, positions are passed on as they are."""
+
+    version: str
+    entity: str
+    at_us: int
+    revision: int
+    values: list[float | None]
+    positions: msgspec.Raw
+
+
+class _Watermark(msgspec.Struct):
+    watermark_us: int
+
+
+class _Revision(msgspec.Struct):
+    entity: str
+    revision: int
+    at_us: int | None
+    positions: msgspec.Raw
+
+
+class Table:
+    """All entities of one version of a view."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.rows: dict[str, Row] = {}
+
+
+class Replica:
+    """Vectors by view and version, watermarks by view and partition. Applying a record twice changes nothing."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[str, str], Table] = {}
+        self.marks: dict[str, dict[int, int]] = {}
+        self._partitions: dict[str, int] = {}
+        self.changes = 0
+
+    def want(self, view: str, version: str, *, width: int, partitions: int) -> bool:
+        """Keep this version of a view from now on; true when it was not kept before: its topic must be read again."""
+        self._partitions[view] = partitions
+        self.marks.setdefault(view, {})
+        if (view, version) in self.tables:
+            return False
+        self.tables[view, version] = Table(width)
+        return True
+
+    def apply(self, view: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Take one record of a view's topic; raises BadRecordError unless it is a vector, a watermark or a deletion."""
+        self.changes += 1
+        try:
+            if key == WATERMARK_KEY:
+                self._mark(view, partition, value)
+            elif key is not None and value is None:
+                self._forget(view, key.decode())
+            elif value is not None:
+                self._set(view, _VECTOR.decode(value))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise BadRecordError(str(error)) from None
+
+    def _mark(self, view: str, partition: int, value: bytes | None) -> None:
+        if value is None:
+            return
+        marks, mark = self.marks.setdefault(view, {}), _WATERMARK.decode(value).watermark_us
+        marks[partition] = max(mark, marks.get(partition, mark))
+
+    def _forget(self, view: str, entity: str) -> None:
+        for (name, _), table in self.tables.items():
+            if name == view:
+                table.rows.pop(entity, None)
+
+    def _set(self, view: str, vector: _Vector) -> None:
+        table = self.tables.get((view, vector.version))
+        if table is None:
+            return  # a version of the view that no release and no pipeline file uses
+        if len(vector.values) != table.width:
+            raise BadRecordError(f"{len(vector.values)} values, {table.width} were expected")
+        known = table.rows.get(vector.entity)
+        if known is None or vector.revision > known.revision:
+            table.rows[vector.entity] = row_of(vector.entity, vector)
+
+    def watermark_us(self, views: Iterable[str]) -> int | None:
+        """Lowest watermark over all partitions of the views; None while one of them is unknown, or without views."""
+        lowest: int | None = None
+        for view in views:
+            marks = self.marks.get(view, {})
+            if len(marks) < self._partitions.get(view, 1):
+                return None
+            mark = min(marks.values())
+            lowest = mark if lowest is None else min(lowest, mark)
+        return lowest
+
+    def entities(self) -> Mapping[str, int]:
+        """Number of entities per view, over its versions."""
+        counts: dict[str, int] = {}
+        for (view, _), table in self.tables.items():
+            counts[view] = counts.get(view, 0) + len(table.rows)
+        return counts
+
+
+def row_of(entity: str, vector: _Vector) -> Row:
+    """The row of a decoded vector; nulls become NaN."""
+    values = np.array(vector.values, dtype=np.float64)
+    values.flags.writeable = False
+    revision = _Revision(entity, vector.revision, vector.at_us, vector.positions)
+    return Row(values, vector.revision, vector.at_us, msgspec.json.encode(revision))
+
+
+def unknown_row(entity: str, blank: Floats) -> Row:
+    """The row of an entity without a vector: revision 0, and the nulls that a backfill gives a key without events."""
+    return Row(blank, 0, None, msgspec.json.encode(_Revision(entity, 0, None, msgspec.Raw(b"{}"))))
+
+
+_VECTOR = msgspec.json.Decoder(_Vector)
+_WATERMARK = msgspec.json.Decoder(_Watermark)

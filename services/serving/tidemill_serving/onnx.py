@@ -1,0 +1,76 @@
+"""onnxruntime, one thread per session: bytes that have passed the sandbox become something that scores rows."""
+
+import logging
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from tidemill_engine.onnx import golden_inputs
+
+_log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+Float32s = NDArray[np.float32]
+
+
+class UnusableModelError(ValueError):
+    """The bytes cannot be opened as a model of this width, or answer outside of [0, 1] on the golden inputs."""
+
+
+class Scorer:
+    """An opened model from float32 rows [N, F] to a probability [N]."""
+
+    def __init__(self, data: bytes, width: int) -> None:
+        """Open and warm; raises UnusableModelError."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        # A worker that waits for the next batch must not keep the core busy meanwhile.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._input, self._output = self._ports(width)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises whatever its C++ side does
+            raise UnusableModelError(f"not a model that can be opened: {_brief(error)}") from None
+        self.width = width
+        self.check()
+
+    def _ports(self, width: int) -> tuple[str, str]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            raise UnusableModelError("a model takes one float32 input")
+        shape = inputs[0].shape
+        if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):  # noqa: PLR2004 - rows and features
+            raise UnusableModelError(f"the input is {shape}, not rows of {width} features")
+        return inputs[0].name, outputs[0].name
+
+    def check(self) -> None:
+        """Run the golden inputs; raises UnusableModelError for an answer that is not a probability."""
+        rows = golden_inputs(self.width)
+        scores = self.scores(rows)
+        if not is_probability(scores).all():
+            raise UnusableModelError("an answer on the golden inputs is not a probability")
+        for size in (1, 2):
+            self.scores(rows[:size])
+
+    def scores(self, rows: Float32s) -> Floats:
+        """Scores [N] of rows [N, F]; raises UnusableModelError where the model fails or answers another shape."""
+        try:
+            (result,) = self._session.run([self._output], {self._input: rows})
+        except Exception as error:  # noqa: BLE001 - see above
+            raise UnusableModelError(f"the model failed: {_brief(error)}") from None
+        scores = np.asarray(result)
+        if scores.size != len(rows) or not np.issubdtype(scores.dtype, np.floating):
+            raise UnusableModelError(f"{scores.dtype} {list(scores.shape)} for {len(rows)} rows")
+        return scores.reshape(len(rows)).astype(np.float64)
+
+
+def is_probability(scores: Floats) -> NDArray[np.bool_]:
+    """Which scores may be given as an answer; NaN may not."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((scores >= 0.0) & (scores <= 1.0))
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

@@ -1,5 +1,7 @@
 """Quality in numbers: metrics, mergeable sums, and the gate that a candidate must pass."""
 
+from tidemill_engine.stats.gate import GateDecision, GateRows, Verdict, decide
+from tidemill_engine.stats.intervals import DAY_US, BlockMean, block_mean, holm
 from tidemill_engine.stats.metrics import (
     EPSILON,
     Metrics,
@@ -13,12 +15,20 @@ from tidemill_engine.stats.metrics import (
 from tidemill_engine.stats.sums import LossSums
 
 __all__ = [
+    "DAY_US",
     "EPSILON",
+    "BlockMean",
+    "GateDecision",
+    "GateRows",
     "LossSums",
     "Metrics",
+    "Verdict",
     "average_precision",
+    "block_mean",
     "brier",
+    "decide",
     "evaluate",
+    "holm",
     "log_loss",
     "roc_auc",
     "row_log_loss",

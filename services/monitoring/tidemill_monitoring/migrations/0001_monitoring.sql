@@ -1,7 +1,6 @@
 -- One row a pipeline: where the merge stands and the state of everything that folds over it.
 CREATE TABLE monitoring.merges (
     pipeline text PRIMARY KEY,
-    spec text NOT NULL,
     generation bigint NOT NULL DEFAULT 0,
     released_until_us bigint NOT NULL,
     state bytea NOT NULL
@@ -14,7 +13,7 @@ CREATE TABLE monitoring.waiting (
     key text NOT NULL,
     ordinal bigint GENERATED ALWAYS AS IDENTITY,
     at_us bigint NOT NULL,
-    body bytea NOT NULL,
+    body text NOT NULL,
     PRIMARY KEY (pipeline, kind, key)
 );
 
@@ -29,17 +28,13 @@ CREATE TABLE monitoring.decisions (
     PRIMARY KEY (pipeline, ordinal)
 );
 
--- Prequential metrics by event-time pane and segment ('' is everything).
+-- Prequential metrics by event-time pane and segment ('' is everything): exact sums by tidemill_engine.stats.LossSums.
 CREATE TABLE monitoring.metrics (
     pipeline text NOT NULL,
     segment text NOT NULL,
     pane_us bigint NOT NULL,
-    rows bigint NOT NULL,
-    log_loss double precision NOT NULL,
-    brier double precision NOT NULL,
-    label_sum double precision NOT NULL,
-    score_sum double precision NOT NULL,
-    shadow_log_loss jsonb NOT NULL DEFAULT '{}',
+    sums jsonb NOT NULL,
+    shadows jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (pipeline, segment, pane_us)
 );
 

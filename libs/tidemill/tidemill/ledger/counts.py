@@ -1,0 +1,130 @@
+"""Conservation: what came in is accounted for, each thing once. Every count is read from durable rows or from a topic."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.client.transport import AsyncTransport
+from tidemill.ledger.topics import body, read_topic
+from tidemill_contracts.events import Prediction, Released, TrainingCoalesced, TrainingRequested
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import topic
+
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The counts, and what does not add up (nothing, if all is well)."""
+
+    counts: Counts
+    broken: list[str]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every equation holds."""
+        return not self.broken
+
+
+async def read_ledger(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, *, prefix: str = "tidemill") -> Ledger:
+    """Counts of one pipeline, as of now; wait for the pipeline to come to rest first, or counts on the way differ."""
+    counts: Counts = {
+        "events": await _events(transport, bootstrap, spec, prefix),
+        "predictions": await _predictions(transport, bootstrap, spec, prefix),
+        "labels": await _labels(transport, spec),
+        "training": await _training(transport, bootstrap, spec, prefix),
+        "releases": await _releases(transport, bootstrap, spec, prefix),
+    }
+    return Ledger(counts, equations(counts))
+
+
+def equations(counts: Counts) -> list[str]:
+    """The equations that do not hold, in words."""
+    events, predictions, labels = counts["events"], counts["predictions"], counts["labels"]
+    training, releases = counts["training"], counts["releases"]
+    classes = ("joined", "pending", "unmatched", "expired", "conflicting", "duplicate")
+    rules = [
+        ("accepted ids = distinct ids in the topic", events["accepted"], events["distinct"]),
+        (
+            "accepted ids = applied + late + dead-lettered",
+            events["accepted"], events["applied"] + events["late"] + events["dead_lettered"],
+        ),
+        ("predictions answered = spooled", predictions["answered"], predictions["spooled"]),
+        ("predictions spooled = in the topic", predictions["spooled"], predictions["in_topic"]),
+        ("each prediction is in the topic once", predictions["repeated"], 0),
+        ("labels received = the sum of their classes", labels["received"], sum(labels[name] for name in classes)),
+        (
+            "training requests = runs + coalesced + refused",
+            training["requested"], training["runs"] + training["coalesced"] + training["refused"],
+        ),
+        ("epochs are dense from 1", releases["highest"], releases["epochs"]),
+        ("one release event per epoch", releases["events"], releases["epochs"]),
+    ]  # fmt: skip
+    return [f"{name}: {left} is not {right}" for name, left, right in rules if left != right]
+
+
+async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
+    status = await transport.call("ingestion", "GET", "/v1/status")
+    total: Counter[str] = Counter()
+    for source in spec.sources:
+        counts = status["sources"][source]["counts"]
+        for name in ("accepted", "applied", "late", "future", "dead_lettered"):
+            total[name] += counts.get(name, 0)
+        ids = set()
+        async for record in read_topic(bootstrap, topic("raw", source, prefix=prefix)):
+            if record.envelope is not None and not record.envelope.type.startswith("tidemill.timer"):
+                ids.add(record.envelope.id)
+        total["distinct"] += len(ids)
+    return {
+        "accepted": total["accepted"], "distinct": total["distinct"], "applied": total["applied"],
+        "late": total["late"] + total["future"], "dead_lettered": total["dead_lettered"],
+    }  # fmt: skip
+
+
+async def _predictions(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
+    status = (await transport.call("serving", "GET", "/v1/status"))["pipelines"][spec.name]
+    seen: Counter[str] = Counter()
+    async for record in read_topic(bootstrap, topic("predictions", spec.name, prefix=prefix)):
+        if record.envelope is not None and record.envelope.type == Prediction.TYPE:
+            seen[record.envelope.id] += 1
+    repeated = sum(count - 1 for count in seen.values())
+    return {"answered": status["answered"], "spooled": status["spooled"], "in_topic": len(seen), "repeated": repeated}
+
+
+async def _labels(transport: AsyncTransport, spec: PipelineSpec) -> dict[str, int]:
+    status = (await transport.call("monitoring", "GET", "/v1/status"))["pipelines"][spec.name]
+    labels: dict[str, int] = status["labels"]
+    return labels
+
+
+async def _training(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
+    requests: set[str] = set()
+    extra: dict[str, str] = {}
+    async for record in read_topic(bootstrap, topic("training", prefix=prefix)):
+        event = body(record)
+        if record.envelope is None or event.get("pipeline") != spec.name:
+            continue
+        if record.envelope.type == TrainingRequested.TYPE:
+            requests.add(event["request_id"])
+        elif record.envelope.type == TrainingCoalesced.TYPE:
+            extra[event["cause_id"]] = event["outcome"]
+    runs = {run["request_id"] for run in (await transport.call("trainer", "GET", "/v1/runs"))["runs"] if run["pipeline"] == spec.name}
+    outcomes = Counter(extra.values())
+    by_trainer = requests & set(extra)
+    return {
+        "requested": len(requests | set(extra)), "runs": len(runs),
+        "coalesced": outcomes["coalesced"], "refused": outcomes["refused"], "by_trainer": len(by_trainer),
+    }  # fmt: skip
+
+
+async def _releases(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
+    rows = (await transport.call("registry", "GET", f"/v1/pipelines/{spec.name}/releases"))["releases"]
+    epochs = [row["epoch"] for row in rows]
+    events: Counter[tuple[int, int]] = Counter()
+    ids = set()
+    async for record in read_topic(bootstrap, topic("releases", prefix=prefix)):
+        event = body(record)
+        if record.envelope is not None and record.envelope.type == Released.TYPE and event.get("pipeline") == spec.name:
+            events[event["epoch"], event["sequence"]] += 1
+            ids.add(record.envelope.id)
+    return {"epochs": len(set(epochs)), "highest": max(epochs, default=0), "events": len(ids)}

@@ -1,0 +1,67 @@
+"""Reads whole topics: committed records only, repeats dropped by their origin or id."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tidemill_contracts import Envelope, EnvelopeError, read_envelope
+
+_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record with its envelope; None where the headers are not a CloudEvent."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    envelope: Envelope | None
+    size: int
+
+
+async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[Record]:
+    """Every committed record of a topic up to its end as of now, partition by partition; nothing when it does not exist."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        if topic not in await consumer.topics():
+            return
+        partitions = sorted(consumer.partitions_for_topic(topic) or ())
+        for partition in partitions:
+            place = TopicPartition(topic, partition)
+            consumer.assign([place])
+            await consumer.seek_to_beginning(place)
+            end = (await consumer.end_offsets([place]))[place]
+            async for record in _until(consumer, place, end):
+                yield record
+    finally:
+        await consumer.stop()
+
+
+async def _until(consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> AsyncIterator[Record]:
+    async with asyncio.timeout(_DEADLINE_S):
+        while await consumer.position(place) < end:
+            batch = await consumer.getmany(place, timeout_ms=200, max_records=10_000)
+            for record in batch.get(place, []):
+                yield _record(record)
+
+
+def _record(record: Any) -> Record:  # noqa: ANN401 - aiokafka ships no types
+    try:
+        envelope = read_envelope(record.headers, record.value)
+    except EnvelopeError:
+        envelope = None
+    return Record(record.partition, record.offset, record.key, envelope, len(record.value or b""))
+
+
+def body(record: Record) -> dict[str, Any]:
+    """The JSON body of a record."""
+    parsed = json.loads(record.envelope.data) if record.envelope is not None else {}
+    return parsed if isinstance(parsed, dict) else {}

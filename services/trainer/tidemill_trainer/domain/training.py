@@ -1,0 +1,102 @@
+"""One training: rows are cut by time into train, calibration and gate; the window is chosen inside the first; bytes come out.
+
+The released bytes are the gated ones: nothing is fitted again after the gate's rows were looked at.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tidemill_contracts.pipeline import ModelSpec, PipelineSpec
+from tidemill_engine.learn import (
+    Fitted,
+    TimedRows,
+    WindowChoice,
+    choose_window,
+    fit_lightgbm,
+    fit_logistic,
+    fit_platt,
+    split_recent,
+    window_start,
+)
+from tidemill_engine.onnx import Calibration, probabilities
+from tidemill_trainer.domain.rows import Float32s, Floats, Rows
+
+VALIDATION_TREES = 0.5
+"""Share of the trees that the choice of the window is made with: the ranking needs no finished models."""
+
+Progress = Callable[[str, float], None]
+
+
+class TooFewRowsError(Exception):
+    """There are not enough labelled rows to train, calibrate and gate a model."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A fitted candidate with the rows that it never saw."""
+
+    fitted: Fitted
+    calibration: Calibration | None
+    choice: WindowChoice
+    gate: Rows
+    parts: dict[str, int]
+
+    def scores(self, features: Float32s) -> Floats:
+        """Exact probabilities [N] of rows [N, F]; the ONNX bytes repeat them in float32."""
+        raw = self.fitted.raw_scores(features)
+        return probabilities(raw) if self.calibration is None else probabilities(self.calibration.slope * raw + self.calibration.intercept)
+
+
+def fitter(model: ModelSpec, *, share: float = 1.0) -> Callable[[Float32s, Floats], Fitted]:
+    """The trainer a pipeline names, with its parameters; `share` of the boosting rounds."""
+    if model.trainer == "logistic":
+        l2 = float(model.parameters.get("l2", 1e-4))
+        return lambda features, labels: fit_logistic(features, labels, l2=l2)
+    parameters = dict(model.parameters)
+    rounds = int(parameters.get("num_iterations", 200))
+    parameters["num_iterations"] = max(int(rounds * share), 1)
+    return lambda features, labels: fit_lightgbm(features, labels, parameters, model.seed)
+
+
+def train(spec: PipelineSpec, rows: Rows, *, as_of_us: int, progress: Progress = lambda _name, _share: None) -> Trained:
+    """Fit a candidate from labelled rows known at `as_of_us`.
+
+    Raises:
+        TooFewRowsError: fewer than `model.minimum_rows` training rows, or one class only.
+    """
+    model = spec.model
+    rows = rows.take(slice(max(len(rows) - model.maximum_rows, 0), None))
+    split = split_recent(rows.labelled_us, calibration_us=model.calibration, gate_us=spec.gate.period, end_us=as_of_us)
+    history = rows.take(split.train)
+    if len(history) < model.minimum_rows or len(set(history.labels.tolist())) < 2:  # noqa: PLR2004 - two classes
+        msg = f"{len(history)} labelled rows before the calibration and gate periods; {model.minimum_rows} of both classes are needed"
+        raise TooFewRowsError(msg)
+    progress("window", 0.1)
+    timed = TimedRows(history.labelled_us, history.features, history.labels)
+    choice = choose_window(
+        timed, windows=model.windows, validation_us=model.validation,
+        fit=fitter(model, share=VALIDATION_TREES), minimum_rows=model.minimum_rows,
+    )  # fmt: skip
+    progress("fit", 0.4)
+    chosen = _within(history, choice.window, split.calibration_from_us)
+    fitted = fitter(model)(chosen.features, chosen.labels)
+    progress("calibrate", 0.8)
+    recent = rows.take(split.calibration)
+    calibration = _calibrate(fitted, recent) if model.calibration else None
+    gate = rows.take(split.gate)
+    parts = {"train": len(chosen), "calibration": len(recent), "gate": len(gate)}
+    return Trained(fitted, calibration, choice, gate, parts)
+
+
+def _within(history: Rows, window: str, end_us: int) -> Rows:
+    start = window_start(window, end_us)
+    if start is None:
+        return history
+    return history.take((history.labelled_us >= start).nonzero()[0])
+
+
+def _calibrate(fitted: Fitted, recent: Rows) -> Calibration | None:
+    """Platt's map on rows that the trees have not seen; none where they hold one class only."""
+    if len(set(recent.labels.tolist())) < 2:  # noqa: PLR2004 - two classes
+        return None
+    return fit_platt(fitted.raw_scores(recent.features), recent.labels)

@@ -1,0 +1,138 @@
+"""Training rows from the outcomes topic: logged vectors with their labels, by dense number, cached in full chunks.
+
+The topic is the truth. A chunk on disk holds a fixed range of outcome numbers, so losing the cache costs time, nothing else.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiokafka import TopicPartition
+
+from tidemill_contracts import read_envelope, topic
+from tidemill_runtime.kafka import close_client, open_consumer
+from tidemill_runtime.settings import ServiceSettings
+from tidemill_trainer.domain.rows import Rows, concatenate
+
+CHUNK = 8192
+_PATIENCE_S = 120.0
+
+
+class OutcomesMissingError(Exception):
+    """The outcomes topic does not hold all outcomes that a request names."""
+
+
+@dataclass(slots=True)
+class Columns:
+    """Outcomes in lists, before they are arrays; `following` is the next dense number that is missing."""
+
+    following: int
+    offset: int
+    labelled_us: list[int] = field(default_factory=list)
+    vectors: list[list[float]] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    schemas: list[str] = field(default_factory=list)
+    segments: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, outcome: dict[str, Any], offset: int) -> None:
+        """Take the outcome with the next number; others are repeats."""
+        if outcome["seq"] != self.following:
+            return
+        self.following += 1
+        self.offset = offset + 1
+        if outcome.get("quarantined"):
+            return
+        self.labelled_us.append(outcome["labelled_us"])
+        self.vectors.append([np.nan if value is None else value for value in outcome["vector"]])
+        self.labels.append(outcome["label"])
+        self.schemas.append(outcome["features"])
+        self.segments.append(outcome["segments"])
+
+    def rows(self, schema: str, width: int, names: Sequence[str]) -> Rows:
+        """The rows of one feature schema; others cannot be inputs of this model."""
+        keep = [i for i, name in enumerate(self.schemas) if name == schema]
+        features = np.array([self.vectors[i] for i in keep], dtype=np.float32).reshape(len(keep), width)
+        segments = {name: np.array([self.segments[i].get(name, "") for i in keep], dtype=np.str_) for name in names}
+        labels = np.array([self.labels[i] for i in keep], dtype=np.float64)
+        return Rows(np.array([self.labelled_us[i] for i in keep], dtype=np.int64), features, labels, segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which outcomes: a pipeline's numbers below `until`, with the schema and width of the vectors and the segments."""
+
+    pipeline: str
+    until: int
+    schema: str
+    width: int
+    segments: tuple[str, ...]
+
+
+async def load_outcomes(settings: ServiceSettings, cache: Path, wanted: Wanted) -> Rows:
+    """Labelled rows of the outcomes numbered below `wanted.until`; raises OutcomesMissingError when the topic has fewer."""
+    cache.mkdir(parents=True, exist_ok=True)
+    parts, following, offset = [], 0, 0
+    for path in _chunks(cache, wanted.schema):
+        if following + CHUNK > wanted.until:
+            break
+        rows, offset = _read_chunk(path, wanted.segments)
+        parts.append(rows)
+        following += CHUNK
+    name = topic("outcomes", wanted.pipeline, prefix=settings.prefix)
+    async for columns in _read(settings, name, Columns(following, offset), wanted.until):
+        rows = columns.rows(wanted.schema, wanted.width, wanted.segments)
+        parts.append(rows)
+        if columns.following % CHUNK == 0:
+            _write_chunk(cache, wanted.schema, columns, rows)
+    return concatenate(parts) if parts else Columns(0, 0).rows(wanted.schema, wanted.width, wanted.segments)
+
+
+async def _read(settings: ServiceSettings, name: str, columns: Columns, until: int) -> AsyncIterator[Columns]:
+    """Columns of at most one chunk each, up to `until`."""
+    consumer = await open_consumer(settings)
+    place = TopicPartition(name, 0)
+    try:
+        consumer.assign([place])
+        consumer.seek(place, columns.offset)
+        async with asyncio.timeout(_PATIENCE_S):
+            while columns.following < until:
+                batch = await consumer.getmany(place, timeout_ms=200, max_records=2000)
+                for record in batch.get(place, []):
+                    if columns.following >= until:
+                        break
+                    columns.add(json.loads(read_envelope(record.headers, record.value).data), record.offset)
+                    if columns.following % CHUNK == 0 and columns.labels:
+                        yield columns
+                        columns = Columns(columns.following, columns.offset)
+        if columns.labels:
+            yield columns
+    except TimeoutError:
+        msg = f"outcomes up to {until} were asked for, {columns.following} are readable"
+        raise OutcomesMissingError(msg) from None
+    finally:
+        await close_client(consumer)
+
+
+def _chunks(cache: Path, schema: str) -> Iterator[Path]:
+    number = 0
+    while (path := cache / f"{schema[:16]}-{number:06d}.npz").exists():
+        yield path
+        number += 1
+
+
+def _write_chunk(cache: Path, schema: str, columns: Columns, rows: Rows) -> None:
+    path = cache / f"{schema[:16]}-{columns.following // CHUNK - 1:06d}.npz"
+    segments = {f"segment.{name}": values for name, values in rows.segments.items()}
+    with (temporary := path.with_suffix(".tmp")).open("wb") as file:
+        np.savez(file, offset=columns.offset, labelled_us=rows.labelled_us, features=rows.features, labels=rows.labels, **segments)
+    temporary.replace(path)
+
+
+def _read_chunk(path: Path, names: Sequence[str]) -> tuple[Rows, int]:
+    with np.load(path, allow_pickle=False) as chunk:
+        segments = {name: chunk[f"segment.{name}"] for name in names}
+        return Rows(chunk["labelled_us"], chunk["features"], chunk["labels"], segments), int(chunk["offset"])

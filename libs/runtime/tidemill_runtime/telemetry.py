@@ -6,10 +6,10 @@ cost of a dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans foll
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -55,6 +55,19 @@ def shutdown() -> None:
     if _provider is not None:
         _provider.shutdown()
         _provider = None
+
+
+def enabled() -> bool:
+    """Whether spans are exported; without, code on the data path need not collect links."""
+    return _provider is not None
+
+
+def traceparents(records: Iterable[Any]) -> Iterator[str]:
+    """The trace contexts that Kafka records carry."""
+    for record in records:
+        for name, value in record.headers:
+            if name == "traceparent":
+                yield value.decode("ascii", "replace")
 
 
 def tracer() -> Tracer:

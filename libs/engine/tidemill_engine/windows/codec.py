@@ -1,8 +1,8 @@
-"""The stored form of one key: 64-bit little-endian words, the same bytes for the same set of events and evaluation time.
+"""The stored form of one key: little-endian words, the same for the same set of events and evaluation time.
 
-Version and plan fingerprint; number of positions, then (source partition, sequence number) by partition; latest event time;
-events applied; the all-time body; then for each grid the number of live panes and (index, body) of each, oldest first.
-Totals of windows are not stored: they are built again from the panes.
+Version and plan fingerprint; number of positions, then (source partition, sequence number) by partition; latest event
+time; events applied; the all-time body; then for each grid the number of live panes and (index, body) of each, oldest
+first. Totals of windows are not stored: they are built again from the panes.
 """
 
 import numpy as np
@@ -76,7 +76,7 @@ def _write_panes(program: Program, memory: Memory, row: int, grid: int, out: Wor
 def write_blobs(  # noqa: PLR0913 - compiled
     program: Program, memory: Memory, keys: Words, prefix: int, order: Words, partitions: Words, ends: Words
 ) -> Words:
-    """The keys' blobs one after the other; `order` lists the position columns by partition, `ends` where each blob ends."""
+    """The keys' blobs in a row; `order` lists the position columns by partition, `ends` where each blob ends."""
     out = np.empty(ends[-1] if len(ends) else 0, np.int64)
     grids, at = len(program.pane_us), 0
     for i in range(len(keys)):

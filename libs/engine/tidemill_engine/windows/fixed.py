@@ -1,8 +1,8 @@
 """Exact integers of 128, 192 and 256 bits in 64-bit limbs, least significant first.
 
-A value x becomes the integer k = rint(x * 2**bits) (ties to even). Sums of k are kept in 128 bits (two's complement), sums of
-k*k in 192 bits, so no order, batch or partition can change them; they become a float once, correctly rounded, when read.
-Input bounds (`program.sum_limit`, `program.square_limit`) leave 31 bits of headroom, one for each doubling of the number of
+A value x becomes the integer k = rint(x * 2**bits) (ties to even). Sums of k are kept in 128 bits (two's complement),
+sums of k*k in 192 bits, so no order, batch or partition can change them; they become a float once, correctly rounded,
+when read. Input bounds (`batch.value_limits`) leave 31 bits of headroom, one for each doubling of the number of
 events, so no accumulator can wrap.
 """
 
@@ -128,7 +128,7 @@ def _round(top: np.uint64, below: np.uint64, sticky: bool, exponent: int) -> flo
         below <<= shift
     if sticky or below != _ZERO:
         top |= _ONE  # far below the last bit kept, so it only decides ties
-    return ldexp(float(top), exponent - np.int64(shift))
+    return ldexp(float(top), int(exponent - np.int64(shift)))
 
 
 @kernel
@@ -137,7 +137,7 @@ def to_float(low: np.uint64, high: np.int64) -> float:
     if high == np.int64(low) >> 63:
         return float(np.int64(low))
     m0, m1 = magnitude(low, high)
-    size = float(m0) if m1 == _ZERO else _round(m1, m0, False, 64)
+    size = float(m0) if m1 == _ZERO else _round(m1, m0, False, 64)  # noqa: FBT003 - as above
     return -size if high < 0 else size
 
 
@@ -149,7 +149,7 @@ def to_float256(r0: np.uint64, r1: np.uint64, r2: np.uint64, r3: np.uint64) -> f
     if r2 != _ZERO:
         return _round(r2, r1, r0 != _ZERO, 128)
     if r1 != _ZERO:
-        return _round(r1, r0, False, 64)
+        return _round(r1, r0, False, 64)  # noqa: FBT003 - as above
     return float(r0)
 
 

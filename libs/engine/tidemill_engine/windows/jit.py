@@ -1,7 +1,7 @@
 """One way to compile kernels: cached on disk, no fast-math, IEEE division instead of Python's exception.
 
-numba's cache looks only at the file of the kernel that is called from Python. After an edit of a helper kernel in another
-file delete `__pycache__/*.nb?` of this folder.
+numba's cache looks only at the file of the kernel that is called from Python. After an edit of a helper kernel in
+another file delete `__pycache__/*.nb?` of this folder.
 """
 
 from collections.abc import Callable

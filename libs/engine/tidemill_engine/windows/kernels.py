@@ -43,6 +43,18 @@ class Batch(NamedTuple):
     seqs: Words  # (n,)
 
 
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Events `start` to `stop` of a batch."""
+    return Batch(
+        keys=batch.keys[start:stop],
+        times=batch.times[start:stop],
+        hashes=batch.hashes[start:stop],
+        values=batch.values[start:stop],
+        columns=batch.columns[start:stop],
+        seqs=batch.seqs[start:stop],
+    )
+
+
 @kernel
 def _load_event(program: Program, batch: Batch, i: int, event: Event) -> None:
     event.stamp[0], event.stamp[1] = batch.times[i], batch.hashes[i]
@@ -132,7 +144,7 @@ def apply_events(  # noqa: PLR0913 - compiled
 @kernel
 def _read_moment(program: Program, rows: Words, feature: Words, row: int, n: int) -> float:
     kind, first, scale = feature[0], row + feature[2], program.scales[feature[4]]
-    if kind == KIND_SUM or kind == KIND_MEAN:  # noqa: PLR1714 - compiled code has no fast sets
+    if kind == KIND_SUM or kind == KIND_MEAN:  # noqa: PLR1714, SIM109 - compiled code has no fast sets
         total = to_float(np.uint64(rows[first]), rows[first + 1]) / scale
         return total if kind == KIND_SUM else total / n if n > 0 else np.nan
     if n < 2:  # noqa: PLR2004 - the sample variance needs two values
@@ -175,7 +187,7 @@ def read_keys(program: Program, memory: Memory, keys: Words, watermark: int) -> 
 
 @kernel
 def advance_keys(program: Program, memory: Memory, rows: int, watermark: int) -> tuple[Words, Words]:
-    """Roll every key that is due; returns the keys whose values changed and the keys that died (and are now free rows)."""
+    """Roll every key that is due; returns the keys that changed and the keys that died (now free rows)."""
     changed, dead = np.empty(rows, np.int64), np.empty(rows, np.int64)
     changes, deaths = 0, 0
     for key in range(rows):
@@ -235,8 +247,8 @@ def replay(  # noqa: PLR0913 - compiled
 ) -> bool:
     """Answer queries (sorted by time) between events (sorted by time): each sees only events before its time.
 
-    `place` holds the next event and the next query and is moved. True when all queries are answered, false when the pool is
-    full: grow it and call again. Rows of unknown keys stay as they are in `out`.
+    `place` holds the next event and the next query and is moved. True when all queries are answered, false when the
+    pool is full: grow it and call again. Rows of unknown keys stay as they are in `out`.
     """
     for q in range(place[1], len(queries)):
         place[1] = q

@@ -1,4 +1,4 @@
-"""Where the state of a view lives: one row for each key, and a pool of pane records in singly linked lists, newest first.
+"""Where the state of a view lives: a row for each key, and a pool of pane records in linked lists, newest first.
 
 Only panes that hold an event exist, so memory follows activity and not the number of windows times keys.
 """
@@ -154,7 +154,7 @@ def next_change(program: Program, memory: Memory, row: int) -> int:
 
 @kernel
 def total_at(program: Program, memory: Memory, row: int, time: int, into: Words) -> None:
-    """Build a row's window totals at `time` from its panes; `into` may be the row itself or scratch space as long as one."""
+    """Build a row's window totals at `time` from its panes; `into` is the row itself or scratch space."""
     for grid in range(len(program.pane_us)):
         current = time // program.pane_us[grid]
         for window in range(program.window_start[grid], program.window_start[grid + 1]):

@@ -13,7 +13,7 @@ from tidemill_engine.windows.state import ViewState
 
 
 class Events(NamedTuple):
-    """Events in columns, in any order: keys, times int64 (n,), hashes uint64 (n,), values float64 (n, fields) with NaN as null."""
+    """Events in columns, in any order: times int64 (n,), hashes uint64 (n,), values float64 (n, fields), NaN null."""
 
     keys: Sequence[bytes]
     times_us: NDArray[np.int64]
@@ -29,10 +29,10 @@ class Queries(NamedTuple):
 
 
 def backfill(plan: ViewPlan, events: Events, queries: Queries) -> NDArray[np.float64]:
-    """Values of each query's key at its time, float64 (q, features): exactly one row for each query, in the order given.
+    """Values of each query's key at its time, float64 (q, features): exactly one row for each, in the order given.
 
-    A query sees the events with a time strictly before its own. A key without any (or dead by then) gets a row of NaN.
-    Bit for bit what `ViewState` holds after the same events and evaluates at the same time.
+    A query sees the events with a time strictly before its own. A key without any (or dead by then) gets a row of
+    NaN. Bit for bit what `ViewState` holds after the same events and evaluates at the same time.
     """
     order = np.argsort(events.times_us, kind="stable")
     asked = np.argsort(queries.times_us, kind="stable")

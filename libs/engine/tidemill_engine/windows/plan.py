@@ -36,7 +36,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """One feature: `function` of `field` (None: the event itself) over `windows[window]`, or over all time when None."""
+    """One feature: `function` of `field` (None: the event itself) over `windows[window]` (None: over all time)."""
 
     function: Function
     field: str | None = None
@@ -53,8 +53,8 @@ class Aggregation:
 class ViewPlan:
     """The features of one view, in the order of the vector.
 
-    `quantum_bits[i]` says that exact sums of `fields[i]` are multiples of 2**-bits. A key without events for `ttl_us` is
-    forgotten; None means: when its largest window is empty, or never if something runs over all time.
+    `quantum_bits[i]` says that exact sums of `fields[i]` are multiples of 2**-bits. A key without events for `ttl_us`
+    is forgotten; None means: when its largest window is empty, or never if something runs over all time.
     """
 
     fields: tuple[str, ...]
@@ -90,7 +90,7 @@ class ViewPlan:
 
     @property
     def step_us(self) -> int:
-        """The grid of panes: watermarks count in whole steps (greatest common divisor of the panes; a minute without windows)."""
+        """The step of watermarks: the greatest common divisor of the panes, a minute without windows."""
         return gcd(*(window.pane_us for window in self.windows)) or 60 * SECOND_US
 
     @property
@@ -124,7 +124,7 @@ def compile_view(view: ViewSpec, source: SourceSpec) -> ViewPlan:
     aggregations = [
         Aggregation(item.function, item.field, window)
         for item in view.aggregations
-        for window in [names.index(name) for name in view.windows_of(item)] or [None]
+        for window in ([None] if item.all_time else map(names.index, view.windows_of(item)))
     ]
     windows = tuple(Window(window.length, window.panes) for window in view.windows.values())
     longest = max((window.length_us for window in windows), default=0)

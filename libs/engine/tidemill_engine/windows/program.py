@@ -1,10 +1,12 @@
 """A plan laid out for the kernels: offsets of every accumulator inside a key's row and inside a pane's record.
 
-Windows with the same pane length share one grid of panes. A record's body is `[events, blocks...]`, one block for each field
-that a window of the grid uses; a window's running totals have the same body as its panes, so one set of operations serves both.
+Windows with the same pane length share one grid of panes. A record's body is `[events, blocks...]`, one block for
+each field that a window of the grid uses; a window's running totals have the same body as its panes, so one set of
+operations serves both.
 
-A row: latest event time, events applied, then for each grid the newest pane (pointer into the pool, -1 none), the index of the
-pane that holds the evaluation time and the end of that pane; then the all-time body, then one body for each window.
+A row: latest event time, events applied, then for each grid the newest pane (pointer into the pool, -1 none), the
+index of the pane that holds the evaluation time and the end of that pane; then the all-time body, then one body for
+each window.
 """
 
 from collections.abc import Iterable, Mapping
@@ -41,7 +43,7 @@ _PICKS = {"min": (MIN, 0), "max": (MAX, 0), "first": (FIRST, 2), "last": (LAST, 
 
 
 class Program(NamedTuple):
-    """Arrays that the kernels read. G grids, W windows (ordered by grid), J operations (by grid, the all-time body last)."""
+    """Arrays that the kernels read. G grids, W windows (by grid), J operations (by grid, the all-time body last)."""
 
     pane_us: Words  # (G,)
     panes_kept: Words  # (G,) panes of the grid's longest window

@@ -1,7 +1,7 @@
 """What can be done to one body of accumulators: clear, add an event, merge, take away, find extremes again.
 
-Every operation is commutative and associative on sets of events, so a body is a function of the set alone. `first` and `last`
-are ordered by (time, hash of the event id, value).
+Every operation is commutative and associative on sets of events, so a body is a function of the set alone. `first`
+and `last` are ordered by (time, hash of the event id, value).
 """
 
 from typing import NamedTuple

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -25,10 +26,11 @@ __all__ = ["RejectedValuesError", "ViewState"]
 class ViewState:
     """Exact windowed features of the keys of one partition.
 
-    A key's vector is a function of the *set* of its events applied and of its evaluation time, nothing else: not of their order,
-    of batches, or of restarts. The evaluation time is the later of the key's latest event and the watermark rounded down to the
-    grid of panes (`plan.step_us`); a window covers its newest `panes` panes at that time. `age_of_last` is the age at the
-    evaluation time; it grows with every second, so `advance` does not report it (serving may add the time since).
+    A key's vector is a function of the *set* of its events applied and of its evaluation time, nothing else: not of
+    their order, of batches, or of restarts. The evaluation time is the later of the key's latest event and the
+    watermark rounded down to the grid of panes (`plan.step_us`); a window covers its newest `panes` panes at that
+    time. `age_of_last` is the age at the evaluation time; it grows with every second, so `advance` does not report it
+    (serving may add the time since).
 
     Indices of keys stay valid until `advance` lets the key die.
     """
@@ -154,11 +156,11 @@ class ViewState:
     ) -> NDArray[np.int32]:
         """Apply n events; returns the indices of the keys touched, in order of first touch.
 
-        `keys` are bytes or indices from `intern`; `times_us` int64 (n,); `hashes` 64-bit hashes of the event ids, uint64 (n,);
-        `values` float64 (n, fields), NaN is null: it does not count for that field; `positions` are the source partitions,
-        int32 (n,), and dense sequence numbers, int64 (n,). Every event counts for its key even when all its panes are dead;
-        those are added to `too_late`. Raises RejectedValuesError, with the state unchanged, for infinite or too large values
-        and times before the epoch.
+        `keys` are bytes or indices from `intern`; `times_us` int64 (n,); `hashes` 64-bit hashes of the event ids,
+        uint64 (n,); `values` float64 (n, fields), NaN is null: it does not count for that field; `positions` are the
+        source partitions, int32 (n,), and dense sequence numbers, int64 (n,). Every event counts for its key even
+        when all its panes are dead; those are added to `too_late`. Raises RejectedValuesError, with the state
+        unchanged, for infinite or too large values and times before the epoch.
         """
         return self._apply(self._batch(keys, times_us, hashes, values, positions), _NO_OUTPUT)
 
@@ -197,7 +199,7 @@ class ViewState:
         self._batches += 1
         touched = [np.empty(0, np.int64)]
         for start in range(0, len(batch.times), _CHUNK):
-            part = kernels.Batch(*(column[start : start + _CHUNK] for column in batch))
+            part = kernels.part_of(batch, start, start + _CHUNK)
             self.make_room(len(part.times) * int(self.program.record_words.sum()))
             rows = out[start : start + _CHUNK]
             keys, late = kernels.apply_events(
@@ -243,8 +245,9 @@ class ViewState:
     ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
         """Values float64 (k, features), evaluation times int64 (k,) and revisions int64 (k,) of keys.
 
-        A revision is the evaluation time in grid steps (32 bits) above the number of events applied to the key (31 bits). It
-        never falls, and for one log it names the value: two runs that reach the same revision have the same bits.
+        A revision is the evaluation time in grid steps (32 bits) above the number of events applied to the key (31
+        bits). It never falls, and for one log it names the value: two runs that reach the same revision have the same
+        bits.
         """
         rows = np.ascontiguousarray(indices, np.int64)
         return kernels.read_keys(self.program, self._memory, rows, self.watermark_us)
@@ -288,7 +291,7 @@ class ViewState:
         prefix = codec.prefix_word(self.plan.fingerprint)
         words = codec.write_blobs(self.program, self._memory, indices, prefix, order, partitions, ends)
         raw, starts = words.astype("<i8").tobytes(), [0, *ends.tolist()]
-        blobs = [raw[8 * low : 8 * high] for low, high in zip(starts, starts[1:], strict=False)]
+        blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
         return sorted(zip(self.names(indices), blobs, strict=True))
 
     @classmethod

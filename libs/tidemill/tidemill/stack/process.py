@@ -42,10 +42,11 @@ class Child:
         self.program = program
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, tied: bool = True) -> None:
         """Run the program with its output appended to its log.
 
-        Call it from a thread that lives as long as the parent should: the kernel ties the child to that thread.
+        A tied child is stopped when this process ends, however that happens. Call from a thread that lives as long as
+        the child should: the kernel ties it to that thread.
 
         Raises:
             StartFailedError: the executable cannot be run.
@@ -64,7 +65,7 @@ class Child:
                     group=program.group,
                     extra_groups=None if program.group is None else [program.group],
                     start_new_session=True,  # Ctrl-C in a terminal reaches the parent only
-                    preexec_fn=_die_with(program.stop_signal, os.getpid()),  # noqa: PLW1509 - calls prctl only
+                    preexec_fn=_die_with(program.stop_signal, os.getpid()) if tied else None,  # noqa: PLW1509 - calls prctl only
                 )
             except OSError as error:
                 raise StartFailedError(f"{program.name}: cannot run {program.command[0]}: {error}") from error

@@ -1,13 +1,11 @@
 """One task per pipeline: follow the inputs, release in order, fold, make the effects durable. It never decides."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
 from tidemill_contracts import EnvelopeError, read_envelope
@@ -16,9 +14,22 @@ from tidemill_monitoring.domain.merge import Input, OrderedMerge
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
 from tidemill_monitoring.domain.read import BadRecordError, Read
 
-Reader = Callable[[ConsumerRecord], Read]
 BATCH_ROWS = 2000
-_log = logging.getLogger(__name__)
+
+
+class Record(Protocol):
+    """A record as the log hands it over."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+Reader = Callable[[Record], Read]
 
 
 class Sink(Protocol):
@@ -26,7 +37,7 @@ class Sink(Protocol):
 
     async def publish(self, outcomes: Sequence[Outcome]) -> None: ...
     async def commit(self, decisions: Sequence[Decision]) -> None: ...
-    async def dead_letter(self, record: ConsumerRecord, reason: str) -> None: ...
+    async def dead_letter(self, record: Record, reason: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -42,13 +53,13 @@ class MergeTask:
     outcomes_to: int = field(init=False)
     following: dict[Input, int] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _bad: list[tuple[ConsumerRecord, str]] = field(default_factory=list)
+    _bad: list[tuple[Record, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.merged_us = self.merge.released_until_us
         self.outcomes_to = self.monitor.next_seq
 
-    def on_records(self, topic: str, partition: int, records: list[ConsumerRecord]) -> None:
+    def on_records(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """Buffer a partition's records; folding happens in `run`, so a failure there never loses what was read."""
         place = (topic, partition)
         for record in records:
@@ -114,7 +125,7 @@ class MergeTask:
 def envelope_reader(read_prediction: Callable[..., Read], read_label: Callable[..., Read], predictions: str) -> Reader:
     """A reader of both inputs: which one is told by the record's topic."""
 
-    def read(record: ConsumerRecord) -> Read:
+    def read(record: Record) -> Read:
         envelope = read_envelope(record.headers, record.value)
         reader = read_prediction if record.topic == predictions else read_label
         return reader(envelope, (record.topic, record.partition), record.offset)

@@ -32,6 +32,9 @@ OUTCOMES = """INSERT INTO monitoring.outcomes (pipeline, seq, prediction_id, lab
     SELECT $1, * FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::bigint[]) ON CONFLICT DO NOTHING"""
 METRIC = """INSERT INTO monitoring.metrics (pipeline, segment, pane_us, sums, shadows) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (pipeline, segment, pane_us) DO UPDATE SET sums = $4, shadows = $5"""
+DECISIONS = """SELECT event_id, body FROM monitoring.decisions WHERE pipeline = $1 AND type = $2
+    ORDER BY ordinal DESC LIMIT $3"""
+METRICS = "SELECT segment, pane_us, sums, shadows FROM monitoring.metrics WHERE pipeline = $1 ORDER BY pane_us, segment"
 DECISION = """INSERT INTO monitoring.decisions (pipeline, ordinal, event_id, type, at_us, body)
     SELECT $1, coalesce(max(ordinal), 0) + 1, $2, $3, $4, $5 FROM monitoring.decisions WHERE pipeline = $1"""
 
@@ -94,30 +97,29 @@ async def save(pool: Pool, prefix: str, pipeline: str, generation: int, point: C
             await enqueue(db, SCHEMA, topic(family, prefix=prefix), pipeline.encode(), envelope)
 
 
-async def decisions(pool: Pool, pipeline: str, type_: str, *, limit: int = 1000) -> list[dict[str, Any]]:
-    """Decisions of a type, newest first, with their event ids."""
-    rows = await pool.fetch(
-        "SELECT event_id, body FROM monitoring.decisions WHERE pipeline = $1 AND type = $2 ORDER BY ordinal DESC LIMIT $3",
-        pipeline, type_, limit,
-    )  # fmt: skip
-    return [{"event_id": str(row["event_id"]), **json.loads(row["body"])} for row in rows]
+@dataclass(frozen=True, slots=True)
+class StoreQueries:
+    """What the HTTP edge reads."""
 
+    pool: Pool
 
-async def metrics(pool: Pool, pipeline: str) -> list[dict[str, Any]]:
-    """Exact sums by pane and segment, oldest first."""
-    rows = await pool.fetch(
-        "SELECT segment, pane_us, sums, shadows FROM monitoring.metrics WHERE pipeline = $1 ORDER BY pane_us, segment", pipeline
-    )
-    return [
-        {"segment": r["segment"], "pane_us": r["pane_us"], "sums": json.loads(r["sums"]), "shadows": json.loads(r["shadows"])}
-        for r in rows
-    ]
+    async def decisions(self, pipeline: str, type_: str, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """Decisions of a type, newest first, with their event ids."""
+        rows = await self.pool.fetch(DECISIONS, pipeline, type_, limit)
+        return [{"event_id": str(row["event_id"]), **json.loads(row["body"])} for row in rows]
 
+    async def metrics(self, pipeline: str) -> list[dict[str, Any]]:
+        """Exact sums by pane and segment, oldest first."""
+        rows = await self.pool.fetch(METRICS, pipeline)
+        return [
+            {"segment": r["segment"], "pane_us": r["pane_us"], "sums": json.loads(r["sums"]), "shadows": json.loads(r["shadows"])}
+            for r in rows
+        ]
 
-async def outcome_of(pool: Pool, prediction_id: UUID) -> dict[str, Any] | None:
-    """Which label a prediction got, and where it is."""
-    row = await pool.fetchrow("SELECT * FROM monitoring.outcomes WHERE prediction_id = $1", prediction_id)
-    return None if row is None else {**dict(row), "prediction_id": str(row["prediction_id"])}
+    async def outcome_of(self, prediction_id: UUID) -> dict[str, Any] | None:
+        """Which label a prediction got, and where it is."""
+        row = await self.pool.fetchrow("SELECT * FROM monitoring.outcomes WHERE prediction_id = $1", prediction_id)
+        return None if row is None else {**dict(row), "prediction_id": str(row["prediction_id"])}
 
 
 def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -40,6 +40,7 @@ class Trained:
     choice: WindowChoice
     gate: Rows
     parts: dict[str, int]
+    base_rate: float
 
     def scores(self, features: Float32s) -> Floats:
         """Exact probabilities [N] of rows [N, F]; the ONNX bytes repeat them in float32."""
@@ -85,7 +86,7 @@ def train(spec: PipelineSpec, rows: Rows, *, as_of_us: int, progress: Progress =
     calibration = _calibrate(fitted, recent) if model.calibration else None
     gate = rows.take(split.gate)
     parts = {"train": len(chosen), "calibration": len(recent), "gate": len(gate)}
-    return Trained(fitted, calibration, choice, gate, parts)
+    return Trained(fitted, calibration, choice, gate, parts, float(chosen.labels.mean()))
 
 
 def _within(history: Rows, window: str, end_us: int) -> Rows:

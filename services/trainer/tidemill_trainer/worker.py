@@ -1,0 +1,121 @@
+"""The training process: one job from standard input, progress and the result as JSON lines on standard output.
+
+It is spawned for each job and dies with it, so nothing of a training stays in the service, and a training that is killed leaves
+nothing but artifacts that nobody names.
+"""
+
+import asyncio
+import io
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from tidemill_contracts.events import Released, TrainingRequested
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_engine.onnx import golden_inputs, schema_digest
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.settings import ServiceSettings
+from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archive
+from tidemill_trainer.domain.manifest import CODE, canonical_bytes, code_digest, manifest_of
+from tidemill_trainer.domain.rows import Rows
+from tidemill_trainer.domain.training import TooFewRowsError, Trained, train
+from tidemill_trainer.onnx import onnx_scores
+from tidemill_trainer.outcomes import OutcomesMissingError, Wanted, load_outcomes
+
+EXPECTED = (TooFewRowsError, ColdStartError, OutcomesMissingError, ValueError)
+
+
+class Job(BaseModel):
+    """What the training process is told."""
+
+    request: TrainingRequested
+    spec: PipelineSpec
+    champion: Released | None
+    lock: str
+    cache: Path
+
+
+def main() -> None:
+    """Run the job on standard input; exits 0 with a result, also when the result is a refusal that a user can act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service decides when a training ends
+    job = Job.model_validate_json(sys.stdin.buffer.read())
+    settings = ServiceSettings()  # type: ignore[call-arg]  # read from the environment
+    try:
+        result: dict[str, Any] = asyncio.run(run(job, settings))
+    except EXPECTED as error:
+        result = {"error": f"{type(error).__name__}: {error}"}
+    _say({"result": result})
+
+
+async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
+    """Train, write the artifacts and return their digests with the metrics. Only artifacts are written: naming them is the service's."""
+    _say({"progress": {"name": "rows", "share": 0.0}})
+    rows = await _rows(job, settings)
+    trained = train(job.spec, rows, as_of_us=job.request.at_us, progress=lambda name, share: _say({"progress": {"name": name, "share": share}}))
+    names = job.spec.feature_names()
+    model = trained.fitted.to_onnx(names, trained.calibration)
+    _say({"progress": {"name": "check", "share": 0.9}})
+    store = Artifacts(settings.artifacts)
+    champion = store.get(job.champion.members[0].model) if job.champion is not None and job.champion.features == names else None
+    evaluation, metrics = _evaluate(trained, model, champion)
+    manifest = manifest_of(job.spec, job.request, rows, trained, digests={"code": code_digest(_packages()), "lock": job.lock})
+    return {
+        "model": store.put(model),
+        "manifest": store.put(canonical_bytes(manifest)),
+        "evaluation": store.put(evaluation),
+        "metrics": metrics,
+    }
+
+
+async def _rows(job: Job, settings: ServiceSettings) -> Rows:
+    spec, request = job.spec, job.request
+    if request.cause.kind == "cold_start":
+        await wait_for_archive(settings.artifacts, request.positions)
+        return cold_rows(spec, settings.artifacts, as_of_us=request.at_us, positions=request.positions)
+    names = spec.feature_names()
+    wanted = Wanted(spec.name, request.outcomes_to, schema_digest(names), len(names), tuple(spec.monitor.segments))
+    return await load_outcomes(settings, job.cache / spec.name, wanted)
+
+
+def _evaluate(trained: Trained, model: bytes, champion: bytes | None) -> tuple[bytes, dict[str, float]]:
+    """The gate's rows as Parquet, and figures about the candidate. What serving will answer is what the gate judges: ONNX scores."""
+    gate = trained.gate
+    candidate = onnx_scores(model, gate.features)
+    probe = np.vstack([gate.features, golden_inputs(gate.features.shape[1])])
+    error = float(np.max(np.abs(onnx_scores(model, probe) - trained.scores(probe)), initial=0.0))
+    columns: dict[str, Any] = {"time_us": gate.labelled_us, "label": gate.labels, "candidate": candidate}
+    if champion is not None:
+        columns["champion"] = onnx_scores(champion, gate.features)
+    columns |= {f"segment.{name}": pa.array(values.tolist(), pa.string()) for name, values in gate.segments.items()}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd", store_schema=False)
+    metrics = {
+        "parity_error": error, "size_bytes": float(len(model)), "base_rate": trained.base_rate,
+        **{f"rows_{name}": float(count) for name, count in trained.parts.items()},
+    }  # fmt: skip
+    return sink.getvalue(), metrics
+
+
+def _packages() -> Iterable[Path]:
+    for name in CODE:
+        found = find_spec(name)
+        assert found is not None and found.origin is not None  # noqa: S101, PT018 - these packages run this code
+        yield Path(found.origin).parent
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -154,13 +154,15 @@ async def transaction(producer: AIOKafkaProducer, *, timeout_s: float = 15.0) ->
         raise
 
 
-async def queue(producer: AIOKafkaProducer, topic: str, **record: Any) -> None:  # noqa: ANN401 - aiokafka's own fields
+async def queue(producer: AIOKafkaProducer, topic: str, **record: Any) -> asyncio.Future[Any]:  # noqa: ANN401 - aiokafka's
     """Hand a record (value, key, partition, headers, timestamp_ms) to a transaction; its commit tells what became.
 
-    Returns when the record is in the send buffer, waiting while the buffer of its partition is full.
+    Returns when the record is in the send buffer, waiting while the buffer of its partition is full. The future holds
+    aiokafka's RecordMetadata once sent, and need not be awaited.
     """
-    sent = await producer.send(topic, **record)
+    sent: asyncio.Future[Any] = await producer.send(topic, **record)
     sent.add_done_callback(_retrieved)
+    return sent
 
 
 def _retrieved(sent: asyncio.Future[Any]) -> None:

@@ -28,7 +28,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(default=0, ge=0, le=65535)
     api_key: SecretStr | None = None
     prefix: str = Field(
-        default="tidemill", pattern=r"^[a-z][a-z0-9-]{0,30}$", description="first part of every topic name"
+        default="tidemill", pattern=r"^[a-z][a-z0-9-]{0,80}$", description="first part of every topic name"
     )
     log_level: str = "INFO"
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -24,6 +24,7 @@ class _Store(Protocol):
     def read(self, name: str) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
     def has(self, name: str) -> bool: ...
+    def remove(self, name: str) -> None: ...
     def url(self, name: str) -> str: ...
 
 
@@ -59,6 +60,10 @@ class Artifacts:
     def has(self, digest: str) -> bool:
         """Whether something is stored under the digest; it is verified when it is read."""
         return self._store.has(_name(digest))
+
+    def remove(self, digest: str) -> None:
+        """Delete what nobody points to any more; nothing happens where there is nothing."""
+        self._store.remove(_name(digest))
 
     def path(self, digest: str) -> str:
         """Where the artifact is or would be: a file path or a URL."""
@@ -104,6 +109,9 @@ class _Directory:
     def has(self, name: str) -> bool:
         return (self._root / name).is_file()
 
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
+
     def url(self, name: str) -> str:
         return str(self._root / name)
 
@@ -130,6 +138,10 @@ class _Bucket:
 
     def has(self, name: str) -> bool:
         return bool(self._fs.get_file_info(f"{self._root}/{name}").type != self._missing)
+
+    def remove(self, name: str) -> None:
+        if self.has(name):
+            self._fs.delete_file(f"{self._root}/{name}")
 
     def url(self, name: str) -> str:
         return f"s3://{self._root}/{name}"

@@ -1,0 +1,135 @@
+"""Composition root: settings -> pool, store, streams -> routes. Nothing here decides anything."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import TopicSpec, dead_letters, view_topics
+from tidemill_features.api import ROUTES
+from tidemill_features.dlq import DeadLetters
+from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.views import Program, compile_program
+from tidemill_features.domain.warm import warm
+from tidemill_features.handlers.aggregate import AggregateTask, Parts
+from tidemill_features.handlers.route import RouteTask
+from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
+from tidemill_features.settings import Settings
+from tidemill_features.store import SCHEMA, Store
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.health import Health
+from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
+from tidemill_runtime.postgres import migrate, open_pool
+from tidemill_runtime.service import Service
+from tidemill_runtime.stream import PartitionTask, StreamRunner
+
+_log = logging.getLogger(__name__)
+
+
+class Features:
+    """The streams of all pipelines' views, started again whenever the views change."""
+
+    def __init__(self, settings: Settings, health: Health) -> None:
+        self._settings, self._health = settings, health
+        self._program = Program()
+        self._store: Store | None = None
+        self._rows = OrderedLog(settings)
+        self._tasks: dict[int, AggregateTask] = {}
+        self._runners: list[tuple[StreamRunner, asyncio.Task[None]]] = []
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Views that are not run, with the reason, by `pipeline/view`."""
+        return dict(self._program.refused)
+
+    def parts(self) -> list[ViewPartition]:
+        """View partitions owned now."""
+        return [part for task in self._tasks.values() for part in task.state.views]
+
+    async def run(self) -> None:
+        """Until cancelled; then everything is stored."""
+        self._health.set("features", ok=False, reason="starting")
+        await asyncio.to_thread(warm)
+        pool = await open_pool(self._settings.postgres, max_size=8)
+        await migrate(pool, SCHEMA, "tidemill_features")
+        self._store = Store(pool, Artifacts(self._settings.artifacts))
+        watcher = PipelineWatcher(self._settings, self._apply)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(watcher.run())
+                await watcher.ready.wait()
+                self._health.set("features", ok=True)
+        finally:
+            await self._stop()
+            await self._rows.close()
+            await pool.close()
+
+    async def _apply(self, pipelines: Pipelines) -> None:
+        specs = [PipelineSpec.model_validate_json(json.dumps(applied.spec)) for applied in pipelines.values()]
+        program = compile_program(specs, self._settings.prefix)
+        for name, reason in program.refused.items():
+            _log.error("the view %s is not run: %s", name, reason)
+        if program == self._program:
+            return
+        await ensure_topics(self._settings.kafka, _topics(program, self._settings.prefix))
+        await self._stop()
+        self._program = program
+        self._start("features-router", program.router_topics, self._route_task)
+        self._start("features", program.input_topics, self._aggregate_task)
+
+    def _start(self, name: str, topics: tuple[str, ...], make: Callable[[str, int], PartitionTask]) -> None:
+        if not topics:
+            return
+        group = f"{self._settings.prefix}-{name}"
+        runner = StreamRunner(
+            self._settings, group=group, topics=topics, make_task=partial(make, group), health=self._health
+        )
+        self._runners.append((runner, asyncio.create_task(runner.run(), name=group)))
+
+    def _route_task(self, group: str, partition: int) -> RouteTask:
+        views = [view for view in self._program.of_partition(partition) if view.repartitioned]
+        return RouteTask(
+            partition, views, log=self._rows, store=self._stored(), partitioner=partition_of,
+            undertaker=DeadLetters(self._settings, group),
+        )  # fmt: skip
+
+    def _aggregate_task(self, group: str, partition: int) -> AggregateTask:
+        parts = Parts(
+            log=TransactionLog(self._settings, partition), store=self._stored(),
+            undertaker=DeadLetters(self._settings, group), every_s=self._settings.checkpoint_every_s,
+            every_records=self._settings.checkpoint_every_events,
+        )  # fmt: skip
+        task = AggregateTask(partition, self._program.of_partition(partition), parts)
+        self._tasks[partition] = task
+        return task
+
+    def _stored(self) -> Store:
+        if self._store is None:
+            raise RuntimeError("tasks are made after the store")
+        return self._store
+
+    async def _stop(self) -> None:
+        runners, self._runners = self._runners, []
+        for runner, _ in runners:
+            await runner.stop()
+        await asyncio.gather(*(task for _, task in runners))
+        self._tasks.clear()
+
+
+def _topics(program: Program, prefix: str) -> list[TopicSpec]:
+    """Topics that this service writes; those of the sources are made where the pipeline is applied."""
+    specs: list[TopicSpec] = []
+    for view in program.views:
+        specs += view_topics(view.name, view.partitions, repartitioned=view.repartitioned, prefix=prefix)
+        specs.append(TopicSpec(dead_letters(view.input_topic), 1))
+    return list({spec.name: spec for spec in specs}.values())
+
+
+def create(settings: Settings, health: Health) -> Service:
+    """The service, not yet running."""
+    features = Features(settings, health)
+    background: dict[str, Callable[[], Awaitable[None]]] = {"features": features.run}
+    return Service(title="Tidemill features", routes=ROUTES, background=background, state={"holdings": features})

@@ -1,0 +1,1 @@
+"""What the service computes, pure and synchronous: no clock, no dice, no network, no await."""

@@ -1,0 +1,212 @@
+"""One partition of one view: the events it has seen, its watermark and state, and what readers must still be told."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from tidemill_engine.windows import RejectedValuesError, ViewState
+from tidemill_features.domain.encode import Encoder, Output
+from tidemill_features.domain.records import Progress, Record
+from tidemill_features.domain.repartition import Row
+from tidemill_features.domain.views import View
+
+
+class Rejected(NamedTuple):
+    """A record that goes to the dead letters, and why."""
+
+    record: Record
+    reason: str
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """How far a partition is: next offset of its input; by source partition the highest sequence number and time."""
+
+    next_offset: int = 0
+    seqs: dict[int, int] = {}
+    watermarks: dict[int, int] = {}
+    watermark_us: int | None = None
+
+
+class Capture(NamedTuple):
+    """What a checkpoint stores: changed keys (None: forgotten) and the marks they belong to."""
+
+    entries: list[tuple[bytes, bytes | None]]
+    marks: Marks
+
+
+class _Taken(NamedTuple):
+    row: Row
+    source_partition: int
+    seq: int
+    trace: bytes | None
+    record: Record
+
+
+class ViewPartition:
+    """Takes events in any order and any number of times; every event counts once.
+
+    Events of one source partition arrive in the order of their sequence numbers, except for repeats, so the highest
+    number seen is all that is needed to know a repeat.
+    """
+
+    def __init__(self, view: View, partition: int) -> None:
+        self.view, self.partition = view, partition
+        self.state = ViewState(view.plan)
+        self.seqs: dict[int, int] = {}
+        self.watermarks: dict[int, int] = {}
+        self.watermark_us: int | None = None
+        self.emitted = self.repeats = self.skipped = 0
+        self._told: int | None = None
+        self._sources = view.sources(partition)
+        self._encoder = Encoder(view.name, view.version)
+        self._taken: list[_Taken] = []
+        self._changed: dict[bytes, bytes | None] = {}  # entity to traceparent
+        self._gone: set[bytes] = set()
+        self._gone_from_store: set[bytes] = set()
+        self._captured: Marks | None = None
+
+    @classmethod
+    def restored(
+        cls, view: View, partition: int, marks: Marks, entries: Sequence[tuple[bytes, bytes | None]]
+    ) -> "ViewPartition":
+        """The partition as it was captured; raises ValueError for entries of another plan."""
+        self = cls(view, partition)
+        stored = [(key, blob) for key, blob in entries if blob is not None]
+        self.state = ViewState.restore(view.plan, stored, -1 if marks.watermark_us is None else marks.watermark_us)
+        self.seqs, self.watermarks = dict(marks.seqs), dict(marks.watermarks)
+        self.watermark_us = self._told = marks.watermark_us
+        self._captured = marks
+        self._forget()
+        return self
+
+    # in
+
+    def is_repeat(self, source_partition: int, seq: int) -> bool:
+        """Whether this event was seen; marks it as seen."""
+        if seq <= self.seqs.get(source_partition, -1):
+            self.repeats += 1
+            return True
+        self.seqs[source_partition] = seq
+        return False
+
+    def take(self, record: Record, source_partition: int, seq: int, row: Row | None, trace: bytes | None) -> None:
+        """An event that is no repeat; None for one that the view does not want."""
+        if row is None:
+            self.skipped += 1
+        else:
+            self._taken.append(_Taken(row, source_partition, seq, trace, record))
+
+    def progress(self, word: Progress) -> None:
+        """A source partition's word on time; raises ValueError for a partition that does not feed this one."""
+        if word.source_partition not in self._sources:
+            msg = f"source partition {word.source_partition} does not feed partition {self.partition} of this view"
+            raise ValueError(msg)
+        known = self.watermarks.get(word.source_partition)
+        if known is None or word.time_us > known:
+            self.watermarks[word.source_partition] = word.time_us
+        if word.seq is not None and word.seq > self.seqs.get(word.source_partition, -1):
+            self.seqs[word.source_partition] = word.seq
+
+    def settle(self) -> list[Rejected]:
+        """Apply what was taken, then let time pass; returns records that no exact accumulator can hold."""
+        rejected = self._apply()
+        if len(self.watermarks) == len(self._sources):
+            low = min(self.watermarks.values())
+            if self.watermark_us is None or low > self.watermark_us:
+                self.watermark_us = low
+                changed = self.state.names(self.state.advance(low).tolist())
+                self._changed = {**dict.fromkeys(changed), **self._changed}
+                self._forget()
+        return rejected
+
+    def _apply(self) -> list[Rejected]:
+        rejected: list[Rejected] = []
+        taken, self._taken = self._taken, []
+        while taken:
+            try:
+                touched = self.state.names(self._apply_rows(taken).tolist())
+            except RejectedValuesError as error:
+                bad = set(error.rows)
+                rejected += [Rejected(taken[at].record, error.rule) for at in sorted(bad)]
+                taken = [item for at, item in enumerate(taken) if at not in bad]
+                continue
+            traces = {item.row.key: item.trace for item in taken if item.trace is not None}
+            for key in touched:
+                self._changed[key] = traces.get(key)
+            self._gone.difference_update(touched)
+            self._gone_from_store.difference_update(touched)
+            break
+        return rejected
+
+    def _apply_rows(self, taken: Sequence[_Taken]) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+        values = np.array([item.row.values for item in taken], np.float64)
+        return self.state.apply(
+            [item.row.key for item in taken],
+            np.array([item.row.time_us for item in taken], np.int64),
+            np.array([item.row.mark for item in taken], np.uint64),
+            values.reshape(len(taken), len(self.view.plan.fields)),
+            (
+                np.array([item.source_partition for item in taken], np.int32),
+                np.array([item.seq for item in taken], np.int64),
+            ),
+        )
+
+    def _forget(self) -> None:
+        gone = self.state.expired()
+        self._gone.update(gone)
+        self._gone_from_store.update(gone)
+
+    # out
+
+    def outputs(self) -> list[Output]:
+        """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark.
+
+        Stays the same until `told`, so that a transaction that failed can be made again.
+        """
+        out = self._vectors(list(self._changed)) + self._encoder.deletions(sorted(self._gone))
+        if self.watermark_us is not None and self.watermark_us != self._told:
+            out.append(self._encoder.watermark(self.partition, self.watermark_us, self.seqs))
+        return out
+
+    def _vectors(self, entities: list[bytes]) -> list[Output]:
+        rows = self.state.lookup(entities)
+        alive = np.flatnonzero(rows >= 0)
+        if not len(alive):
+            return []
+        values, at, revisions = self.state.vectors(rows[alive])
+        positions = self.state.positions(rows[alive])
+        columns = zip(alive.tolist(), at.tolist(), revisions.tolist(), values.tolist(), positions, strict=True)
+        return [
+            self._encoder.vector(entities[n], (at_us, revision), vector, reflected, self._changed.get(entities[n]))
+            for n, at_us, revision, vector, reflected in columns
+        ]
+
+    def told(self, count: int) -> None:
+        """The `count` outputs are committed: readers know them."""
+        self._changed.clear()
+        self._gone.clear()
+        self._told = self.watermark_us
+        self.emitted += count
+
+    def current(self, entity: bytes) -> Output | None:
+        """The entity's vector now, None when it is unknown here."""
+        return next(iter(self._vectors([entity])), None)
+
+    # store
+
+    def marks(self, next_offset: int) -> Marks:
+        """How far this partition is, when its input goes on at `next_offset`."""
+        return Marks(next_offset, dict(self.seqs), dict(self.watermarks), self.watermark_us)
+
+    def capture(self, next_offset: int) -> Capture | None:
+        """What has changed since the last capture, None for nothing. Call it only when readers know all outputs."""
+        marks = self.marks(next_offset)
+        if marks == self._captured:
+            return None
+        self._captured = marks
+        entries: list[tuple[bytes, bytes | None]] = list(self.state.snapshot_dirty())
+        entries += [(key, None) for key in self._gone_from_store]
+        self._gone_from_store.clear()
+        return Capture(sorted(entries, key=lambda entry: entry[0]), marks)

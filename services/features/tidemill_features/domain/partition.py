@@ -1,0 +1,121 @@
+"""One partition number of all views: what the aggregator's task for that number owns."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tidemill_features.domain.aggregate import Capture, Rejected, ViewPartition
+from tidemill_features.domain.encode import Output
+from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_repartitioned, read_source
+
+
+class ViewOutput(NamedTuple):
+    """A record for one view's compacted topic."""
+
+    topic: str
+    output: Output
+
+
+class AggregatePartition:
+    """All views' partitions of one number, fed by topic."""
+
+    def __init__(self, views: Sequence[ViewPartition]) -> None:
+        self.views = tuple(views)
+        self._offsets: dict[str, int] = {}
+        self._direct: dict[str, list[ViewPartition]] = {}
+        self._routed: dict[str, list[ViewPartition]] = {}
+        for part in self.views:
+            group = self._routed if part.view.repartitioned else self._direct
+            group.setdefault(part.view.input_topic, []).append(part)
+
+    def take(self, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
+        """Apply one poll's records by topic, in the order of their offsets; returns those that never can be."""
+        rejected: list[Rejected] = []
+        for topic, records in batches.items():
+            for record in records:
+                reason = self._read(topic, record)
+                if reason is not None:
+                    rejected.append(Rejected(record, reason))
+            if records:
+                self._offsets[topic] = records[-1].offset + 1
+        for part in self.views:
+            rejected += part.settle()
+        return rejected
+
+    def _read(self, topic: str, record: Record) -> str | None:
+        try:
+            for part in self._routed.get(topic, ()):
+                _take_routed(part, record)
+            direct = self._direct.get(topic)
+            if direct:
+                _take_source(direct, record)
+        except BadRecordError as error:
+            return str(error)
+        return None
+
+    def outputs(self) -> list[ViewOutput]:
+        """What readers do not know yet, over all views."""
+        return [ViewOutput(part.view.output_topic, output) for part in self.views for output in part.outputs()]
+
+    def told(self, outputs: Sequence[ViewOutput]) -> None:
+        """The outputs are committed."""
+        counts: dict[str, int] = {}
+        for item in outputs:
+            counts[item.topic] = counts.get(item.topic, 0) + 1
+        for part in self.views:
+            part.told(counts.get(part.view.output_topic, 0))
+
+    def next_offset(self, part: ViewPartition) -> int:
+        """The offset that a restored task would read first for this view."""
+        return self._offsets.get(part.view.input_topic, 0)
+
+    def start_at(self, topic: str, offset: int) -> None:
+        """Where reading of a topic begins, as restored."""
+        self._offsets[topic] = offset
+
+    def capture(self) -> list[tuple[ViewPartition, Capture]]:
+        """Changes of every view since the last capture."""
+        taken = [(part, part.capture(self.next_offset(part))) for part in self.views]
+        return [(part, capture) for part, capture in taken if capture is not None]
+
+
+def _take_routed(part: ViewPartition, record: Record) -> None:
+    item = read_repartitioned(record, part.view.version.encode())
+    if isinstance(item, Progress):
+        _progress(part, item)
+    elif item is not None:
+        if item.source_partition >= part.view.partitions or len(item.row.values) != len(part.view.plan.fields):
+            raise BadRecordError("the row does not fit this view")
+        if not part.is_repeat(item.source_partition, item.seq):
+            part.take(record, item.source_partition, item.seq, item.row, item.trace)
+
+
+def _take_source(parts: Sequence[ViewPartition], record: Record) -> None:
+    item = read_source(record)
+    if isinstance(item, Progress):
+        for part in parts:
+            _progress(part, item)
+        return
+    problem = ""
+    for part in parts:
+        problem = _take_event(part, record, item) or problem
+    if problem:
+        raise BadRecordError(problem)
+
+
+def _take_event(part: ViewPartition, record: Record, event: Event) -> str:
+    if part.is_repeat(record.partition, event.seq):
+        return ""
+    part.progress(Progress(record.partition, event.time_us - part.view.lateness_us))
+    try:
+        row = part.view.read(event.id, event.time_us, event.body)
+    except ValueError as error:
+        return str(error)
+    part.take(record, record.partition, event.seq, row, event.trace)
+    return ""
+
+
+def _progress(part: ViewPartition, word: Progress) -> None:
+    try:
+        part.progress(word)
+    except ValueError as error:
+        raise BadRecordError(str(error)) from None

@@ -1,0 +1,142 @@
+"""Kafka records to what they mean; whatever is not meant for us is a BadRecordError, never a crash."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from pydantic import ValidationError
+
+from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
+from tidemill_contracts.events import Timer
+from tidemill_features.domain.repartition import TYPE, VIEW_HEADER, Row, read_row
+
+_BODY = msgspec.json.Decoder(dict[str, Any])
+_ORIGIN_PARTS = 3
+_LARGEST = 2**62  # sequence numbers beyond it are garbage, and would not fit a state's words
+_END_OF_TIME_US = 2**32 * 1_000_000
+
+
+class Record(Protocol):
+    """What this service needs of a consumed record."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, Any]]: ...
+
+
+class BadRecordError(ValueError):
+    """The record can never be processed; the message says why, without repeating its content."""
+
+
+class Event(NamedTuple):
+    """An event of a source; `seq` is its dense number in the source partition."""
+
+    id: str
+    time_us: int
+    seq: int
+    body: Mapping[str, Any]
+    trace: bytes | None
+
+
+class Progress(NamedTuple):
+    """Nothing older than `time_us` follows from `source_partition`; `seq`: its last event before that, if known."""
+
+    source_partition: int
+    time_us: int
+    seq: int | None = None
+
+
+class Routed(NamedTuple):
+    """A row on its way to its entity's partition, from event `seq` of `source_partition`."""
+
+    source_partition: int
+    seq: int
+    row: Row
+    trace: bytes | None
+
+
+def read_source(record: Record) -> Event | Progress:
+    """A record of `events.<source>`; raises BadRecordError."""
+    try:
+        envelope = read_envelope(record.headers, record.value)
+        if envelope.type == Timer.TYPE:
+            return Progress(record.partition, _checked_time(Timer.read(envelope.data).time_us))
+        body = _BODY.decode(envelope.data)
+    except EnvelopeError as error:
+        raise BadRecordError(str(error)) from None
+    except (ValidationError, msgspec.DecodeError, RecursionError):
+        raise BadRecordError("the body is not a JSON object of this type") from None
+    if envelope.seq is None or envelope.seq >= _LARGEST:
+        raise BadRecordError("tm_seq is missing or too large")
+    return Event(envelope.id, _checked_time(envelope.time_us), envelope.seq, body, _trace(envelope))
+
+
+def read_repartitioned(record: Record, version: bytes) -> Routed | Progress | None:
+    """A record of `repartition.<view>`, None when written for another version of the view; raises BadRecordError."""
+    headers = _headers(record)
+    if headers.get(VIEW_HEADER) != version:
+        if VIEW_HEADER not in headers:
+            raise BadRecordError(f"{VIEW_HEADER} is missing")
+        return None
+    kind = headers.get("ce_type")
+    if kind == Timer.TYPE.encode():
+        return _read_timer(record)
+    if kind != TYPE.encode() or not record.key or record.value is None:
+        raise BadRecordError(f"not a {TYPE} with key and body")
+    source_partition, seq = _origin(headers)
+    try:
+        row = read_row(record.key, record.value)
+        row.key.decode()
+        _checked_time(row.time_us)
+    except ValueError:  # also msgspec's
+        raise BadRecordError("the body is not a row") from None
+    return Routed(source_partition, seq, row, headers.get("traceparent"))
+
+
+def _headers(record: Record) -> dict[str, bytes]:
+    return {name: value for name, value in record.headers if isinstance(value, bytes)}
+
+
+def _origin(headers: Mapping[str, bytes]) -> tuple[int, int]:
+    parts = headers.get("tm_origin", b"").split(b":")
+    if len(parts) != _ORIGIN_PARTS or not all(part.isdigit() for part in parts):
+        raise BadRecordError("tm_origin must be partition:seq:ordinal")
+    partition, seq = int(parts[0]), int(parts[1])
+    if partition >= _LARGEST or seq >= _LARGEST:
+        raise BadRecordError("tm_origin is too large")
+    return partition, seq
+
+
+def _checked_time(time_us: int) -> int:
+    if not 0 <= time_us < _END_OF_TIME_US:
+        raise BadRecordError("the time is not between 1970 and 2106")
+    return time_us
+
+
+def _read_timer(record: Record) -> Progress:
+    try:
+        envelope = read_envelope(record.headers, record.value)
+        timer = Timer.read(envelope.data)
+    except EnvelopeError as error:
+        raise BadRecordError(str(error)) from None
+    except ValidationError:
+        raise BadRecordError("the body is not a timer") from None
+    if timer.source_partition is None:
+        raise BadRecordError("a timer of a repartition topic names its source partition")
+    seq = envelope.origin[1] if envelope.origin else None
+    if seq is not None and seq >= _LARGEST:
+        raise BadRecordError("tm_origin is too large")
+    return Progress(timer.source_partition, _checked_time(timer.time_us), seq)
+
+
+def _trace(envelope: Envelope) -> bytes | None:
+    return None if envelope.traceparent is None else envelope.traceparent.encode()

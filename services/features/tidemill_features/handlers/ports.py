@@ -1,0 +1,67 @@
+"""What the tasks need of the outside, no more."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from tidemill_contracts.envelope import Headers
+from tidemill_features.domain.aggregate import Capture, Marks, Rejected
+from tidemill_features.domain.route import RouteMarks
+from tidemill_features.domain.segments import Owner
+from tidemill_features.domain.views import View
+
+
+class Letter(NamedTuple):
+    """A record for one partition of a topic."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Log(Protocol):
+    """Somewhere to write records in order; what it has written may be written again."""
+
+    async def write(self, letters: Sequence[Letter]) -> None:
+        """Returns when all are acknowledged; raises Later, or Fenced where a successor writes now."""
+
+
+class FencedLog(Log, Protocol):
+    """A log with one writer at a time."""
+
+    async def open(self) -> None:
+        """Shut out whoever wrote before."""
+
+    async def close(self) -> None:
+        """Let go."""
+
+
+class Checkpoints(Protocol):
+    """Where state survives."""
+
+    async def own(self, partition: int) -> Owner:
+        """Take over: whoever stored this partition number before is fenced."""
+
+    async def load(self, owner: Owner, view: View) -> tuple[Marks, list[tuple[bytes, bytes | None]]]:
+        """What was stored last."""
+
+    async def save(self, owner: Owner, captures: Sequence[tuple[View, Capture]]) -> None:
+        """All of it in one transaction; after Later the same again. Raises Fenced."""
+
+
+class Routes(Protocol):
+    """Where the router's marks survive."""
+
+    async def load_route(self, view: View, partition: int) -> RouteMarks:
+        """How far a source partition was routed."""
+
+    async def save_routes(self, partition: int, marks: Sequence[tuple[View, RouteMarks]]) -> None:
+        """Forward, never back."""
+
+
+class Undertaker(Protocol):
+    """Turns records that can never be processed into dead letters."""
+
+    def bury(self, rejected: Sequence[Rejected], *, among: int) -> list[Letter]:
+        """The letters of one poll with `among` records; raises Stalled when there are too many."""

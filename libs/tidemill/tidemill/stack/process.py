@@ -19,6 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _TAIL_LINES = 20
 _POLL_S = 0.02
+_untied: "list[subprocess.Popen[bytes]]" = []  # kept: a Popen that is dropped while it runs warns
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Child:
                     start_new_session=True,  # Ctrl-C in a terminal reaches the parent only
                     preexec_fn=_die_with(program.stop_signal, os.getpid()) if tied else None,  # noqa: PLW1509 - calls prctl only
                 )
+                if not tied:
+                    _untied.append(self._process)
             except OSError as error:
                 raise StartFailedError(f"{program.name}: cannot run {program.command[0]}: {error}") from error
 

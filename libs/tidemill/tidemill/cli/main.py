@@ -1,0 +1,58 @@
+"""The entry point: assembles the commands, and turns expected errors into one line and an exit code."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from tidemill.cli import stack
+from tidemill.cli.output import complain, say
+from tidemill.stack import StackError
+
+# Shown as one line each; anything else is a fault of ours and keeps its trace.
+_EXPECTED: tuple[type[Exception], ...] = (StackError, OSError)
+_INTERRUPTED = 130
+_GROUPS = (stack,)
+
+
+def build() -> typer.Typer:
+    """The application with every command."""
+    app = typer.Typer(
+        help="Keep machine-learning models good while the world moves.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for group in _GROUPS:
+        group.register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    try:
+        build()()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except _EXPECTED as error:
+        if os.environ.get("TIDEMILL_DEBUG"):
+            raise
+        complain(str(error) or type(error).__name__)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
+    if wanted:
+        say(f"tidemill {version('tidemill')}")
+        raise typer.Exit
+
+
+def _root(
+    shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of `tidemill` itself."""
+    del shown  # its callback did the work

@@ -3,24 +3,23 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import msgspec
 import numpy as np
 
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import ModelSwapped, Prediction, Released, Timer, encode
-from tidemill_contracts.ids import derived_id, prediction_id
+from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_of, encode_record, mark_of
 from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.plan import Line, MissingEntityError, Plan
-from tidemill_serving.domain.releases import Champion, Order
+from tidemill_serving.domain.releases import Champion, Kept, KeptRelease, Order, Swap
 from tidemill_serving.domain.replica import Replica
 from tidemill_serving.domain.requests import Ask, Reader
 from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
-from tidemill_serving.segments import Entry
 
 PartitionOf = Callable[[bytes, int], int]
 
@@ -30,6 +29,7 @@ class Loaded:
     """A release whose models are open and warm."""
 
     released: Released
+    spec: PipelineSpec
     plan: Plan
     members: list[Weighted]
     shadows: list[Weighted]
@@ -57,14 +57,8 @@ class Query(NamedTuple):
     """One instance on its way through a batch."""
 
     ask: Ask
+    identity: str
     traceparent: str
-
-
-class Swap(NamedTuple):
-    """When a release came to answer."""
-
-    epoch: int
-    at_watermark_us: int | None
 
 
 Result = bytes | RefusedError
@@ -91,12 +85,33 @@ class Desk:
     recent: Recent = field(default_factory=Recent)
     floor_us: int | None = None
     swaps: list[Swap] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    is_ready: bool = False
     reader: Reader = field(init=False)
     topic: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.spec.request)
         self.topic = topic("predictions", self.spec.name, prefix=self.prefix)
+
+    def reconfigure(self, spec: PipelineSpec) -> None:
+        """Read requests by another revision of the pipeline file; releases keep the one they were made for."""
+        self.spec, self.reader = spec, Reader(spec.request)
+
+    def wants(self) -> dict[tuple[str, str], int]:
+        """(view, version) to width, of the pipeline file and of every release on hand."""
+        specs = {(view, self.spec.view_version(view)): spec for view, spec in self.spec.views.items()}
+        wanted = {place: len(spec.feature_names(place[0])) for place, spec in specs.items()}
+        champion = self.champion
+        for loaded in (champion.active, champion.previous, *champion.staged):
+            if loaded is not None:
+                wanted |= {(part.view, part.version): part.width for part in loaded.plan.parts}
+        return wanted
+
+    def kept(self) -> Kept:
+        """What a restart must know."""
+        loaded = [found for found in (self.champion.active, self.champion.previous) if found is not None]
+        return Kept(self.spec, [KeptRelease(found.released, found.spec) for found in loaded], self.swaps)
 
     def watermark_us(self, replica: Replica) -> int | None:
         """How far all views of the pipeline have got; None while one of them is unknown."""
@@ -160,10 +175,10 @@ class _Batch:
         active = self._desk.champion.active
         if active is None:
             raise RefusedError(409, "no release yet", "no release yet: train first")
-        ids = [_id(self._desk.spec.name, query.ask.id) for query in queries]
         again: list[tuple[int, int]] = []
         todo: list[int] = []
-        for index, (identity, query) in enumerate(zip(ids, queries, strict=True)):
+        for index, query in enumerate(queries):
+            identity = query.identity
             self._drafts.results.append(_UNANSWERED)
             known = self._desk.recent.get(identity)
             if known is not None:
@@ -173,19 +188,17 @@ class _Batch:
             else:
                 self._fresh[identity] = index
                 todo.append(index)
-        left = self._score(active, queries, ids, todo)
+        left = self._score(active, queries, todo)
         if left and self._desk.champion.previous is not None:
-            left = self._score(self._desk.champion.previous, queries, ids, left, fallback=True)
+            left = self._score(self._desk.champion.previous, queries, left, fallback=True)
         remembered = dict(self._drafts.remembered)
         for index, first in again:
-            found = remembered.get(ids[index])
+            found = remembered.get(queries[index].identity)
             same = self._drafts.results[first] if found is None else _repeat(found, queries[index].ask)
             self._drafts.results[index] = same
         return self._drafts
 
-    def _score(
-        self, loaded: Loaded, queries: Sequence[Query], ids: Sequence[str], todo: list[int], *, fallback: bool = False
-    ) -> list[int]:
+    def _score(self, loaded: Loaded, queries: Sequence[Query], todo: list[int], *, fallback: bool = False) -> list[int]:
         """Answer the queries `todo`; returns those for which no model had a probability."""
         tables = loaded.plan.tables(self._replica)
         lines: list[tuple[int, Line]] = []
@@ -202,16 +215,16 @@ class _Batch:
             if np.isnan(scores.mixed[row]):
                 left.append(index)
                 continue
-            record = self._record(loaded, queries[index], ids[index], line, (scores, row))
+            record = self._record(loaded, queries[index], line, (scores, row))
             record.degraded = self._degraded or fallback
             self._take(index, record, line, queries[index])
         return left
 
-    def _record(self, loaded: Loaded, query: Query, identity: str, line: Line, place: tuple[Scores, int]) -> Record:
+    def _record(self, loaded: Loaded, query: Query, line: Line, place: tuple[Scores, int]) -> Record:
         scores, row = place
         at_us = query.ask.time_us if query.ask.time_us is not None else self._now_us
         return Record(
-            prediction_id=identity,
+            prediction_id=query.identity,
             pipeline=self._desk.spec.name,
             key=query.ask.key,
             at_us=at_us if self._lowest is None else max(at_us, self._lowest),
@@ -240,10 +253,6 @@ class _Batch:
 
 
 _UNANSWERED = RefusedError(503, "no answer", "no model of this pipeline has a finite answer to these inputs")
-
-
-def _id(pipeline: str, key: str | None) -> str:
-    return str(uuid4() if key is None else prediction_id(pipeline, key))
 
 
 def _repeat(known: Remembered, ask: Ask) -> Result:

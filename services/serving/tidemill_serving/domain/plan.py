@@ -1,6 +1,6 @@
 """From checked requests to the model's matrix: which entity of which view, which expression, in which column."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.entities import EntityKey
+from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_engine.onnx import schema_digest
 from tidemill_serving.domain.replica import Floats, Replica, Row, unknown_row
 
 _PREFIX = "request."
-Expression = Callable[[Mapping[str, Any]], float | None]
 
 
 class UnservableError(ValueError):
@@ -54,8 +54,10 @@ class Plan:
     where the release uses fewer or other columns.
     """
 
-    def __init__(self, spec: PipelineSpec, features: Sequence[str], expressions: Mapping[str, Expression]) -> None:
+    def __init__(self, spec: PipelineSpec, features: Sequence[str]) -> None:
         """Raises UnservableError for a feature that is neither of a view nor of the request."""
+        types = field_types(spec.request.fields)
+        expressions = {name: compile_expression(text, types) for name, text in spec.request.features.items()}
         self.features = tuple(features)
         self.digest = schema_digest(self.features)
         wanted, have = set(features), list[str]()
@@ -65,7 +67,7 @@ class Plan:
             if wanted.intersection(names):
                 self.parts.append(_part(spec, view, len(names)))
                 have += names
-        self._expressions = [run for name, run in expressions.items() if _PREFIX + name in wanted]
+        self._expressions = [found.row for name, found in expressions.items() if _PREFIX + name in wanted]
         have += [_PREFIX + name for name in expressions if _PREFIX + name in wanted]
         places = {name: place for place, name in enumerate(have)}
         if missing := [name for name in features if name not in places]:

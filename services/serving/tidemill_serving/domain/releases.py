@@ -1,11 +1,35 @@
 """Which release answers: only a higher epoch ever applies, and a staged one when event time has come to it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from tidemill_contracts.events import Released
+from tidemill_contracts.pipeline import PipelineSpec
 
 Order = tuple[int, int]
 """Epoch, and the count of weight changes within it."""
+
+
+class Swap(NamedTuple):
+    """When a release came to answer."""
+
+    epoch: int
+    at_watermark_us: int | None
+
+
+class KeptRelease(NamedTuple):
+    """A release and the pipeline file that it was planned under."""
+
+    released: Released
+    spec: PipelineSpec
+
+
+class Kept(NamedTuple):
+    """What is kept of a pipeline on disk; `releases` are the active one and the one before it."""
+
+    spec: PipelineSpec
+    releases: list[KeptRelease]
+    swaps: list[Swap]
 
 
 class Staged(Protocol):
@@ -49,16 +73,15 @@ class Champion(Generic[R]):
         """Begin with what was active when the process ended."""
         self.active, self.previous, self.highest = active, previous, max(self.highest, active.order)
 
-    def advance(self, watermark_us: int | None, *, swapped: Callable[[R], None]) -> bool:
+    def advance(self, watermark_us: int | None) -> R | None:
         """Activate the highest release whose time has come, by one pointer write; lower ones can then never apply."""
         due = [release for release in self.staged if self._is_due(release, watermark_us)]
         if not due:
-            return False
+            return None
         release = max(due, key=lambda found: found.order)
         self.staged = [found for found in self.staged if found.order > release.order]
         self.previous, self.active = self.active, release
-        swapped(release)
-        return True
+        return release
 
     def _is_due(self, release: R, watermark_us: int | None) -> bool:
         if release.effective_at_us is None:

@@ -1,7 +1,7 @@
 """Entity to newest vector, for every view in use, built from compacted topics; and how far event time has got."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -55,18 +55,26 @@ class Table:
         self.rows: dict[str, Row] = {}
 
 
+class Copied(NamedTuple):
+    """The contents of a replica at one moment: (view, version), width and rows; watermarks; partition counts."""
+
+    tables: list[tuple[tuple[str, str], int, list[tuple[str, Row]]]]
+    marks: dict[str, dict[int, int]]
+    partitions: dict[str, int]
+
+
 class Replica:
     """Vectors by view and version, watermarks by view and partition. Applying a record twice changes nothing."""
 
     def __init__(self) -> None:
         self.tables: dict[tuple[str, str], Table] = {}
         self.marks: dict[str, dict[int, int]] = {}
-        self._partitions: dict[str, int] = {}
+        self.partitions: dict[str, int] = {}
         self.changes = 0
 
     def want(self, view: str, version: str, *, width: int, partitions: int) -> bool:
         """Keep this version of a view from now on; true when it was not kept before: its topic must be read again."""
-        self._partitions[view] = partitions
+        self.partitions[view] = partitions
         self.marks.setdefault(view, {})
         if (view, version) in self.tables:
             return False
@@ -112,18 +120,24 @@ class Replica:
         lowest: int | None = None
         for view in views:
             marks = self.marks.get(view, {})
-            if len(marks) < self._partitions.get(view, 1):
+            if len(marks) < self.partitions.get(view, 1):
                 return None
             mark = min(marks.values())
             lowest = mark if lowest is None else min(lowest, mark)
         return lowest
 
-    def entities(self) -> Mapping[str, int]:
-        """Number of entities per view, over its versions."""
-        counts: dict[str, int] = {}
+    def copy(self) -> Copied:
+        """What a snapshot holds; rows are shared, since they never change."""
+        tables = [(place, table.width, list(table.rows.items())) for place, table in self.tables.items()]
+        return Copied(tables, {view: dict(marks) for view, marks in self.marks.items()}, dict(self.partitions))
+
+    def entities(self, views: Iterable[str]) -> dict[str, int]:
+        """Number of entities per view, of the version that has most."""
+        wanted = dict.fromkeys(views, 0)
         for (view, _), table in self.tables.items():
-            counts[view] = counts.get(view, 0) + len(table.rows)
-        return counts
+            if view in wanted:
+                wanted[view] = max(wanted[view], len(table.rows))
+        return wanted
 
 
 def row_of(entity: str, vector: _Vector) -> Row:

@@ -4,49 +4,14 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import msgspec
+
+from tidemill_serving.domain.entries import Entry, Tally
 
 MAGIC = b"TMSPOOL1"
 _HEAD = struct.Struct("<II")  # length, CRC-32
 MAXIMUM_FRAME = 16 * 1024 * 1024
-
-Kind = Literal["prediction", "timer", "swap"]
-
-
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """A Kafka record on its way: `headers` lack only the origin, `at_us` is its time in the ordered merge."""
-
-    kind: Kind
-    pipeline: str
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    at_us: int = 0
-
-
-class Tally(msgspec.Struct):
-    """What a pipeline's records came to: predictions ever, and the highest progress that was declared."""
-
-    predictions: int = 0
-    floor_us: int | None = None
-
-
-def count(tallies: dict[str, Tally], entry: Entry) -> None:
-    """Add one record to the counts of its pipeline."""
-    tally = tallies.setdefault(entry.pipeline, Tally())
-    if entry.kind == "prediction":
-        tally.predictions += 1
-    elif entry.kind == "timer" and (tally.floor_us is None or entry.at_us > tally.floor_us):
-        tally.floor_us = entry.at_us
-
-
-def copy_tallies(tallies: dict[str, Tally]) -> dict[str, Tally]:
-    """A copy that later counting does not change."""
-    return {pipeline: Tally(tally.predictions, tally.floor_us) for pipeline, tally in tallies.items()}
 
 
 class Header(msgspec.Struct):

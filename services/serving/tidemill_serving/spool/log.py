@@ -17,14 +17,11 @@ from pathlib import Path
 import msgspec
 
 from tidemill_runtime.errors import Configuration
-from tidemill_serving.segments import Entry, Header, Segment, Tally, copy_tallies, count, frame, read_header
+from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally, copy_tallies, count
+from tidemill_serving.spool.segments import Header, Segment, frame, read_header
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".spool"
-
-
-class SpoolRefusedError(Exception):
-    """The spool cannot take a record now: its limit on disk is reached, or the disk refused the write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +80,10 @@ class Spool:
     def append(self, entries: Sequence[Entry]) -> int:
         """Write all of them with one call and return the number of the first; all or none are in.
 
-        Raises SpoolRefusedError when the limit is reached or the disk refuses.
+        Raises LogRefusedError when the limit is reached or the disk refuses.
         """
         if self.pending_bytes > self._limits.pending_bytes:
-            raise SpoolRefusedError(f"more than {self._limits.pending_bytes} bytes wait for Kafka")
+            raise LogRefusedError(f"more than {self._limits.pending_bytes} bytes wait for Kafka")
         if self.segments[-1].size >= self._limits.segment_bytes:
             self._rotate()
         first, segment = self.end, self.segments[-1]
@@ -164,7 +161,7 @@ class Spool:
             self._start_segment(self.end)
             file = os.open(self.segments[-1].path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
-            raise SpoolRefusedError(f"a new segment cannot be made: {error.strerror}") from error
+            raise LogRefusedError(f"a new segment cannot be made: {error.strerror}") from error
         os.close(self._file)
         self._file = file
 
@@ -177,7 +174,7 @@ class Spool:
                 os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, segment.size)
-            raise SpoolRefusedError(f"the disk refused the record: {error.strerror}") from error
+            raise LogRefusedError(f"the disk refused the record: {error.strerror}") from error
 
 
 class SpoolReader:
@@ -223,4 +220,4 @@ def _boot() -> str:
 
 _ENCODER = msgspec.msgpack.Encoder()
 
-__all__ = ["Entry", "Spool", "SpoolLimits", "SpoolReader", "SpoolRefusedError"]
+__all__ = ["Spool", "SpoolLimits", "SpoolReader"]

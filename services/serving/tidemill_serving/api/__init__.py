@@ -1,0 +1,1 @@
+"""HTTP: predictions by pipeline, status, and the Open Inference Protocol."""

@@ -1,0 +1,152 @@
+"""The Open Inference Protocol, REST: every released pipeline is a model from `features` to `probability`.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md. Tensors go
+straight to the champion: no entity is looked up and nothing is logged. Errors are `{"error": text}`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tidemill_runtime.http import HttpProblem, Route, read_model
+from tidemill_serving.api.models import (
+    InferRequest,
+    InferResponse,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    OutputTensor,
+    Ready,
+    ServerMetadata,
+    Tensor,
+    TensorMetadata,
+)
+from tidemill_serving.domain.desk import Desk, Loaded
+from tidemill_serving.domain.scoring import score
+
+INPUT, OUTPUT = "features", "probability"
+MAXIMUM_BYTES = 16 * 1024 * 1024
+MAXIMUM_ROWS = 10_000
+_LARGEST = 2.0**128
+Endpoint = Callable[[Request], Awaitable[Response | BaseModel]]
+
+
+def inference_routes(desks: Mapping[str, Desk], is_ready: Callable[[], bool]) -> list[Route]:
+    """The routes of the protocol."""
+    models = _Models(desks)
+
+    async def server(_: Request) -> ServerMetadata:
+        return ServerMetadata(name="tidemill", version=version("tidemill-serving"), extensions=[])
+
+    async def live(_: Request) -> Live:
+        return Live(live=True)
+
+    async def ready(_: Request) -> Response:
+        now = is_ready()
+        return JSONResponse(Ready(ready=now).model_dump(), 200 if now else 503)
+
+    routes = [
+        Route(method="GET", path="/v2", endpoint=server, summary="The server", response=ServerMetadata),
+        Route(method="GET", path="/v2/health/live", endpoint=live, summary="Is it alive?", response=Live, public=True),
+        Route(
+            method="GET", path="/v2/health/ready", endpoint=ready, summary="May it be asked?", response=Ready,
+            statuses=(503,), public=True,
+        ),
+    ]  # fmt: skip
+    for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        routes += _model_routes(models, path)
+    return routes
+
+
+def _model_routes(models: "_Models", path: str) -> list[Route]:
+    return [
+        Route(
+            method="GET", path=path, endpoint=_speaking(models.metadata), summary="A pipeline's champion",
+            response=ModelMetadata, statuses=(404,),
+        ),
+        Route(
+            method="GET", path=f"{path}/ready", endpoint=_speaking(models.ready), summary="May this model be asked?",
+            response=ModelReady, statuses=(404,),
+        ),
+        Route(
+            method="POST", path=f"{path}/infer", endpoint=_speaking(models.infer), summary="Score rows of features",
+            request=InferRequest, response=InferResponse, statuses=(404, 503), max_bytes=MAXIMUM_BYTES,
+        ),
+    ]  # fmt: skip
+
+
+def _speaking(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with the protocol's errors in place of problems."""
+
+    async def run(request: Request) -> Response | BaseModel:
+        try:
+            return await endpoint(request)
+        except HttpProblem as problem:
+            first = f": {problem.errors[0].field}: {problem.errors[0].message}" if problem.errors else ""
+            status = 400 if problem.status == 422 else problem.status  # noqa: PLR2004 - the protocol knows only 400
+            return JSONResponse({"error": f"{problem.detail}{first}"}, status, headers=problem.headers)
+
+    return run
+
+
+class _Models:
+    def __init__(self, desks: Mapping[str, Desk]) -> None:
+        self._desks = desks
+
+    def _find(self, request: Request) -> Loaded:
+        desk = self._desks.get(request.path_params["name"])
+        active = desk.champion.active if desk is not None else None
+        wanted = request.path_params.get("version")
+        if active is None or wanted not in {None, str(active.leader.version)}:
+            raise HttpProblem(404, "no such model, or none of that version")
+        return active
+
+    async def metadata(self, request: Request) -> ModelMetadata:
+        loaded = self._find(request)
+        return ModelMetadata(
+            name=request.path_params["name"],
+            versions=[str(loaded.leader.version)],
+            platform="onnx_onnxv1",
+            inputs=[TensorMetadata(name=INPUT, datatype="FP32", shape=[-1, len(loaded.plan.features)])],
+            outputs=[TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1])],
+        )
+
+    async def ready(self, request: Request) -> ModelReady:
+        self._find(request)
+        return ModelReady(name=request.path_params["name"], ready=True)
+
+    async def infer(self, request: Request) -> InferResponse:
+        loaded = self._find(request)
+        body = await read_model(request, InferRequest)
+        if len(body.inputs) != 1 or body.inputs[0].name != INPUT:
+            raise HttpProblem(400, f"the model takes one input, {INPUT}")
+        for output in body.outputs or []:
+            if output.name != OUTPUT:
+                raise HttpProblem(400, f"the model has one output, {OUTPUT}")
+        scores = score(loaded.members, [], _matrix(body.inputs[0], len(loaded.plan.features))).mixed
+        if not np.isfinite(scores).all():
+            raise HttpProblem(503, "the model has no finite answer to these inputs")
+        return InferResponse(
+            model_name=request.path_params["name"],
+            model_version=str(loaded.leader.version),
+            id=body.id,
+            outputs=[OutputTensor(name=OUTPUT, datatype="FP32", shape=[len(scores)], data=scores.tolist())],
+        )
+
+
+def _matrix(tensor: Tensor, width: int) -> NDArray[np.float64]:
+    """Rows [N, F] of a tensor, nested or flat; raises HttpProblem 400 where they do not fit."""
+    if tensor.datatype not in {"FP32", "FP64"}:
+        raise HttpProblem(400, f"{INPUT} must be FP32 or FP64")
+    rows = tensor.shape[0] if tensor.shape else -1
+    if tensor.shape != [rows, width] or not 1 <= rows <= MAXIMUM_ROWS:
+        raise HttpProblem(400, f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
+    flat = [item for part in tensor.data for item in (part if isinstance(part, list) else [part])]
+    if len(flat) != rows * width or not all(isinstance(item, int | float) and abs(item) < _LARGEST for item in flat):
+        raise HttpProblem(400, f"{INPUT} must hold {rows * width} finite numbers")
+    return np.array(flat, np.float64).reshape(rows, width)

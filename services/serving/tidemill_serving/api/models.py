@@ -1,0 +1,174 @@
+"""Bodies of the HTTP interface, for its description and for the answers that are not on the hot path."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = str | int | float | bool | None
+
+
+class Instance(BaseModel):
+    """One thing to be predicted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(default=None, min_length=1, max_length=256, description="the same id again: the same answer")
+    time: str | None = Field(default=None, description="RFC 3339; the event time, where no field declares it; else now")
+    inputs: dict[str, Scalar] = Field(description="the request fields that the pipeline file declares")
+
+
+class Instances(BaseModel):
+    """Many at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instances: list[Instance] = Field(min_length=1, max_length=1000)
+
+
+class Prediction(BaseModel):
+    """One answer, and what it rests on."""
+
+    prediction_id: str
+    score: float = Field(ge=0, le=1)
+    epoch: int
+    version: int
+    model: str
+    revisions: dict[str, int] = Field(description="per view the revision that was read; 0: the entity was unknown")
+    features_at: str | None = Field(description="time of the newest vector that was read")
+    defaulted: list[str] = Field(description="views that knew nothing of their entity")
+    degraded: bool = Field(description="Kafka was away, or the release before the champion had to answer")
+    trace_id: str | None
+
+
+class Predictions(BaseModel):
+    """Answers in the order of the instances."""
+
+    predictions: list[Prediction]
+
+
+class SwapStatus(BaseModel):
+    """When a release came to answer here."""
+
+    epoch: int
+    at_watermark_us: int | None
+
+
+class PipelineStatus(BaseModel):
+    """Where a pipeline is. Counts are of records on disk and survive restarts: answered = in the spool ever."""
+
+    ready: bool
+    watermark_us: int | None
+    epoch: int | None
+    version: int | None
+    staged: list[int]
+    refused: dict[int, str]
+    answered: int
+    spooled: int
+    shipped: int
+    progress_us: int | None
+    swaps: list[SwapStatus]
+    entities: dict[str, int]
+
+
+class Status(BaseModel):
+    """This process."""
+
+    replica: str
+    degraded: bool
+    spool: dict[str, int]
+    pipelines: dict[str, PipelineStatus]
+
+
+class ServerMetadata(BaseModel):
+    """Open Inference Protocol: the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    """Open Inference Protocol: alive."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Open Inference Protocol: ready."""
+
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """Open Inference Protocol: a model is ready."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    """Open Inference Protocol: an input or output; -1 is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """Open Inference Protocol: a pipeline's champion."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class Tensor(BaseModel):
+    """Open Inference Protocol: a tensor with its values in row-major order, nested or flat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] | None = None
+    data: list[Any]
+
+
+class RequestedOutput(BaseModel):
+    """Open Inference Protocol: an output to be returned."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class InferRequest(BaseModel):
+    """Open Inference Protocol: tensors for a model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    inputs: list[Tensor] = Field(min_length=1)
+    outputs: list[RequestedOutput] | None = None
+
+
+class OutputTensor(BaseModel):
+    """Open Inference Protocol: a tensor of answers."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float]
+
+
+class InferResponse(BaseModel):
+    """Open Inference Protocol: answers."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]

@@ -1,0 +1,100 @@
+"""`POST /v1/predict/{pipeline}`: read, check, score in the tick's batch, log, answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+from uuid import uuid4
+
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_contracts.ids import prediction_id
+from tidemill_runtime.http import FieldError, HttpProblem, Route, read_body
+from tidemill_runtime.telemetry import current_traceparent, new_traceparent
+from tidemill_serving.api.models import Instance, Instances, Prediction, Predictions
+from tidemill_serving.domain.body import RefusedError, read_json
+from tidemill_serving.domain.desk import Desk, Query, Result
+from tidemill_serving.domain.requests import Ask, read_header_id
+
+JSON = "application/json"
+RETRY_AFTER_S = "1"
+MAXIMUM_BYTES = 1024 * 1024
+MINIMUM_WATERMARK = "tidemill-minimum-watermark"
+
+
+class Batches(Protocol):
+    """Where queries of one tick come together."""
+
+    async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
+        """The results, in order."""
+
+
+class Predictor:
+    """The endpoint, apart from how its bytes arrive."""
+
+    def __init__(self, desks: Mapping[str, Desk], batches: Batches, watermark_us: Callable[[Desk], int | None]) -> None:
+        self._desks, self._batches, self._watermark_us = desks, batches, watermark_us
+
+    async def predict(self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str) -> bytes:
+        """The body of the answer; raises RefusedError."""
+        desk = self._desks.get(pipeline)
+        if desk is None:
+            raise RefusedError(404, "unknown pipeline", "no such pipeline")
+        self._check_ready(desk, headers.get(MINIMUM_WATERMARK))
+        asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
+        results = await self._batches.answer(desk, [_query(pipeline, ask, traceparent) for ask in asks])
+        answers = []
+        for result in results:
+            if isinstance(result, RefusedError):
+                raise result
+            answers.append(result)
+        return b'{"predictions":[' + b",".join(answers) + b"]}" if is_list else answers[0]
+
+    def _check_ready(self, desk: Desk, minimum: str | None) -> None:
+        if not desk.is_ready:
+            raise RefusedError(503, "starting", "the features of this pipeline are being read")
+        if desk.champion.active is None:
+            raise RefusedError(409, "no release yet", "no release yet: train first")
+        if minimum is None:
+            return
+        if not minimum.lstrip("-").isdigit() or len(minimum) > 20:  # noqa: PLR2004 - 64 bits
+            raise RefusedError(422, "the request breaks its declaration", f"{MINIMUM_WATERMARK} is microseconds")
+        watermark = self._watermark_us(desk)
+        if watermark is None or watermark < int(minimum):
+            raise RefusedError(503, "behind", "the features have not reached the watermark that was asked for")
+
+
+def _query(pipeline: str, ask: Ask, traceparent: str) -> Query:
+    identity = uuid4() if ask.id is None else prediction_id(pipeline, ask.id)
+    return Query(ask, str(identity), traceparent)
+
+
+def problem_of(refused: RefusedError) -> HttpProblem:
+    """The RFC 9457 problem of a refusal."""
+    headers = {"retry-after": RETRY_AFTER_S} if refused.status == 503 else {}  # noqa: PLR2004 - unavailable
+    errors = [FieldError(field=fault.field, rule=fault.rule, message=fault.message) for fault in refused.faults]
+    return HttpProblem(refused.status, refused.detail or refused.title, errors=errors, headers=headers)
+
+
+def predict_routes(predictor: Predictor) -> list[Route]:
+    """The route of predictions."""
+
+    async def predict(request: Request) -> Response:
+        raw = await read_body(request)
+        traceparent = current_traceparent() or new_traceparent()
+        try:
+            body = await predictor.predict(request.path_params["pipeline"], raw, request.headers, traceparent)
+        except RefusedError as refused:
+            raise problem_of(refused) from None
+        return Response(body, media_type=JSON)
+
+    return [
+        Route(
+            method="POST", path="/v1/predict/{pipeline}", endpoint=predict, summary="Predict one instance or many",
+            request=TypeAdapter(Instance | Instances), response=TypeAdapter(Prediction | Predictions),
+            statuses=(404, 409, 503), max_bytes=MAXIMUM_BYTES, tags=("predict",), headers={
+                "Idempotency-Key": "the id of a single instance, instead of one in the body",
+                MINIMUM_WATERMARK: "microseconds; 503 while the features are behind this event time",
+            },
+        ),
+    ]  # fmt: skip

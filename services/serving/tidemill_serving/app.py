@@ -1,0 +1,137 @@
+"""Composition root: settings to resources to routes and background work. Nothing here decides anything."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import msgspec
+
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import topic
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.health import Health
+from tidemill_runtime.http import Route
+from tidemill_runtime.pipelines import PipelineWatcher
+from tidemill_runtime.service import Service
+from tidemill_runtime.tail import Tail
+from tidemill_serving.api.inference import inference_routes
+from tidemill_serving.api.predict import Predictor, predict_routes
+from tidemill_serving.api.status import LogState, status_routes
+from tidemill_serving.artifacts import Models, SandboxLimits
+from tidemill_serving.domain.answers import Recent, recall
+from tidemill_serving.domain.desk import Desk
+from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.house import House
+from tidemill_serving.handlers.batching import Batcher
+from tidemill_serving.handlers.following import Follower, Follows
+from tidemill_serving.handlers.releasing import Releaser
+from tidemill_serving.handlers.standing import Standing
+from tidemill_serving.settings import Settings
+from tidemill_serving.spool import Shipper, Spool, SpoolLimits, partition_of
+from tidemill_serving.store import Store
+
+TAIL_RECORDS = 1000
+"""Applied at a stretch: more would keep requests waiting for tens of milliseconds."""
+_log = logging.getLogger(__name__)
+
+
+def create(settings: Settings, health: Health) -> Service:
+    """The service; only the spool is opened at once, everything else in the background."""
+    serving = Serving(settings, health)
+    return Service(routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving")
+
+
+class Serving:
+    """All the parts of one process, wired."""
+
+    def __init__(self, settings: Settings, health: Health) -> None:
+        self._settings, self._health = settings, health
+        self._recent: dict[str, Recent] = {}
+        limits = SpoolLimits(
+            pending_bytes=settings.spool_limit_bytes, keep_bytes=settings.spool_keep_bytes, fsync=settings.spool_fsync
+        )
+        self.spool = Spool(settings.state / "spool", limits)
+        self.spool.open(self._remember)
+        self.shipper = Shipper(settings, self.spool, settings.state / "shipped.json")
+        self.store, self.house = Store(settings.state), House()
+        self.batcher = Batcher(
+            self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
+        )
+        limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
+        models = Models(Artifacts(settings.artifacts), settings.state / "models", limit)
+        self.follower = Follower(
+            self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
+            progress=self.batcher.progress,
+        )  # fmt: skip
+        self.releaser = Releaser(self.house, models, progress=self.batcher.progress, follow=self.follower.follow)
+        self.follower.configured.append(self.releaser.reconsider)
+        self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
+
+    def routes(self) -> list[Route]:
+        """Everything this service answers to."""
+        desks = self.house.desks
+        predictor = Predictor(desks, self.batcher, lambda desk: desk.watermark_us(self.house.replica))
+        return [
+            *predict_routes(predictor),
+            *status_routes(self.house, self._settings.instance, self._log_state),
+            *inference_routes(desks, lambda: self._health.ready()[0]),
+        ]
+
+    async def run(self) -> None:
+        """Start from the disk, then follow Kafka until cancelled."""
+        for kept in self.store.load_releases():
+            desk = self.house.desks[kept.spec.name] = self._make_desk(kept.spec)
+            await self.releaser.restore(kept, desk)
+        watcher = PipelineWatcher(self._settings, self.follower.on_pipelines)
+        releases = Tail(self._settings, [topic("releases", prefix=self._settings.prefix)], self.releaser.on_records)
+
+        def has_all() -> bool:
+            caught_up = watcher.ready, releases.caught_up, self.follower.caught_up, self.releaser.settled
+            return all(event.is_set() for event in caught_up)
+
+        async def known() -> None:
+            for event in (watcher.ready, releases.caught_up, self.follower.caught_up):
+                await event.wait()
+
+        async with asyncio.TaskGroup() as group:
+            work = (
+                self.shipper.run(), watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known()),
+                self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable),
+                self.standing.keep_snapshots(self._settings.snapshot_every_s),
+            )  # fmt: skip
+            for coroutine in work:
+                group.create_task(coroutine)
+
+    def _remember(self, _number: int, entry: Entry) -> None:
+        """Rebuild what answers repeated requests, from the records still on disk."""
+        if entry.kind == "prediction":
+            try:
+                identity, remembered = recall(entry.value)
+            except msgspec.MsgspecError as error:
+                _log.warning("a record in the spool is not a prediction: %s", error)
+                return
+            self._recent.setdefault(entry.pipeline, Recent()).put(identity, remembered)
+
+    def _make_desk(self, spec: PipelineSpec) -> Desk:
+        tally = self.spool.tallies.get(spec.name)
+        return Desk(
+            spec, self._settings.prefix, f"tidemill/serving/{self._settings.instance}", partition_of,
+            recent=self._recent.setdefault(spec.name, Recent()), floor_us=tally.floor_us if tally else None,
+        )  # fmt: skip
+
+    def _open_tail(self, topics: list[str], on_records: Any) -> Follows:  # noqa: ANN401 - aiokafka ships no types
+        return Tail(self._settings, topics, on_records, max_records=TAIL_RECORDS)
+
+    def _keep_releases(self, desk: Desk) -> None:
+        self.store.save_releases(desk.kept())
+
+    def _log_state(self) -> LogState:
+        totals = {
+            "records": self.spool.end, "position": self.shipper.position, "pending_bytes": self.spool.pending_bytes,
+        }  # fmt: skip
+        return LogState(self.spool.tallies, self.shipper.counts, totals)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,64 @@
+"""Models by digest: fetched once, examined in the sandbox once, kept on this machine's disk, opened once."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_serving.onnx import Scorer, UnusableModelError
+from tidemill_serving.onnx.sandbox import SandboxLimits, examine
+
+_log = logging.getLogger(__name__)
+
+
+class Models:
+    """Opens models of releases. What is on disk here is enough to start with everything else down."""
+
+    def __init__(self, artifacts: Artifacts, folder: Path, limits: SandboxLimits | None = None) -> None:
+        """`folder` is this instance's own."""
+        self._artifacts, self._folder, self._limits = artifacts, folder, limits or SandboxLimits()
+        self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    async def open(self, digest: str, features: list[str]) -> Scorer:
+        """The opened model; raises UnusableModelError for one that must not be used, Later when it cannot be had."""
+        known = self._open.get(digest)
+        if known is not None and known.width == len(features):
+            return known
+        data = await asyncio.to_thread(self._fetch, digest)
+        accepted = self._file(digest, "accepted")
+        if not accepted.exists():
+            await examine(self._file(digest, "onnx"), features, self._limits)
+            accepted.touch()
+        scorer = await asyncio.to_thread(Scorer, data, len(features))
+        self._open[digest] = scorer
+        return scorer
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Delete every model on disk that is not among these."""
+        names = {f"{digest}.{suffix}" for digest in digests for suffix in ("onnx", "accepted")}
+        for file in self._folder.iterdir():
+            if file.name not in names:
+                file.unlink(missing_ok=True)
+
+    def _file(self, digest: str, suffix: str) -> Path:
+        return self._folder / f"{digest}.{suffix}"
+
+    def _fetch(self, digest: str) -> bytes:
+        file = self._file(digest, "onnx")
+        if file.exists():
+            data = file.read_bytes()
+            if hashlib.sha256(data).hexdigest() == digest:
+                return data
+            _log.error("the copy of model %s on disk is damaged and is fetched again", digest)
+        data = self._artifacts.get(digest)
+        beside = file.with_suffix(".part")
+        beside.write_bytes(data)
+        beside.replace(file)
+        return data
+
+
+__all__ = ["Models", "SandboxLimits", "UnusableModelError"]

@@ -1,0 +1,1 @@
+"""What goes on beside the requests: micro-batches, following topics, taking releases."""

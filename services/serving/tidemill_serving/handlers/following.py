@@ -1,0 +1,152 @@
+"""Follows pipelines and views: configures the desks and keeps the replica, also when Kafka is away at the start."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from tidemill_contracts.events import PipelineApplied
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import topic
+from tidemill_serving.domain.desk import Desk
+from tidemill_serving.domain.house import House
+from tidemill_serving.domain.replica import BadRecordError, Replica
+
+_log = logging.getLogger(__name__)
+Records = Callable[[str, int, "list[Record]"], None]
+
+
+class Record(Protocol):
+    """What is read of a Kafka record."""
+
+    @property
+    def key(self) -> bytes | None: ...
+
+    @property
+    def value(self) -> bytes | None: ...
+
+    @property
+    def offset(self) -> int: ...
+
+
+class Follows(Protocol):
+    """A running reader of whole topics."""
+
+    caught_up: asyncio.Event
+
+    async def run(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+OpenTail = Callable[[list[str], Records], Follows]
+
+
+class Follower:
+    """Owns the replica. A reader starts from the earliest record whenever views or versions are added.
+
+    What is read goes into `_fresh`; requests see it once it has caught up, and until then, after a start without Kafka,
+    the snapshot of an earlier process.
+    """
+
+    def __init__(
+        self, house: House, *, prefix: str, open_tail: OpenTail, make_desk: Callable[[PipelineSpec], Desk],
+        progress: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._house, self._prefix, self._open_tail = house, prefix, open_tail
+        self._make_desk, self._progress = make_desk, progress
+        self._fresh = Replica()
+        self._views: dict[str, str] = {}
+        self._tail: Follows | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.caught_up = asyncio.Event()
+        self.configured: list[Callable[[], None]] = []
+
+    async def on_pipelines(self, pipelines: Mapping[str, PipelineApplied]) -> None:
+        """Make the desks what the pipeline files say; a file that cannot be read leaves its desk as it was."""
+        for name in self._house.desks.keys() - pipelines.keys():
+            del self._house.desks[name]
+        for name, applied in pipelines.items():
+            spec = _spec(applied)
+            if spec is not None:
+                self._configure(name, spec)
+        await self.follow()
+        for tell in self.configured:
+            tell()
+
+    def _configure(self, name: str, spec: PipelineSpec) -> None:
+        desk = self._house.desks.get(name)
+        if desk is None:
+            self._house.desks[name] = self._make_desk(spec)
+        elif desk.spec != spec:
+            desk.reconfigure(spec)
+
+    async def follow(self) -> None:
+        """Read every view that the desks want; begins again from the earliest record when one was added."""
+        added = False
+        for desk in self._house.desks.values():
+            for (view, version), width in desk.wants().items():
+                self._views[topic("features", view, prefix=self._prefix)] = view
+                for replica in {id(found): found for found in (self._fresh, self._house.replica)}.values():
+                    is_new = replica.want(view, version, width=width, partitions=desk.spec.partitions)
+                    added = added or (is_new and replica is self._fresh)
+        if added or self._tail is None:
+            await self._restart()
+
+    async def _restart(self) -> None:
+        if self._tail is not None:
+            await self._tail.stop()
+        self.caught_up.clear()
+        if not self._views:
+            self._caught_up()
+            return
+        self._tail = self._open_tail(sorted(self._views), self.on_records)
+        self._spawn(self._tail.run())
+        self._spawn(self._await(self._tail))
+
+    async def _await(self, tail: Follows) -> None:
+        await tail.caught_up.wait()
+        if tail is self._tail:
+            self._caught_up()
+
+    def _caught_up(self) -> None:
+        """From here on requests see what Kafka holds."""
+        self._house.replica = self._fresh
+        self.caught_up.set()
+        self._progress()
+
+    def on_records(self, topic_name: str, partition: int, records: "list[Record]") -> None:
+        """Apply one partition's records; one that cannot be read is counted and left out, it cannot be mended here."""
+        view = self._views[topic_name]
+        for record in records:
+            try:
+                self._fresh.apply(view, partition, record.key, record.value)
+            except BadRecordError as error:
+                self._house.counts.bad_records += 1
+                _log.warning("%s/%d offset %d is left out: %s", topic_name, partition, record.offset, error)
+        if self.caught_up.is_set():
+            self._progress()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self) -> None:
+        """Until cancelled: nothing to do but to end the readers then."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+
+
+def _spec(applied: PipelineApplied) -> PipelineSpec | None:
+    try:
+        return PipelineSpec.model_validate_json(json.dumps(applied.spec))
+    except ValidationError as error:
+        _log.error("revision %d of pipeline %s cannot be read: %s", applied.revision, applied.pipeline, error)
+        return None

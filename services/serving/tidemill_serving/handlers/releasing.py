@@ -1,0 +1,181 @@
+"""Takes releases: fetches, examines, opens and stages them, in the order of their epochs, off the path of requests."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from tidemill_contracts.envelope import EnvelopeError, read_envelope
+from tidemill_contracts.events import Member, Released
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_runtime.backoff import Backoff
+from tidemill_runtime.errors import Later, Never
+from tidemill_serving.domain.desk import Desk, Loaded
+from tidemill_serving.domain.house import House
+from tidemill_serving.domain.plan import Plan, UnservableError
+from tidemill_serving.domain.releases import Kept
+from tidemill_serving.domain.scoring import Model, Weighted
+
+_log = logging.getLogger(__name__)
+
+
+class Models(Protocol):
+    """Opens models by digest."""
+
+    async def open(self, digest: str, features: list[str]) -> Model:
+        """Raises ValueError for a model that must not be used, Later when it cannot be fetched now."""
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Forget every other model."""
+
+
+class Record(Protocol):
+    """What is read of a Kafka record."""
+
+    @property
+    def headers(self) -> Iterable[tuple[str, bytes]]: ...
+
+    @property
+    def value(self) -> bytes | None: ...
+
+    @property
+    def offset(self) -> int: ...
+
+
+class Releaser:
+    """One at a time: a release that is refused leaves the earlier ones as they are."""
+
+    def __init__(
+        self, house: House, models: Models, *, progress: Callable[[], None], follow: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._house, self._models, self._progress, self._follow = house, models, progress, follow
+        self._pending: dict[str, dict[tuple[int, int], Released]] = {}
+        self._unservable: dict[str, dict[tuple[int, int], Released]] = {}
+        self._news = asyncio.Event()
+        self.settled = asyncio.Event()
+
+    def on_records(self, _topic: str, _partition: int, records: "list[Record]") -> None:
+        """Note the releases of a batch."""
+        for record in records:
+            try:
+                if record.value is not None:
+                    self._note(Released.read(read_envelope(record.headers, record.value).data))
+            except (EnvelopeError, ValidationError) as error:
+                self._house.counts.bad_records += 1
+                _log.warning("offset %d of the releases cannot be read: %s", record.offset, error)
+
+    def _note(self, released: Released) -> None:
+        self._pending.setdefault(released.pipeline, {})[released.epoch, released.sequence] = released
+        self.wake()
+
+    def reconsider(self) -> None:
+        """The pipeline files have changed: releases that wait for one, or did not fit the last one, are looked at."""
+        for pipeline, releases in self._unservable.items():
+            self._pending.setdefault(pipeline, {}).update(releases)
+        self._unservable.clear()
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self.settled.clear()
+        self._news.set()
+
+    async def run(self, may_start: Awaitable[object]) -> None:
+        """Take releases until cancelled, beginning when event time is known, so that old ones need not be opened."""
+        await may_start
+        backoff = Backoff()
+        while True:
+            self._news.clear()
+            is_done = True
+            for pipeline in list(self._pending):
+                desk = self._house.desks.get(pipeline)
+                if desk is not None:
+                    is_done = await self._take_all(desk, self._pending[pipeline]) and is_done
+            if is_done:
+                backoff.reset()
+                if not self._news.is_set():
+                    self.settled.set()
+                await self._news.wait()
+            else:
+                await backoff.wait()
+
+    async def _take_all(self, desk: Desk, pending: dict[tuple[int, int], Released]) -> bool:
+        """Stage what may still answer; false when something must be tried again."""
+        for order in self._obsolete(desk, pending):
+            del pending[order]
+        for order in sorted(pending):
+            try:
+                await self._stage(desk, pending[order])
+            except Later as error:
+                _log.warning("epoch %d of %s waits: %s", order[0], desk.spec.name, error)
+                return False
+            except UnservableError as error:
+                self._unservable.setdefault(desk.spec.name, {})[order] = pending[order]
+                self._refuse(desk, pending[order], str(error))
+            except (ValueError, Never) as error:
+                self._refuse(desk, pending[order], str(error) or type(error).__name__)
+            pending.pop(order, None)
+        return True
+
+    def _obsolete(self, desk: Desk, pending: dict[tuple[int, int], Released]) -> list[tuple[int, int]]:
+        """Orders that can never answer: not above what is known, or below one whose time has come."""
+        watermark = desk.watermark_us(self._house.replica)
+        due = [
+            order
+            for order, released in pending.items()
+            if released.effective_at_us is None or (watermark is not None and watermark >= released.effective_at_us)
+        ]
+        highest = max(due, default=(0, 0))
+        return [order for order in pending if order < highest or not desk.champion.is_news(order)]
+
+    async def _stage(self, desk: Desk, released: Released) -> None:
+        loaded = await self._load(released, desk.spec)
+        desk.champion.stage(loaded)
+        await self._follow()
+        self._progress()
+        self._keep()
+
+    async def _load(self, released: Released, spec: PipelineSpec) -> Loaded:
+        started = perf_counter()
+        plan = Plan(spec, released.features)
+        for part in plan.parts:
+            if released.views.get(part.view, part.version) != part.version:
+                raise UnservableError(f"the view {part.view} has changed since the model was trained")
+        members = [await self._open(member, released.features) for member in released.members]
+        shadows = []
+        for shadow in released.shadows:
+            try:
+                shadows.append(await self._open(shadow, released.features))
+            except (ValueError, Never) as error:
+                _log.warning("shadow %s of epoch %d is left out: %s", shadow.name, released.epoch, error)
+        return Loaded(released, spec, plan, members, shadows, (perf_counter() - started) * 1000)
+
+    async def _open(self, member: Member, features: list[str]) -> Weighted:
+        model = await self._models.open(member.model, features)
+        return Weighted(member.name, member.model, member.version, member.weight, model)
+
+    def _refuse(self, desk: Desk, released: Released, reason: str) -> None:
+        self._house.counts.refused_releases += 1
+        desk.refused[released.epoch] = reason
+        _log.error("epoch %d of %s is refused: %s", released.epoch, desk.spec.name, reason)
+
+    def _keep(self) -> None:
+        """Keep on disk only the models of releases on hand."""
+        champions = [desk.champion for desk in self._house.desks.values()]
+        loaded = [found for c in champions for found in (c.active, c.previous, *c.staged) if found is not None]
+        self._models.keep(member.digest for found in loaded for member in (*found.members, *found.shadows))
+
+    async def restore(self, kept: Kept, desk: Desk) -> None:
+        """Open what answered before the process ended: the newest that can be opened, else an older one."""
+        opened = []
+        for item in kept.releases:
+            try:
+                opened.append(await self._load(item.released, item.spec))
+            except (ValueError, Never, Later) as error:
+                _log.error("epoch %d of %s cannot be restored: %s", item.released.epoch, kept.spec.name, error)
+        if opened:
+            desk.champion.restore(opened[0], opened[1] if len(opened) > 1 else None)
+        desk.swaps = list(kept.swaps)

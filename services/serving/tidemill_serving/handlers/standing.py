@@ -1,0 +1,88 @@
+"""Whether requests may be answered, and from what: Kafka's newest, or after a start without it what this disk holds."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from tidemill_runtime.health import Health
+from tidemill_serving.domain.house import House
+from tidemill_serving.domain.replica import Copied, Replica
+
+LOOK_EVERY_S = 0.05
+_log = logging.getLogger(__name__)
+
+
+class Snapshots(Protocol):
+    """The replica on disk."""
+
+    def save_snapshot(self, copied: Copied) -> None:
+        """Blocks."""
+
+    def load_snapshot(self) -> Replica | None:
+        """None without a readable one."""
+
+
+class Standing:
+    """Looks at the conditions many times a second and says what follows from them."""
+
+    def __init__(self, house: House, health: Health, snapshots: Snapshots, *, degraded_after_s: float) -> None:
+        self._house, self._health, self._snapshots = house, health, snapshots
+        self._degraded_after = degraded_after_s
+        self._is_borrowed = False
+
+    async def run(self, *, has_all: Callable[[], bool], reachable: Callable[[], bool]) -> None:
+        """Until cancelled; `has_all`: everything that Kafka held has been taken, `reachable`: the broker answers."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            if has_all():
+                self._is_borrowed = False
+                for desk in self._house.desks.values():
+                    desk.is_ready = True
+            elif not self._is_borrowed and not reachable() and loop.time() - started > self._degraded_after:
+                self._borrow()
+            self._house.degraded = self._is_borrowed or not reachable()
+            self._tell(has_all())
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _borrow(self) -> None:
+        """Kafka is away: answer from the last snapshot what was answered before."""
+        waiting = [desk for desk in self._house.desks.values() if not desk.is_ready and desk.champion.active]
+        if not waiting:
+            return
+        self._is_borrowed = True
+        _log.warning("Kafka does not answer: %d pipelines are served from the disk", len(waiting))
+        replica = self._snapshots.load_snapshot() or Replica()
+        for desk in waiting:
+            for (view, version), width in desk.wants().items():
+                replica.want(view, version, width=width, partitions=desk.spec.partitions)
+            desk.is_ready = True
+        self._house.replica = replica
+
+    def _tell(self, has_all: bool) -> None:  # noqa: FBT001 - passed on
+        waiting = [name for name, desk in self._house.desks.items() if not desk.is_ready]
+        is_ready = (has_all or self._is_borrowed) and not waiting
+        self._health.set("features", is_ready, "the features are being read")
+
+    async def keep_snapshots(self, every_s: float) -> None:
+        """Write the replica to disk now and then while it changes, and at the end."""
+        written = -1
+        try:
+            while True:
+                await asyncio.sleep(every_s)
+                written = await self._write(written)
+        finally:
+            if not self._is_borrowed and self._house.replica.changes != max(written, 0):
+                self._snapshots.save_snapshot(self._house.replica.copy())
+
+    async def _write(self, written: int) -> int:
+        replica = self._house.replica
+        if self._is_borrowed or replica.changes in {0, written}:
+            return written
+        changes = replica.changes
+        try:
+            await asyncio.to_thread(self._snapshots.save_snapshot, replica.copy())
+        except OSError as error:
+            _log.warning("no snapshot of the replica was written: %s", error)
+        return changes

@@ -1,0 +1,21 @@
+"""What the environment tells this service, beside what it tells every service."""
+
+from pydantic import Field
+
+from tidemill_runtime.settings import ServiceSettings
+
+_MIB = 1024 * 1024
+
+
+class Settings(ServiceSettings):
+    """`TIDEMILL_*`. The spool's limit is a limit on answers: above it they are refused with 503."""
+
+    service: str = "serving"
+    spool_limit_bytes: int = Field(default=1024 * _MIB, ge=_MIB, description="of records that Kafka does not have yet")
+    spool_keep_bytes: int = Field(default=64 * _MIB, ge=0, description="of shipped records, for repeated requests")
+    spool_fsync: bool = Field(default=False, description="also survive a crash of the machine, at the disk's pace")
+    snapshot_every_s: float = Field(default=30.0, gt=0, description="time between snapshots of a replica that changes")
+    degraded_after_s: float = Field(default=3.0, gt=0, description="wait for Kafka before a start from the disk alone")
+    sandbox_cpu_s: int = Field(default=20, ge=1, description="of a model's first opening")
+    sandbox_wall_s: float = Field(default=30.0, gt=0, description="of a model's first opening")
+    sandbox_memory_mib: int = Field(default=1024, ge=64, description="of a model's first opening")

@@ -1,0 +1,203 @@
+"""Sends the spool to Kafka in order, each record once.
+
+One idempotent producer waits out restarts of the broker by itself. After a crash it is not known which of the last
+records had landed: the ends of their partitions are read, where each record of a spool carries its origin (identity of
+the segment, number, 0), and what is there is not sent again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.partitioner import murmur2
+
+from tidemill_runtime.backoff import Backoff, Rarely
+from tidemill_runtime.kafka import close_client, open_consumer, open_producer
+from tidemill_runtime.settings import ServiceSettings
+from tidemill_serving.domain.entries import Entry
+from tidemill_serving.spool.log import Spool, SpoolReader
+
+ORIGIN = "tm_origin"
+BATCH = 2000
+PROBE_S = 2.0
+SILENT_S = 5.0
+Numbered = tuple[int, int, Entry]
+_log = logging.getLogger(__name__)
+
+
+class Shipped(msgspec.Struct):
+    """Records below `position` are in Kafka; ours after them lie at or behind `offsets[topic][partition]`."""
+
+    position: int = 0
+    offsets: dict[str, dict[int, int]] = {}
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's default partition of a key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+class Shipper:
+    """Follows the spool to its end for ever. `counts` are predictions per pipeline that Kafka has acknowledged."""
+
+    def __init__(self, settings: ServiceSettings, spool: Spool, state: Path) -> None:
+        """`state` is the file that remembers the position; the spool must be open."""
+        self._settings, self._spool, self._file = settings, spool, state
+        known = _load(state)
+        # Without the file nothing is known of what has landed: the topics are read from their beginning.
+        self._blind, self._shipped = known is None and spool.end > spool.segments[0].first, known or Shipped()
+        first, end = spool.segments[0].first, spool.end
+        self._shipped.position = min(max(self._shipped.position, first), end)
+        self.counts = spool.shipped_predictions(self._shipped.position)
+        self._landed: dict[tuple[str, int], dict[int, int]] = {}
+        self._wake = asyncio.Event()
+        self._heard_at = float("-inf")
+        self._speak = Rarely()
+        spool.trim(self._shipped.position)
+
+    @property
+    def position(self) -> int:
+        """The number of the first record that Kafka has not acknowledged."""
+        return self._shipped.position
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the broker has answered within the last few seconds."""
+        return asyncio.get_running_loop().time() - self._heard_at < SILENT_S
+
+    def wake(self) -> None:
+        """There are new records."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ship until cancelled."""
+        backoff = Backoff()
+        while True:
+            producer = None
+            try:
+                producer = await open_producer(self._settings)
+                self._landed.clear()
+                await self._follow(producer, backoff)
+            except asyncio.CancelledError:
+                if producer is not None:
+                    await close_client(producer, timeout_s=1.0)
+                raise
+            except Exception as error:  # noqa: BLE001 - after a fatal producer error of any kind the answer is a new one
+                if self._speak():
+                    _log.warning("records wait in the spool: %r", error)
+                if producer is not None:
+                    # What it still holds lands or fails before the ends of the topics are read.
+                    await close_client(producer, timeout_s=60.0)
+                await backoff.wait()
+
+    async def _follow(self, producer: AIOKafkaProducer, backoff: Backoff) -> None:
+        reader = SpoolReader(self._spool, self.position)
+        while True:
+            self._wake.clear()
+            batch = reader.batch(BATCH)
+            if not batch:
+                await self._wait(producer)
+                continue
+            await self._reconcile(batch)
+            await self._send(producer, batch)
+            self._acknowledge(batch, reader.number)
+            backoff.reset()
+
+    async def _wait(self, producer: AIOKafkaProducer) -> None:
+        """Until there is something to ship; meanwhile ask the broker now and then whether it is there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_S):
+                await self._wake.wait()
+            return
+        async with asyncio.timeout(PROBE_S):
+            await producer.client.fetch_all_metadata()
+        self._heard()
+
+    async def _send(self, producer: AIOKafkaProducer, batch: Sequence[Numbered]) -> None:
+        waiting = []
+        for identity, number, entry in batch:
+            place = (entry.topic, entry.partition)
+            if number <= self._landed[place].get(identity, -1):
+                continue
+            headers = [*entry.headers, (ORIGIN, b"%d:%d:0" % (identity, number))]
+            waiting.append(await producer.send(
+                entry.topic, entry.value, key=entry.key, partition=entry.partition, headers=headers,
+            ))  # fmt: skip
+        for sent in await asyncio.gather(*waiting):
+            offsets = self._shipped.offsets.setdefault(sent.topic, {})
+            offsets[sent.partition] = max(sent.offset + 1, offsets.get(sent.partition, 0))
+
+    def _acknowledge(self, batch: Sequence[Numbered], position: int) -> None:
+        for _, _, entry in batch:
+            if entry.kind == "prediction":
+                self.counts[entry.pipeline] = self.counts.get(entry.pipeline, 0) + 1
+        self._shipped.position = position
+        self._save()
+        self._spool.trim(position)
+        self._heard()
+
+    def _heard(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+
+    async def _reconcile(self, batch: Iterable[Numbered]) -> None:
+        """Before the first send to a partition: find out which of our records it has, from the last known place on."""
+        places = {(entry.topic, entry.partition) for _, _, entry in batch} - self._landed.keys()
+        if not places:
+            return
+        consumer = await open_consumer(self._settings)
+        try:
+            partitions = [TopicPartition(*place) for place in sorted(places)]
+            consumer.assign(partitions)
+            async with asyncio.timeout(30.0):
+                ends = await consumer.end_offsets(partitions)
+                for tp in partitions:
+                    self._landed[tp.topic, tp.partition] = await self._landed_in(consumer, tp, ends[tp])
+        except BaseException:
+            for place in places:
+                self._landed.pop(place, None)
+            raise
+        finally:
+            await close_client(consumer, timeout_s=1.0)
+        # Saved before the first send: whatever lands from now on lies at or behind these offsets.
+        self._save()
+
+    async def _landed_in(self, consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> dict[int, int]:
+        """Highest number of each spool identity in a partition; nothing of ours lies before the known offset."""
+        offsets = self._shipped.offsets.setdefault(tp.topic, {})
+        start = offsets.setdefault(tp.partition, 0 if self._blind else end)
+        highest: dict[int, int] = {}
+        consumer.seek(tp, start if start <= end else 0)
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
+                origin = _origin(record.headers)
+                if origin is not None:
+                    identity, number = origin
+                    highest[identity] = max(number, highest.get(identity, -1))
+        return highest
+
+    def _save(self) -> None:
+        beside = self._file.with_suffix(".part")
+        beside.write_bytes(msgspec.json.encode(self._shipped))
+        beside.replace(self._file)
+
+
+def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:
+    for name, value in headers:
+        parts = value.split(b":") if name == ORIGIN else []
+        if len(parts) == 3 and all(part.isdigit() for part in parts):  # noqa: PLR2004 - partition, offset, ordinal
+            return int(parts[0]), int(parts[1])
+    return None
+
+
+def _load(file: Path) -> Shipped | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Shipped)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        _log.exception("the shipping position cannot be read; records are compared with the topics instead")
+        return None

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 from tidemill_contracts import Envelope, derived_id, topic
 from tidemill_contracts.events import Event, GateDecided, PipelineApplied, Released, RunFinished, VersionRegistered, encode
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_runtime.outbox import enqueue, first_time
+from tidemill_runtime.outbox import enqueue
+from tidemill_runtime.postgres import Connection, Pool
 
 from tidemill_registry.domain import audit
 from tidemill_registry.domain.champion import EpochMovedError, Version, release_id
+from tidemill_registry.domain.review import Standing
 
 SCHEMA = "registry"
 SOURCE = "/services/registry"
@@ -35,10 +36,13 @@ REQUEST = """INSERT INTO registry.requests (request_id, pipeline, run_id, status
 LINEAGE = "INSERT INTO registry.lineage VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
 LAST_LINK = "SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq DESC LIMIT 1"
 LINK = "INSERT INTO registry.audit (seq, event_id, type, pipeline, body, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+ANCESTORS = """WITH RECURSIVE up AS (
+    SELECT child_kind, child, parent_kind, parent, 1 AS distance FROM registry.lineage WHERE child_kind = $1 AND child = $2
+    UNION SELECT l.child_kind, l.child, l.parent_kind, l.parent, up.distance + 1
+    FROM registry.lineage l JOIN up ON l.child_kind = up.parent_kind AND l.child = up.parent WHERE up.distance < 16)
+    SELECT child_kind, child, parent_kind, parent FROM up ORDER BY distance, parent_kind, parent"""
 AUDIT_LOCK = "SELECT pg_advisory_xact_lock(hashtext('registry.audit'))"
 PIPELINE_LOCK = "SELECT pg_advisory_xact_lock(hashtext('registry.' || $1))"
-
-Connection = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,8 @@ class PipelineRow:
 class PostgresUnit:
     """State, inbox, audit and outbox of one decision."""
 
-    db: Connection  # type: ignore[valid-type]
+    db: Connection
     prefix: str
-
-    async def first_time(self, event_id: UUID) -> bool:
-        """Whether this event was not handled before."""
-        return await first_time(self.db, SCHEMA, "runs", event_id)
 
     async def lock(self, pipeline: str) -> None:
         """One decision at a time per pipeline."""
@@ -83,6 +83,14 @@ class PostgresUnit:
         event = PipelineApplied(pipeline=spec.name, revision=revision, digest=digest, spec=json.loads(body))
         await self._announce(event, spec.name, derived_id("pipeline", spec.name, revision), 0)
         return event
+
+    async def standing(self, pipeline: str) -> Standing | None:
+        """How a pipeline stands: definition, champion, freeze; None for an unknown one."""
+        row = await self.pipeline(pipeline)
+        if row is None:
+            return None
+        releases = await self.releases(pipeline)
+        return Standing(row.spec, releases[-1] if releases else None, row.frozen)
 
     async def releases(self, pipeline: str) -> list[Released]:
         """All releases of a pipeline, by epoch."""
@@ -170,13 +178,59 @@ class PostgresUnit:
 
 
 @asynccontextmanager
-async def open_unit(pool: "asyncpg.Pool[asyncpg.Record]", prefix: str) -> AsyncIterator[PostgresUnit]:
+async def open_unit(pool: Pool, prefix: str) -> AsyncIterator[PostgresUnit]:
     """One transaction."""
     async with pool.acquire() as db, db.transaction():
         yield PostgresUnit(db, prefix)
 
 
-async def audit_links(pool: "asyncpg.Pool[asyncpg.Record]") -> Sequence[audit.Link]:
-    """The whole chain in order."""
-    rows = await pool.fetch("SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq")
-    return [audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) for row in rows]
+@dataclass(frozen=True, slots=True)
+class StoreQueries:
+    """What the HTTP edge reads."""
+
+    pool: Pool
+
+    async def audit_links(self) -> Sequence[audit.Link]:
+        """The whole audit chain in order."""
+        rows = await self.pool.fetch("SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq")
+        return [audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) for row in rows]
+
+    async def releases(self, pipeline: str) -> list[dict[str, Any]]:
+        """Releases by epoch, with their event ids and when they were made."""
+        rows = await self.pool.fetch(
+            "SELECT event_id, body, released_at FROM registry.releases WHERE pipeline = $1 ORDER BY epoch", pipeline
+        )
+        return [{**json.loads(r["body"]), "event_id": str(r["event_id"]), "released_at": r["released_at"].isoformat()} for r in rows]
+
+    async def champion(self, pipeline: str, at_us: int | None) -> dict[str, Any] | None:
+        """The release that answers, or that answered at an event time."""
+        releases = await self.releases(pipeline)
+        started = [r for r in releases if at_us is None or (r["effective_at_us"] or r["at_us"]) <= at_us]
+        return started[-1] if started else None
+
+    async def versions(self, pipeline: str) -> list[dict[str, Any]]:
+        """Versions, oldest first."""
+        rows = await self.pool.fetch(
+            "SELECT version, model, manifest, run_id, at_us FROM registry.versions WHERE pipeline = $1 ORDER BY version", pipeline
+        )
+        return [{**dict(row), "run_id": str(row["run_id"])} for row in rows]
+
+    async def gates(self, pipeline: str) -> list[dict[str, Any]]:
+        """Verdicts, oldest first."""
+        rows = await self.pool.fetch("SELECT body FROM registry.gates WHERE pipeline = $1 ORDER BY version", pipeline)
+        return [json.loads(row["body"]) for row in rows]
+
+    async def pipeline(self, name: str) -> dict[str, Any] | None:
+        """A pipeline's row."""
+        row = await self.pool.fetchrow(PIPELINE, name)
+        return None if row is None else {**dict(row), "spec": json.loads(row["spec"])}
+
+    async def request(self, request_id: UUID) -> dict[str, Any] | None:
+        """What became of a training request."""
+        row = await self.pool.fetchrow("SELECT * FROM registry.requests WHERE request_id = $1", request_id)
+        return None if row is None else {**dict(row), "request_id": str(row["request_id"]), "run_id": str(row["run_id"])}
+
+    async def lineage(self, kind: str, name: str) -> list[dict[str, str]]:
+        """All ancestors of something, as edges from child to parent, nearest first."""
+        rows = await self.pool.fetch(ANCESTORS, kind, name)
+        return [dict(row) for row in rows]

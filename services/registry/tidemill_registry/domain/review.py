@@ -1,0 +1,55 @@
+"""A finished run becomes a version, a verdict and perhaps a release. Pure: everything it needs is handed in."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tidemill_contracts.events import GateCheck, GateDecided, Released, ReleaseReason, RunFinished
+from tidemill_contracts.ids import derived_id
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_engine.stats import GateRows, decide
+from tidemill_registry.domain.champion import Moment, Version, next_release
+
+Status = Literal["released", "suggested", "rejected", "inconclusive", "failed", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How things stand when a run comes in."""
+
+    spec: PipelineSpec
+    champion: Released | None
+    frozen: bool
+
+
+def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing) -> GateDecided:
+    """The gate's verdict. A run that was compared with another champion than today's is inconclusive: it must be compared again."""
+    epoch = standing.champion.epoch if standing.champion is not None else 0
+    decision = decide(
+        rows, standing.spec.gate, parity_error=run.metrics.get("parity_error", float("inf")),
+        size_bytes=int(run.metrics.get("size_bytes", 0)),
+    )  # fmt: skip
+    verdict, checks = decision.verdict, list(decision.checks)
+    if epoch != run.champion_epoch:
+        verdict = "fail" if verdict == "fail" else "inconclusive"
+        reason = f"it was compared with the champion of epoch {run.champion_epoch}, now it is {epoch}"
+        checks.append(GateCheck(name="champion", verdict="inconclusive", reason=reason))
+    evidence = [GateCheck(name=f"evidence.{name}", verdict="pass", value=value) for name, value in sorted(decision.evidence.items())]
+    return GateDecided(
+        pipeline=run.pipeline, version=version.version, verdict=verdict, checks=[*checks, *evidence], champion_epoch=epoch,
+        run_id=run.run_id, at_us=run.at_us, policy=standing.spec.policy_digest(),
+    )  # fmt: skip
+
+
+def follow_up(run: RunFinished, version: Version, decided: GateDecided, standing: Standing) -> tuple[Status, Released | None]:
+    """What the verdict leads to: only a pass releases, and only where the policy acts by itself and nothing is frozen."""
+    if decided.verdict != "pass":
+        return ("rejected" if decided.verdict == "fail" else "inconclusive"), None
+    if standing.frozen or standing.spec.policy.mode != "auto":
+        return "suggested", None
+    reason = ReleaseReason(
+        kind="gate" if standing.champion is not None else "first",
+        event_id=derived_id("gate", str(run.run_id)),
+        detail=f"{run.cause.kind}: {run.cause.detail}".rstrip(": "),
+    )
+    moment = Moment(run.at_us, run.effective_at_us)
+    return "released", next_release(standing.spec, standing.champion, version, moment=moment, reason=reason)

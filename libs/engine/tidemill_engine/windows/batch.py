@@ -43,7 +43,7 @@ def as_batch(
     places = np.ascontiguousarray(seqs, np.int64)
     if table.shape != (len(times), len(plan.fields)) or not len(marks) == len(places) == len(times):
         raise ValueError(f"values must have {len(plan.fields)} columns and every column as many rows as times")
-    _reject(np.asarray((times < 0) | (times >= _END_OF_TIME_US)), "a time must lie between 1970 and 2106")
+    _reject(np.asarray((times < 0) | (times >= _END_OF_TIME_US), np.bool_), "a time must lie between 1970 and 2106")
     with np.errstate(invalid="ignore"):
         _reject((np.abs(table) >= value_limits(plan)).any(axis=1), "a value is too large for exact sums")
     nothing = np.empty(0, np.int64)
@@ -58,4 +58,4 @@ def _reject(bad: NDArray[np.bool_], rule: str) -> None:
 def scratch_event(fields: int) -> Event:
     """Scratch space for one event; the column after the last field stands for the event itself."""
     values = np.ones(fields + 1)
-    return Event(values, np.zeros((fields + 1, 5), np.int64), np.zeros(2, np.int64))
+    return Event(values, np.zeros(5 * (fields + 1), np.int64), np.zeros(2, np.int64))

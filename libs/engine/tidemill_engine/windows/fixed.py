@@ -11,7 +11,7 @@ from math import floor, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_engine.windows.jit import kernel
+from tidemill_engine.windows.jit import inlined, kernel
 
 Words = NDArray[np.int64]
 _ZERO = np.uint64(0)
@@ -24,7 +24,7 @@ _SMALL = 2.0**62
 _LIMB = 2.0**64
 
 
-@kernel
+@inlined
 def to_fixed(value: float, scale: float) -> tuple[np.uint64, np.int64]:
     """Limbs of rint(value * scale); |value * scale| must stay under 2**126."""
     scaled = np.rint(value * scale)
@@ -35,7 +35,7 @@ def to_fixed(value: float, scale: float) -> tuple[np.uint64, np.int64]:
     return np.uint64(scaled - high * _LIMB), np.int64(high)
 
 
-@kernel
+@inlined
 def add128(words: Words, at: int, low: np.uint64, high: np.int64) -> None:
     old = np.uint64(words[at])
     new = old + low
@@ -43,14 +43,14 @@ def add128(words: Words, at: int, low: np.uint64, high: np.int64) -> None:
     words[at + 1] += high + np.int64(new < old)
 
 
-@kernel
+@inlined
 def subtract128(words: Words, at: int, low: np.uint64, high: np.int64) -> None:
     old = np.uint64(words[at])
     words[at] = np.int64(old - low)
     words[at + 1] -= high + np.int64(old < low)
 
 
-@kernel
+@inlined
 def add192(words: Words, at: int, other: Words, other_at: int) -> None:
     carry = _ZERO
     for limb in range(3):
@@ -61,7 +61,7 @@ def add192(words: Words, at: int, other: Words, other_at: int) -> None:
         words[at + limb] = np.int64(total)
 
 
-@kernel
+@inlined
 def subtract192(words: Words, at: int, other: Words, other_at: int) -> None:
     borrow = _ZERO
     for limb in range(3):
@@ -72,7 +72,7 @@ def subtract192(words: Words, at: int, other: Words, other_at: int) -> None:
         words[at + limb] = np.int64(total)
 
 
-@kernel
+@inlined
 def multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     """(low, high) of the 128-bit product."""
     a0, a1, b0, b1 = a & _LOW, a >> _S32, b & _LOW, b >> _S32
@@ -82,7 +82,7 @@ def multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     return low, p11 + (p01 >> _S32) + (p10 >> _S32) + (middle >> _S32)
 
 
-@kernel
+@inlined
 def magnitude(low: np.uint64, high: np.int64) -> tuple[np.uint64, np.uint64]:
     """Limbs of the absolute value of a 128-bit integer."""
     if high >= 0:
@@ -131,7 +131,7 @@ def _round(top: np.uint64, below: np.uint64, sticky: bool, exponent: int) -> flo
     return ldexp(float(top), int(exponent - np.int64(shift)))
 
 
-@kernel
+@inlined
 def to_float(low: np.uint64, high: np.int64) -> float:
     """The float nearest to a 128-bit integer."""
     if high == np.int64(low) >> 63:

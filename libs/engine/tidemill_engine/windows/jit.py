@@ -16,3 +16,10 @@ R = TypeVar("R")
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """The function compiled on first use; results do not depend on the machine's vector width (fastmath stays off)."""
     return cast("Callable[P, R]", numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """A small kernel that is always compiled into its callers: passing a dozen arrays costs more than its work."""
+    return cast(
+        "Callable[P, R]", numba.njit(cache=True, fastmath=False, error_model="numpy", forceinline=True)(function)
+    )

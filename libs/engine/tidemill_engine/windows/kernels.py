@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words, magnitude, spread, square128, to_fixed, to_float
-from tidemill_engine.windows.jit import kernel
+from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.memory import Memory, find_or_add, forget, next_change, roll, total_at
 from tidemill_engine.windows.program import (
     APPLIED,
@@ -55,7 +55,7 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
     )
 
 
-@kernel
+@inlined
 def _load_event(program: Program, batch: Batch, i: int, event: Event) -> None:
     event.stamp[0], event.stamp[1] = batch.times[i], batch.hashes[i]
     for column in range(batch.values.shape[1]):
@@ -64,18 +64,18 @@ def _load_event(program: Program, batch: Batch, i: int, event: Event) -> None:
         if program.needs[column] == 0 or value != value:  # noqa: PLR0124 - NaN, the null
             continue
         low, high = to_fixed(value, program.scales[column])
-        event.limbs[column, 0], event.limbs[column, 1] = np.int64(low), high
+        event.limbs[5 * column], event.limbs[5 * column + 1] = np.int64(low), high
         if program.needs[column] == 2:  # noqa: PLR2004 - see Program.needs
             m0, m1 = magnitude(low, high)
             s0, s1, s2, _ = square128(m0, m1)
-            event.limbs[column, 2], event.limbs[column, 3], event.limbs[column, 4] = (
+            event.limbs[5 * column + 2], event.limbs[5 * column + 3], event.limbs[5 * column + 4] = (
                 np.int64(s0),
                 np.int64(s1),
                 np.int64(s2),
             )
 
 
-@kernel
+@inlined
 def _place_event(program: Program, memory: Memory, key: int, grid: int, event: Event) -> bool:
     """Add the event to its pane and to the windows that cover it; false when its pane is dead."""
     row, time, pane = key * len(program.blank), event.stamp[0], program.pane_us[grid]
@@ -96,7 +96,7 @@ def _place_event(program: Program, memory: Memory, key: int, grid: int, event: E
     return True
 
 
-@kernel
+@inlined
 def _apply_event(program: Program, memory: Memory, key: int, event: Event, watermark: int) -> bool:
     row, time = key * len(program.blank), event.stamp[0]
     if memory.rows[row + LATEST] < 0 and program.lifetime_us != NEVER:
@@ -137,37 +137,36 @@ def apply_events(  # noqa: PLR0913 - compiled
             count += 1
         if len(out) > 0:
             row = key * len(program.blank)
-            read(program, memory.rows, row, max(memory.rows[row + LATEST], watermark), out[i])
+            read(program, memory.rows, row, max(memory.rows[row + LATEST], watermark), out, i)
     return touched[:count], late
 
 
-@kernel
-def _read_moment(program: Program, rows: Words, feature: Words, row: int, n: int) -> float:
-    kind, first, scale = feature[0], row + feature[2], program.scales[feature[4]]
+@inlined
+def _read_moment(program: Program, rows: Words, i: int, row: int, n: int) -> float:
+    kind, first, scale = program.features[i, 0], row + program.features[i, 2], program.scales[program.features[i, 4]]
     if kind == KIND_SUM or kind == KIND_MEAN:  # noqa: PLR1714, SIM109 - compiled code has no fast sets
         total = to_float(np.uint64(rows[first]), rows[first + 1]) / scale
         return total if kind == KIND_SUM else total / n if n > 0 else np.nan
     if n < 2:  # noqa: PLR2004 - the sample variance needs two values
         return np.nan
     pairs = float(n) * float(n - 1)
-    variance = spread(n, rows, first, row + feature[3]) / scale / scale / pairs
+    variance = spread(n, rows, first, row + program.features[i, 3]) / scale / scale / pairs
     return variance if kind == KIND_VAR else sqrt(variance)
 
 
-@kernel
-def read(program: Program, rows: Words, row: int, time: int, out: Floats) -> None:
+@inlined
+def read(program: Program, rows: Words, row: int, time: int, out: Floats, to: int) -> None:  # noqa: PLR0913 - compiled
     """The vector of the row at its evaluation time."""
     for i in range(len(program.features)):
-        feature = program.features[i]
-        kind, n, first = feature[0], rows[row + feature[1]], row + feature[2]
+        kind, n, first = program.features[i, 0], rows[row + program.features[i, 1]], row + program.features[i, 2]
         if kind == KIND_COUNT:
-            out[i] = float(n)
+            out[to, i] = float(n)
         elif kind == KIND_PICK:
-            out[i] = as_float(rows[first]) if n > 0 else np.nan
+            out[to, i] = as_float(rows[first]) if n > 0 else np.nan
         elif kind == KIND_AGE:
-            out[i] = (time - rows[first]) / 1e6 if n > 0 else np.nan
+            out[to, i] = (time - rows[first]) / 1e6 if n > 0 else np.nan
         else:
-            out[i] = _read_moment(program, rows, feature, row, n)
+            out[to, i] = _read_moment(program, rows, i, row, n)
 
 
 @kernel
@@ -179,7 +178,7 @@ def read_keys(program: Program, memory: Memory, keys: Words, watermark: int) -> 
         row = keys[i] * len(program.blank)
         time = max(memory.rows[row + LATEST], watermark)
         roll(program, memory, row, time)
-        read(program, memory.rows, row, time, values[i])
+        read(program, memory.rows, row, time, values, i)
         at[i] = time
         revisions[i] = (time // program.step_us << 31) | memory.rows[row + APPLIED]
     return values, at, revisions
@@ -225,7 +224,7 @@ def evaluate_keys(program: Program, memory: Memory, keys: Words, times: Words) -
         row = keys[i] * len(program.blank)
         scratch[:] = memory.rows[row : row + len(program.blank)]
         total_at(program, memory, row, times[i], scratch)
-        read(program, scratch, 0, times[i], values[i])
+        read(program, scratch, 0, times[i], values, i)
     return values
 
 
@@ -264,5 +263,5 @@ def replay(  # noqa: PLR0913 - compiled
         if _is_known(program, memory, queries[q], times[q]):
             row = queries[q] * len(program.blank)
             roll(program, memory, row, times[q])
-            read(program, memory.rows, row, times[q], out[q])
+            read(program, memory.rows, row, times[q], out, q)
     return True

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words
-from tidemill_engine.windows.jit import kernel
+from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.program import (
     BODY,
     CURRENT,
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
     positions: Words  # (K, source partitions) highest sequence number, -1 none
 
 
-@kernel
+@inlined
 def take_record(program: Program, memory: Memory, grid: int) -> int:
     """A cleared record; the caller has made sure that there is room."""
     pointer = memory.free[grid]
@@ -52,7 +52,7 @@ def take_record(program: Program, memory: Memory, grid: int) -> int:
     return int(pointer)
 
 
-@kernel
+@inlined
 def find_or_add(program: Program, memory: Memory, slot: int, grid: int, index: int) -> int:
     """Pointer to the pane of a list; `slot` is the place of the list's head in the rows."""
     before, pointer = -1, memory.rows[slot]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words, add128, add192, subtract128, subtract192
-from tidemill_engine.windows.jit import kernel
+from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.program import (
     COUNT,
     FIELD,
@@ -32,28 +32,28 @@ class Event(NamedTuple):
     """Scratch space of one event: values by column (NaN: null; the last column is always 1) and their exact limbs."""
 
     values: NDArray[np.float64]  # (fields + 1,)
-    limbs: Words  # (fields + 1, 5) sum low, sum high, square low, middle, high
+    limbs: Words  # (5 * (fields + 1),) for each column sum low, sum high, square low, middle, high
     stamp: Words  # (2,) time, hash
 
 
-@kernel
+@inlined
 def as_float(word: np.int64) -> np.float64:
     return np.int64(word).view(np.float64)
 
 
-@kernel
+@inlined
 def as_word(value: float) -> np.int64:
     return np.float64(value).view(np.int64)
 
 
-@kernel
+@inlined
 def clear(program: Program, grid: int, words: Words, at: int) -> None:
     source = program.blank_at[grid]
     for word in range(program.body_words[grid]):
         words[at + word] = program.blank[source + word]
 
 
-@kernel
+@inlined
 def is_later(words: Words, at: int, other: Words, other_at: int) -> bool:
     """Whether the (time, hash, value) at `at` is after the one at `other_at`."""
     if words[at] != other[other_at]:
@@ -63,13 +63,13 @@ def is_later(words: Words, at: int, other: Words, other_at: int) -> bool:
     return bool(as_float(words[at + 2]) > as_float(other[other_at + 2]))
 
 
-@kernel
+@inlined
 def _copy3(words: Words, at: int, other: Words, other_at: int) -> None:
     for word in range(3):
         words[at + word] = other[other_at + word]
 
 
-@kernel
+@inlined
 def _pick(words: Words, at: int, event: Event, column: int, want_later: bool) -> None:  # noqa: FBT001 - compiled code takes no keyword-only arguments
     """Keep the event's stamp and value if it comes after (or before) what is there."""
     time, mark, value = event.stamp[0], event.stamp[1], event.values[column]
@@ -83,35 +83,34 @@ def _pick(words: Words, at: int, event: Event, column: int, want_later: bool) ->
         words[at], words[at + 1], words[at + 2] = time, mark, as_word(value)
 
 
-@kernel
+@inlined
 def add_event(program: Program, grid: int, words: Words, at: int, event: Event) -> None:
     words[at] += 1
     for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        op = program.ops[j]
-        column = op[FIELD]
+        column = program.ops[j, FIELD]
         value = event.values[column]
         if value != value:  # noqa: PLR0124 - NaN, the null
             continue
-        words[at + op[COUNT]] += 1
-        if op[SUM]:
-            add128(words, at + op[SUM], np.uint64(event.limbs[column, 0]), event.limbs[column, 1])
-        if op[SQUARE]:
-            add192(words, at + op[SQUARE], event.limbs[column], 2)
-        if op[MIN] and value < as_float(words[at + op[MIN]]):
-            words[at + op[MIN]] = as_word(value)
-        if op[MAX] and value > as_float(words[at + op[MAX]]):
-            words[at + op[MAX]] = as_word(value)
-        if op[FIRST]:
-            _pick(words, at + op[FIRST], event, column, False)  # noqa: FBT003
-        if op[LAST]:
-            _pick(words, at + op[LAST], event, column, True)  # noqa: FBT003
+        words[at + program.ops[j, COUNT]] += 1
+        if program.ops[j, SUM]:
+            add128(words, at + program.ops[j, SUM], np.uint64(event.limbs[5 * column]), event.limbs[5 * column + 1])
+        if program.ops[j, SQUARE]:
+            add192(words, at + program.ops[j, SQUARE], event.limbs, 5 * column + 2)
+        if program.ops[j, MIN] and value < as_float(words[at + program.ops[j, MIN]]):
+            words[at + program.ops[j, MIN]] = as_word(value)
+        if program.ops[j, MAX] and value > as_float(words[at + program.ops[j, MAX]]):
+            words[at + program.ops[j, MAX]] = as_word(value)
+        if program.ops[j, FIRST]:
+            _pick(words, at + program.ops[j, FIRST], event, column, False)  # noqa: FBT003
+        if program.ops[j, LAST]:
+            _pick(words, at + program.ops[j, LAST], event, column, True)  # noqa: FBT003
 
 
 @kernel
-def _merge_extremes(op: Words, words: Words, at: int, other: Words, other_at: int) -> None:
-    if other[other_at + op[COUNT]] == 0:
+def _merge_extremes(program: Program, j: int, words: Words, at: int, other: Words, other_at: int) -> None:  # noqa: PLR0913 - see the module
+    if other[other_at + program.ops[j, COUNT]] == 0:
         return
-    low, high, first, last = op[MIN], op[MAX], op[FIRST], op[LAST]
+    low, high, first, last = program.ops[j, MIN], program.ops[j, MAX], program.ops[j, FIRST], program.ops[j, LAST]
     if low and as_float(other[other_at + low]) < as_float(words[at + low]):
         words[at + low] = other[other_at + low]
     if high and as_float(other[other_at + high]) > as_float(words[at + high]):
@@ -127,26 +126,33 @@ def merge(program: Program, grid: int, words: Words, at: int, pool: Words, body:
     """Add a pane's body to a window's."""
     words[at] += pool[body]
     for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        op = program.ops[j]
-        words[at + op[COUNT]] += pool[body + op[COUNT]]
-        if op[SUM]:
-            add128(words, at + op[SUM], np.uint64(pool[body + op[SUM]]), pool[body + op[SUM] + 1])
-        if op[SQUARE]:
-            add192(words, at + op[SQUARE], pool, body + op[SQUARE])
-        _merge_extremes(op, words, at, pool, body)
+        words[at + program.ops[j, COUNT]] += pool[body + program.ops[j, COUNT]]
+        if program.ops[j, SUM]:
+            add128(
+                words,
+                at + program.ops[j, SUM],
+                np.uint64(pool[body + program.ops[j, SUM]]),
+                pool[body + program.ops[j, SUM] + 1],
+            )
+        if program.ops[j, SQUARE]:
+            add192(words, at + program.ops[j, SQUARE], pool, body + program.ops[j, SQUARE])
+        _merge_extremes(program, j, words, at, pool, body)
 
 
 @kernel
-def _held(op: Words, words: Words, at: int, pool: Words, body: int) -> bool:
+def _held(program: Program, j: int, words: Words, at: int, pool: Words, body: int) -> bool:  # noqa: PLR0913 - see the module
     """Whether the pane holds one of the window's extremes, which must then be found again."""
-    if pool[body + op[COUNT]] == 0:
+    if pool[body + program.ops[j, COUNT]] == 0:
         return False
-    low, high = op[MIN], op[MAX]
+    low, high = program.ops[j, MIN], program.ops[j, MAX]
     if low and pool[body + low] == words[at + low]:
         return True
     if high and pool[body + high] == words[at + high]:
         return True
-    return bool(op[FIRST] or (op[LAST] and pool[body + op[LAST]] == words[at + op[LAST]]))
+    return bool(
+        program.ops[j, FIRST]
+        or (program.ops[j, LAST] and pool[body + program.ops[j, LAST]] == words[at + program.ops[j, LAST]])
+    )
 
 
 @kernel
@@ -155,31 +161,34 @@ def take_away(program: Program, grid: int, words: Words, at: int, pool: Words, b
     stale = False
     words[at] -= pool[body]
     for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        op = program.ops[j]
-        words[at + op[COUNT]] -= pool[body + op[COUNT]]
-        if op[SUM]:
-            subtract128(words, at + op[SUM], np.uint64(pool[body + op[SUM]]), pool[body + op[SUM] + 1])
-        if op[SQUARE]:
-            subtract192(words, at + op[SQUARE], pool, body + op[SQUARE])
-        stale |= _held(op, words, at, pool, body)
+        words[at + program.ops[j, COUNT]] -= pool[body + program.ops[j, COUNT]]
+        if program.ops[j, SUM]:
+            subtract128(
+                words,
+                at + program.ops[j, SUM],
+                np.uint64(pool[body + program.ops[j, SUM]]),
+                pool[body + program.ops[j, SUM] + 1],
+            )
+        if program.ops[j, SQUARE]:
+            subtract192(words, at + program.ops[j, SQUARE], pool, body + program.ops[j, SQUARE])
+        stale |= _held(program, j, words, at, pool, body)
     return stale
 
 
 @kernel
 def clear_extremes(program: Program, grid: int, words: Words, at: int) -> None:
     for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        op = program.ops[j]
-        if op[MIN]:
-            words[at + op[MIN]] = as_word(_INFINITY)
-        if op[MAX]:
-            words[at + op[MAX]] = as_word(-_INFINITY)
-        if op[FIRST]:
-            words[at + op[FIRST]] = NEVER
-        if op[LAST]:
-            words[at + op[LAST]] = NOTHING_YET
+        if program.ops[j, MIN]:
+            words[at + program.ops[j, MIN]] = as_word(_INFINITY)
+        if program.ops[j, MAX]:
+            words[at + program.ops[j, MAX]] = as_word(-_INFINITY)
+        if program.ops[j, FIRST]:
+            words[at + program.ops[j, FIRST]] = NEVER
+        if program.ops[j, LAST]:
+            words[at + program.ops[j, LAST]] = NOTHING_YET
 
 
 @kernel
 def merge_extremes(program: Program, grid: int, words: Words, at: int, pool: Words, body: int) -> None:  # noqa: PLR0913 - see the module
     for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        _merge_extremes(program.ops[j], words, at, pool, body)
+        _merge_extremes(program, j, words, at, pool, body)

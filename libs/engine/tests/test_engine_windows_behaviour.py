@@ -1,0 +1,278 @@
+"""What the window engine promises beside its values: late events, expiry, revisions, limits, stored state."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tidemill_contracts.pipeline import AggregationSpec, NumberField, SourceSpec, ViewSpec, WindowSpec
+from tidemill_engine.windows import (
+    Aggregation,
+    Events,
+    Queries,
+    RejectedValuesError,
+    ViewPlan,
+    ViewState,
+    Window,
+    backfill,
+    compile_view,
+)
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+NOON = 1_357_041_600 * SECOND  # 2013-01-01T12:00:00Z
+PLAN = ViewPlan(
+    ("x",),
+    (Window(5 * MINUTE, 5), Window(HOUR, 12)),
+    (
+        Aggregation("count", None, 0),
+        Aggregation("sum", "x", 1),
+        Aggregation("max", "x", 0),
+        Aggregation("last", "x"),
+        Aggregation("age_of_last", None, 1),
+    ),
+    ttl_us=2 * HOUR,
+)
+
+
+def put(
+    state: ViewState, key: bytes, times: Sequence[int], values: Sequence[float], *, marks: Sequence[int] = ()
+) -> NDArray[np.int32]:
+    n = len(times)
+    hashes = np.array(marks or range(n), np.uint64)
+    where = np.zeros(n, np.int32), np.arange(n) + int(state.applied(state.intern([key]))[0])
+    return state.apply([key] * n, np.array(times, np.int64), hashes, np.array(values).reshape(n, -1), where)
+
+
+def vector(state: ViewState, key: bytes) -> list[float | None]:
+    values, _, _ = state.vectors(state.lookup([key]))
+    return [None if math.isnan(value) else value for value in values[0].tolist()]
+
+
+def test_a_vector_follows_its_panes() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON, NOON + MINUTE], [1.5, 2.5])
+    assert vector(state, b"k") == [2.0, 4.0, 2.5, 2.5, 0.0]
+    assert state.advance(NOON + 4 * MINUTE).tolist() == []
+    assert state.advance(NOON + 5 * MINUTE).tolist() == [0]
+    assert vector(state, b"k") == [1.0, 4.0, 2.5, 2.5, 240.0]
+    assert state.advance(NOON + 5 * MINUTE + 30 * SECOND).tolist() == []
+    assert state.advance(NOON + HOUR).tolist() == [0]
+    assert vector(state, b"k") == [0.0, 0.0, None, 2.5, None]
+
+
+def test_a_late_event_corrects_its_pane_and_raises_the_revision() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON + 3 * MINUTE], [1.0])
+    before = state.vectors([0])[2][0]
+    put(state, b"k", [NOON], [7.0])
+    values, at, revision = state.vectors([0])
+    assert values[0].tolist() == [2.0, 8.0, 7.0, 1.0, 0.0]
+    assert at[0] == NOON + 3 * MINUTE
+    assert revision[0] == before + 1
+
+
+def test_events_of_dead_panes_are_counted_and_change_no_window() -> None:
+    plan = ViewPlan(("x",), (Window(5 * MINUTE, 5),), (Aggregation("sum", "x", 0),), ttl_us=HOUR)
+    state = ViewState(plan)
+    put(state, b"k", [NOON], [1.0])
+    state.advance(NOON + 3 * MINUTE)
+    put(state, b"k", [NOON - 3 * MINUTE, NOON - MINUTE], [5.0, 7.0])
+    assert vector(state, b"k") == [8.0]
+    assert state.too_late == 1
+    assert state.applied([0]).tolist() == [3]
+
+
+def test_ties_in_time_are_broken_by_the_hash_of_the_id() -> None:
+    for order in ([0, 1], [1, 0]):
+        state = ViewState(ViewPlan(("x",), (), (Aggregation("last", "x"), Aggregation("first", "x"))))
+        marks, values = [7, 2**40], [1.0, 2.0]
+        put(state, b"k", [NOON, NOON], [values[i] for i in order], marks=[marks[i] for i in order])
+        assert vector(state, b"k") == [2.0, 1.0]
+
+
+def test_null_counts_as_an_event_and_not_for_its_field() -> None:
+    plan = ViewPlan(("x",), (Window(HOUR, 12),), tuple(Aggregation(f, "x", 0) for f in ("count", "mean", "last")))
+    state = ViewState(ViewPlan(plan.fields, plan.windows, (*plan.aggregations, Aggregation("count", None, 0))))
+    put(state, b"k", [NOON, NOON + 1, NOON + 2], [4.0, 8.0, math.nan])
+    assert vector(state, b"k") == [2.0, 6.0, 8.0, 3.0]
+    put(state, b"only-null", [NOON], [math.nan])
+    assert vector(state, b"only-null") == [0.0, None, None, 1.0]
+
+
+def test_keys_die_by_watermark_and_come_back_with_a_higher_revision() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    put(state, b"l", [NOON + HOUR], [1.0])
+    first = state.vectors(state.lookup([b"k"]))[2][0]
+    state.advance(NOON + 2 * HOUR)
+    assert len(state) == 1
+    assert np.isnan(state.evaluate_at([b"k"], np.array([NOON + 2 * HOUR]))).all()
+    put(state, b"m", [NOON + 2 * HOUR], [1.0])  # takes the free row
+    put(state, b"k", [NOON + 2 * HOUR], [3.0])
+    assert state.expired() == []
+    assert state.vectors(state.lookup([b"k"]))[2][0] > first
+    state.advance(NOON + 10 * HOUR)
+    assert len(state) == 0
+    assert state.expired() == [b"k", b"l", b"m"]
+    assert state.snapshot_dirty() == []
+
+
+def test_memory_follows_live_panes_and_not_time() -> None:
+    state = ViewState(PLAN)
+    times = NOON + np.arange(200) * MINUTE
+    for hour in range(3):
+        put(state, b"k", (times + hour * 200 * MINUTE).tolist(), [1.0] * 200)
+        if hour == 1:
+            held = state.memory_bytes
+    assert state.memory_bytes == held
+    assert vector(state, b"k")[:2] == [5.0, 60.0]
+
+
+def test_positions_name_the_highest_sequence_number_of_each_partition() -> None:
+    state = ViewState(PLAN)
+    times, hashes = np.full(4, NOON), np.arange(4, dtype=np.uint64)
+    where = np.array([7, 3, 3, 7], np.int32), np.array([10, 4, 9, 2])
+    state.apply([b"k", b"k", b"k", b"l"], times, hashes, np.ones((4, 1)), where)
+    assert state.positions([0, 1]) == [{3: 9, 7: 10}, {7: 2}]
+    again = ViewState.restore(PLAN, state.snapshot_dirty())
+    assert again.positions(again.lookup([b"k", b"l"])) == [{3: 9, 7: 10}, {7: 2}]
+
+
+def test_only_touched_keys_are_stored_again() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    put(state, b"a", [NOON], [1.0])
+    stored = state.snapshot_dirty()
+    assert [key for key, _ in stored] == [b"a", b"k"]
+    assert {blob[0] for _, blob in stored} == {1}
+    state.advance(NOON + 30 * MINUTE)
+    assert state.snapshot_dirty() == []
+    put(state, b"a", [NOON + 31 * MINUTE], [1.0])
+    assert [key for key, _ in state.snapshot_dirty()] == [b"a"]
+
+
+def test_stored_state_of_another_plan_or_version_is_refused() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    ((key, blob),) = state.snapshot_dirty()
+    other = ViewPlan(PLAN.fields, PLAN.windows, PLAN.aggregations[:2], ttl_us=PLAN.ttl_us)
+    for plan, bad in [(other, blob), (PLAN, bytes([2]) + blob[1:]), (PLAN, b"")]:
+        with pytest.raises(ValueError, match="another version or plan"):
+            ViewState.restore(plan, [(key, bad)])
+
+
+@pytest.mark.parametrize(
+    ("time", "value", "rule"),
+    [
+        (NOON, math.inf, "too large"),
+        (NOON, 2.0**56, "too large"),
+        (-1, 1.0, "between 1970 and 2106"),
+        (2**53, 1.0, "between 1970 and 2106"),
+    ],
+)
+def test_what_cannot_be_exact_is_refused_and_changes_nothing(time: int, value: float, rule: str) -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    before = state.digest()
+    with pytest.raises(RejectedValuesError, match=rule) as caught:
+        put(state, b"k", [NOON, time], [2.0, value])
+    assert caught.value.rows == (1,)
+    assert state.digest() == before
+
+
+def test_sums_at_the_edge_of_the_range_are_exact() -> None:
+    plan = ViewPlan(("x",), (Window(HOUR, 1),), (Aggregation("sum", "x", 0), Aggregation("mean", "x", 0)))
+    state = ViewState(plan)
+    large = float(np.nextafter(2.0**56, 0))
+    put(state, b"k", [NOON] * 7, [large, 2.0**-40, large, -large, 1.0, -large, 2.0**-40])
+    assert vector(state, b"k") == [1.0 + 2.0**-39, (1.0 + 2.0**-39) / 7]
+    put(state, b"n", [NOON] * 1000, [-large] * 1000)
+    assert vector(state, b"n") == [-large * 1000, -large]
+
+
+def test_variance_survives_a_large_mean() -> None:
+    plan = ViewPlan(("x",), (Window(HOUR, 1),), (Aggregation("var", "x", 0), Aggregation("std", "x", 0)))
+    state = ViewState(plan)
+    put(state, b"k", [NOON] * 4, [1e12 + step for step in (0.0, 0.25, 0.5, 0.75)])
+    assert vector(state, b"k") == [0.3125 / 3, math.sqrt(0.3125 / 3)]
+    put(state, b"s", [NOON] * 3, [-3.5] * 3)
+    assert vector(state, b"s") == [0.0, 0.0]
+
+
+def test_the_past_cannot_be_evaluated_online() -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    with pytest.raises(ValueError, match="before its key's evaluation time"):
+        state.evaluate_at([b"k"], np.array([NOON - 1]))
+
+
+def test_a_backfill_does_not_see_events_of_its_own_instant() -> None:
+    plan = ViewPlan(("x",), (Window(HOUR, 12),), (Aggregation("count", None, 0), Aggregation("last", "x", 0)))
+    events = Events([b"k", b"k"], np.array([NOON, NOON - 1]), np.array([1, 2], np.uint64), np.array([[1.0], [2.0]]))
+    found = backfill(plan, events, Queries([b"k", b"k", b"?"], np.array([NOON + 1, NOON, NOON])))
+    assert found[:2].tolist() == [[2.0, 1.0], [1.0, 2.0]]
+    assert np.isnan(found[2]).all()
+
+
+def test_a_backfill_grows_its_memory_as_it_goes() -> None:
+    plan = ViewPlan(("x",), (Window(300 * MINUTE, 300),), (Aggregation("sum", "x", 0),))
+    n, keys = 60_000, [b"%d" % (i % 500) for i in range(60_000)]
+    times = NOON + np.arange(n) * 200_000
+    events = Events(keys, times, np.arange(n, dtype=np.uint64), np.ones((n, 1)))
+    found = backfill(plan, events, Queries([b"0", b"499"], np.array([NOON + HOUR * 5, NOON + HOUR])))
+    assert found[:, 0].tolist() == [119.0, 36.0]
+
+
+def test_the_pipeline_file_becomes_a_plan() -> None:
+    source = SourceSpec(
+        key=["id"],
+        fields={
+            "id": NumberField(type="integer"),
+            "delay": NumberField(type="float", quantum=-20),
+            "a": NumberField(type="float"),
+        },
+    )
+    view = ViewSpec(
+        source="flights",
+        entity="carrier",
+        windows={"1h": WindowSpec(length=HOUR), "1d": WindowSpec(length=24 * HOUR, panes=24)},
+        aggregations=[
+            AggregationSpec(function="count"),
+            AggregationSpec(function="mean", field="delay", windows=["1d"]),
+            AggregationSpec(function="last", field="a", all_time=True),
+        ],
+    )
+    plan = compile_view(view, source)
+    assert plan.fields == ("a", "delay")
+    assert plan.bits == (40, 20)
+    assert plan.aggregations == (
+        Aggregation("count", None, 0),
+        Aggregation("count", None, 1),
+        Aggregation("mean", "delay", 1),
+        Aggregation("last", "a"),
+    )
+    assert plan.windows == (Window(HOUR, 12), Window(24 * HOUR, 24))
+    assert plan.lifetime_us == 60 * 24 * HOUR
+    assert len(plan.aggregations) == len(view.feature_names("v"))
+
+
+@pytest.mark.parametrize(
+    ("build", "rule"),
+    [
+        (lambda: Window(HOUR, 7), "multiple"),
+        (lambda: Window(SECOND, 2), "whole number of seconds"),
+        (lambda: Aggregation("sum"), "needs a field"),
+        (lambda: ViewPlan(("x", "x"), (), (Aggregation("count"),)), "distinct"),
+        (lambda: ViewPlan((), (), ()), "needs an aggregation"),
+        (lambda: ViewPlan((), (), (Aggregation("sum", "x"),)), "not a field"),
+        (lambda: ViewPlan((), (), (Aggregation("count", None, 0),)), "no window"),
+        (lambda: ViewPlan((), (Window(HOUR, 1),), (Aggregation("count"),), ttl_us=1), "shorter"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(build: object, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        build()  # type: ignore[operator]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv as csv
+from pyarrow import csv
 
 from tidemill_contracts import format_time, parse_time
 

@@ -92,6 +92,16 @@ class Replay:
     settled: set[str] = field(default_factory=set)
     served_us: int = -1
 
+    async def wait_configured(self) -> None:
+        """Until every service that takes requests knows the pipeline."""
+
+        async def known() -> bool:
+            ingestion = await self.transport.call("ingestion", "GET", "/v1/status")
+            serving = await self.transport.call("serving", "GET", "/v1/status")
+            return all(name in ingestion["sources"] for name in self.spec.sources) and self.spec.name in serving["pipelines"]
+
+        await self._until(known, "every service to know the pipeline", pause_s=0.1)
+
     async def warm_up(self, low: int, high: int, *, step: int = data.DAY) -> None:
         """Send the events of [low, high) without predictions: history for the first model."""
         for start in range(low, high, step):

@@ -1,0 +1,62 @@
+"""The service against a real Kafka, with Postgres absent throughout: from a release and vectors to answers and the log."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from serving_cases import HOUR_US, T0_US, inputs, linear, pipeline, released
+from serving_stack import Stack, open_stack
+
+from tidemill_contracts.base import parse_time
+from tidemill_contracts.events import ModelSwapped, Prediction, Timer
+from tidemill_contracts.ids import prediction_id
+
+pytestmark = pytest.mark.anyio
+SPEC = pipeline()
+
+
+@pytest.fixture
+async def stack(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with open_stack(kafka_bootstrap, topic_prefix[:31].rstrip("-"), tmp_path, SPEC) as opened:
+        yield opened
+
+
+async def test_a_release_and_vectors_become_answers_and_log_records(stack: Stack) -> None:
+    await stack.until_status(ready=True)
+    assert (await stack.predict(inputs())).status_code == 409
+
+    digest = stack.artifacts.put(linear(SPEC.feature_names()))
+    await stack.vector("by-carrier", "AA", [12.5, 3.0], revision=7)
+    await stack.watermark(T0_US + HOUR_US)
+    await stack.release(released(SPEC, 1, digest))
+    await stack.until_status(epoch=1, watermark_us=T0_US + HOUR_US, progress_us=T0_US + HOUR_US)
+
+    answer = (await stack.predict(inputs(), id="a")).json()
+    again = (await stack.predict(inputs(), id="a")).json()
+    unknown = (await stack.predict(inputs(carrier="DL"))).json()
+
+    assert answer == again
+    assert answer["prediction_id"] == str(prediction_id(SPEC.name, "a"))
+    assert (answer["epoch"], answer["version"], answer["model"]) == (1, 1, digest)
+    assert answer["revisions"] == {"by-carrier": 7}
+    assert answer["features_at"] is not None
+    assert not answer["defaulted"]
+    assert not answer["degraded"]
+    assert unknown["defaulted"] == ["by-carrier"]
+    assert unknown["revisions"] == {"by-carrier": 0}
+
+    await stack.until_status(answered=2, spooled=2, shipped=2)
+    records = [envelope for _, envelope in await stack.logged()]
+    predictions = {e.id: Prediction.read(e.data) for e in records if e.type == Prediction.TYPE}
+    timers = [Timer.read(e.data) for e in records if e.type == Timer.TYPE]
+    assert len(timers) == SPEC.partitions
+    assert {timer.time_us for timer in timers} == {T0_US + HOUR_US}
+    logged = predictions[answer["prediction_id"]]
+    assert logged.score == answer["score"]
+    assert logged.vector == [12.5, 3.0, 100.0, 10.0]
+    assert logged.revisions["by-carrier"].positions == {"0": 7}
+    assert logged.at_us == parse_time("2013-01-01T10:00:00Z")
+    assert predictions[unknown["prediction_id"]].vector[:2] == [None, None]
+    (swap,) = [ModelSwapped.read(e.data) for _, e in await stack.logged("swaps")]
+    assert (swap.epoch, swap.pipeline) == (1, SPEC.name)
+    assert stack.process.stop() == 0

@@ -20,6 +20,7 @@ from tidemill_features.domain.views import View, compile_program
 HOUR_US = 3_600_000_000
 START_US = 400_000 * HOUR_US
 PARTITIONS = 3
+END_US = START_US + 30 * HOUR_US
 
 
 def pipeline(name: str = "late", partitions: int = PARTITIONS, **view: str) -> PipelineSpec:

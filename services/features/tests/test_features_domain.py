@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from features_cases import (
-    HOUR_US,
+    END_US,
     PARTITIONS,
     START_US,
     Departure,
@@ -30,8 +30,6 @@ from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.domain.records import BadRecordError, read_repartitioned, read_source
 from tidemill_features.domain.route import Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View, compile_program
-
-END_US = START_US + 30 * HOUR_US
 
 
 class Readers:

@@ -1,0 +1,217 @@
+"""The service as a process against a real Kafka and Postgres: what goes in, what comes out, and how it dies."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from features_cases import PARTITIONS, FakeRecord, Stream, source_record, timer_record
+
+from tidemill_contracts.events import FeatureVector, PipelineApplied, Watermark, encode
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.topics import Family, control_topics, pipeline_topics, source_topics, topic, view_topics
+from tidemill_features.domain.encode import WATERMARK_KEY
+from tidemill_features.kafka import partition_of
+from tidemill_runtime.kafka import ensure_topics
+
+DEADLINE_S = 90.0
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:
+    """Poll a condition; raises AssertionError naming it when it does not come true in time."""
+    end = time.monotonic() + deadline_s
+    while True:
+        found = condition()
+        if found is True or (not isinstance(found, bool) and await found):
+            return
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Reader:
+    """A fresh replica of one compacted topic, read from its beginning: the highest revision of an entity counts."""
+
+    vectors: dict[str, FeatureVector] = field(default_factory=dict)
+    watermarks: dict[int, Watermark] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    records: int = 0
+    arrived: dict[str, float] = field(default_factory=dict)
+
+    def take(self, record: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
+        self.records += 1
+        if record.value is None:
+            self.vectors.pop(record.key.decode(), None)
+        elif record.key == WATERMARK_KEY:
+            self.watermarks[record.partition] = Watermark.read(record.value)
+        else:
+            vector = FeatureVector.read(record.value)
+            self.last[vector.entity] = vector.revision
+            known = self.vectors.get(vector.entity)
+            if known is None or vector.revision > known.revision:
+                self.vectors[vector.entity] = vector
+                self.arrived[vector.entity] = time.monotonic()
+
+    def low(self) -> int:
+        """The replica's watermark, -1 until every partition has one."""
+        lows = [mark.watermark_us for mark in self.watermarks.values()]
+        return min(lows) if len(lows) == PARTITIONS else -1
+
+
+@dataclass
+class Stack:
+    """Where the service lives in this test."""
+
+    kafka: str
+    postgres: str
+    prefix: str
+    folder: Path
+    spec: PipelineSpec
+    producer: AIOKafkaProducer
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def topic(self, family: Family, name: str) -> str:
+        return topic(family, name, prefix=self.prefix)
+
+    async def send(self, name: str, records: Sequence[FakeRecord]) -> None:
+        """Write records to their partitions, in order."""
+        for start in range(0, len(records), 5000):
+            sent = [
+                await self.producer.send(name, r.value, key=r.key, partition=r.partition, headers=r.headers)
+                for r in records[start : start + 5000]
+            ]
+            await asyncio.gather(*sent)
+
+    async def send_events(self, stream: Stream, *, until_us: int | None = None, part: slice = slice(None)) -> None:
+        """A slice of each source partition's events; then progress, where given."""
+        records = [source_record(e) for events in stream.by_partition.values() for e in events[part]]
+        if until_us is not None:
+            records += [timer_record(until_us, p) for p in stream.by_partition]
+        await self.send(self.topic("events", "departures"), records)
+
+    async def apply(self, spec: PipelineSpec, revision: int = 1) -> None:
+        """Announce a pipeline."""
+        body = PipelineApplied(
+            pipeline=spec.name, revision=revision, digest=spec.digest(), spec=spec.model_dump(mode="json")
+        )
+        envelope = encode(body, id=f"{spec.name}-{revision}", source="test", time_us=0)
+        await self.producer.send_and_wait(
+            topic("pipelines", prefix=self.prefix), envelope.data, key=spec.name.encode(), headers=envelope.headers()
+        )
+
+    @asynccontextmanager
+    async def reading(self, view: str) -> AsyncIterator[Reader]:
+        """A replica that is kept up to date while the body runs."""
+        reader = Reader()
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka, isolation_level="read_committed", auto_offset_reset="earliest",
+            enable_auto_commit=False, fetch_max_wait_ms=20,
+        )  # fmt: skip
+        consumer.assign([TopicPartition(self.topic("features", view), p) for p in range(PARTITIONS)])
+        await consumer.start()
+
+        async def follow() -> None:
+            while True:
+                for records in (await consumer.getmany(timeout_ms=50)).values():
+                    for record in records:
+                        reader.take(record)
+
+        task = asyncio.create_task(follow())
+        try:
+            yield reader
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await consumer.stop()
+
+    def start(self, instance: str = "0", **environment: str) -> "Process":
+        """The service as a process of its own."""
+        return Process(self, instance, {**self.environment, **environment})
+
+
+class Process:
+    """One instance of the service."""
+
+    def __init__(self, stack: Stack, instance: str, environment: Mapping[str, str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = stack.folder / f"{instance}-{self.port}.log"
+        own = {
+            "TIDEMILL_KAFKA": stack.kafka, "TIDEMILL_POSTGRES": stack.postgres, "TIDEMILL_PREFIX": stack.prefix,
+            "TIDEMILL_ARTIFACTS": str(stack.folder / "artifacts"), "TIDEMILL_STATE": str(stack.folder / instance),
+            "TIDEMILL_PORT": str(self.port), "TIDEMILL_INSTANCE": instance,
+        }  # fmt: skip
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tidemill_features"], env={**os.environ, **own, **environment}, stderr=log
+            )
+
+    async def ready(self) -> None:
+        """Wait until it says so."""
+        async with httpx.AsyncClient() as client:
+
+            async def is_ready() -> bool:
+                assert self._process.poll() is None, self.log.read_text()
+                try:
+                    return (await client.get(f"{self.url}/readyz")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await until(is_ready, "the service is ready")
+
+    async def get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient() as client:
+            return await client.get(self.url + path, timeout=10)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self._process.send_signal(signal.SIGCONT)
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            return self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+@asynccontextmanager
+async def open_stack(kafka: str, postgres: str, prefix: str, folder: Path, spec: PipelineSpec) -> AsyncIterator[Stack]:
+    """Topics made, pipeline announced, nothing running yet."""
+    specs = [*control_topics(prefix=prefix), *pipeline_topics(spec.name, spec.partitions, prefix=prefix)]
+    for source in spec.sources:
+        specs += source_topics(source, spec.partitions, prefix=prefix)
+    for view in spec.views:
+        specs += view_topics(view, spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix)
+    await ensure_topics(kafka, specs)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True, linger_ms=2)
+    await producer.start()
+    try:
+        stack = Stack(kafka, postgres, prefix, folder, spec, producer)
+        await stack.apply(spec)
+        yield stack
+    finally:
+        await producer.stop()
+
+
+__all__ = ["Process", "Reader", "Stack", "open_stack", "partition_of", "until"]

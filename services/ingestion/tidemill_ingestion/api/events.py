@@ -1,0 +1,215 @@
+"""The endpoints: strict bodies in, 202 once the broker has the events."""
+
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tidemill_contracts import dead_letters, derived_id, format_time, topic
+from tidemill_contracts.events import Timer, encode
+from tidemill_contracts.topics import Family
+from tidemill_ingestion.api.models import (
+    EventFate,
+    Place,
+    ProgressPosted,
+    RawPlace,
+    SourceStatus,
+    Status,
+    TimersWritten,
+)
+from tidemill_ingestion.domain.decide import Counts, Known
+from tidemill_ingestion.domain.fields import Issue, instant, issue_of
+from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.requests import (
+    InvalidEventsError,
+    MediaTypeError,
+    Parcel,
+    Posted,
+    conflict,
+    read_request,
+)
+from tidemill_ingestion.domain.source import Source, timer_issue
+from tidemill_ingestion.domain.stored import EventRow, PartitionRow
+from tidemill_runtime.errors import Later
+from tidemill_runtime.http import FieldError, HttpProblem, media_type, read_body, read_model
+from tidemill_runtime.telemetry import producing
+
+MAXIMUM_BATCH = 10_000
+RETRY_AFTER_S = "1"
+_FATES: dict[str, Family] = {"applied": "events", "late": "late", "future": "future"}
+_encode = msgspec.json.Encoder().encode
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """What the API reads of the store; every method may raise Later."""
+
+    async def event(self, source: str, event_id: str) -> EventRow | None: ...
+    async def status(self) -> list[PartitionRow]: ...
+
+
+class KnownIds(Protocol):
+    """Looks ids up as well as that is possible at the moment: without the database nothing is known."""
+
+    async def known(self, source: str, ids: Sequence[str]) -> Mapping[str, Known]: ...
+
+
+class Sink(Protocol):
+    """Writes records and returns once the broker has all of them; raises Later."""
+
+    async def write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]: ...
+
+
+@dataclass(slots=True)
+class Edge:
+    """What the endpoints work with; the composition root keeps `sources` up to date."""
+
+    prefix: str
+    known: KnownIds
+    sink: Sink
+    rows: Rows
+    sources: dict[str, Source] = field(default_factory=dict)
+
+
+async def post_events(request: Request) -> Response:
+    """Validate everything, then write everything; 202 after the acknowledgement of every event."""
+    edge, source = _edge(request), _source(request)
+    posted = _read(request, source, await read_body(request))
+    await _refuse_conflicts(edge, source, posted)
+    name = topic("raw", source.name, prefix=edge.prefix)
+    with producing(name) as trace:
+        records = []
+        for event in posted.events:
+            headers = event.envelope(traceparent=trace).headers()
+            records.append(Outgoing(name, source.partition(event.key), event.key, event.data, headers))
+        places = await _write(edge, records)
+    accepted = [
+        {"id": event.id, "topic": name, "partition": partition, "offset": offset}
+        for event, (partition, offset) in zip(posted.events, places, strict=True)
+    ]
+    body = _encode(accepted[0] if posted.single else {"accepted": accepted})
+    return Response(body, 202, media_type="application/json")
+
+
+async def post_progress(request: Request) -> TimersWritten:
+    """Write a timer to every raw partition, so that the word stands in the log in its order."""
+    edge, source = _edge(request), _source(request)
+    posted = await read_model(request, ProgressPosted)
+    try:
+        time_us = instant(posted.time)
+    except ValueError as error:
+        raise _refused([issue_of("time", error)]) from None
+    issue = timer_issue(time_us, time.time_ns() // 1000, source.spec)
+    if issue is not None:
+        raise _refused([issue])
+    name = topic("raw", source.name, prefix=edge.prefix)
+    with producing(name) as trace:
+        word = Timer(source=source.name, time_us=time_us, reason=posted.reason)
+        records = [timer(word, p, name, trace=trace) for p in range(source.partitions)]
+        places = await _write(edge, records)
+    return TimersWritten(timers=[Place(topic=name, partition=p, offset=o) for p, o in places])
+
+
+def timer(word: Timer, partition: int, raw_topic: str, *, trace: str | None = None) -> Outgoing:
+    """The record that carries a timer to one partition of the source's raw topic."""
+    event_id = str(derived_id("timer", word.source, partition, word.time_us))
+    envelope = encode(word, id=event_id, source=f"/sources/{word.source}", time_us=word.time_us, traceparent=trace)
+    return Outgoing(raw_topic, partition, None, envelope.data, envelope.headers())
+
+
+async def get_event(request: Request) -> EventFate:
+    """The stored fate of an id; 404 also while its record waits to be processed."""
+    edge, source = _edge(request), _source(request)
+    event_id = request.path_params["id"]
+    row = await _rows(edge.rows.event(source.name, event_id)) if "\x00" not in event_id else None
+    if row is None:
+        raise HttpProblem(404, "no event of this id has been processed")
+    raw = topic("raw", source.name, prefix=edge.prefix)
+    family = _FATES.get(row.outcome)
+    name = dead_letters(raw) if family is None else topic(family, source.name, prefix=edge.prefix)
+    return EventFate(
+        id=event_id, outcome=row.outcome, topic=name, partition=row.partition if row.outcome == "applied" else 0,
+        seq=row.seq, time=format_time(row.event_us), conflicts=row.conflicts,
+        raw=RawPlace(partition=row.partition, offset=row.raw_offset),
+    )  # fmt: skip
+
+
+async def get_status(request: Request) -> Status:
+    """Counts and positions of every source, from the rows that hold the operator's decisions."""
+    edge = _edge(request)
+    found: dict[str, list[PartitionRow]] = {name: [] for name in edge.sources}
+    for row in await _rows(edge.rows.status()):
+        found.setdefault(row.source, []).append(row)
+    return Status(sources={name: _summed(rows) for name, rows in sorted(found.items())})
+
+
+def _summed(rows: Sequence[PartitionRow]) -> SourceStatus:
+    total = {f.name: sum(getattr(row.counts, f.name) for row in rows) for f in fields(Counts)}
+    accepted = total["applied"] + total["late"] + total["future"] + total["dead_lettered"]
+    return SourceStatus(
+        accepted=accepted, **total,
+        positions={str(row.partition): row.position.seq for row in rows},
+        raw_positions={str(row.partition): row.position.next for row in rows},
+        watermarks_us={str(row.partition): row.position.watermark_us for row in rows},
+        newest_us={str(row.partition): row.position.newest_us for row in rows},
+    )  # fmt: skip
+
+
+def _edge(request: Request) -> Edge:
+    return cast("Edge", request.app.state.edge)
+
+
+def _source(request: Request) -> Source:
+    source = _edge(request).sources.get(request.path_params["source"])
+    if source is None:
+        raise HttpProblem(404, "no pipeline declares this source")
+    return source
+
+
+def _read(request: Request, source: Source, body: bytes) -> Posted:
+    headers = dict(request.headers)
+    _, _, charset = headers.get("content-type", "").partition("charset=")
+    if charset.strip(' "').lower() not in {"", "utf-8", "us-ascii"}:
+        raise HttpProblem(415, "the body must be UTF-8")
+    try:
+        return read_request(source, Parcel(media_type(request), headers, body, MAXIMUM_BATCH))
+    except MediaTypeError as error:
+        raise HttpProblem(415, f"the body must be {error}") from None
+    except InvalidEventsError as error:
+        raise _refused(error.issues) from None
+
+
+def _refused(issues: Sequence[Issue]) -> HttpProblem:
+    """400 where the body is not JSON at all, else 422; nothing was written."""
+    whole = len(issues) == 1 and not issues[0].field and issues[0].rule in {"json", "duplicate_key", "finite", "depth"}
+    errors = [FieldError(field=issue.field, rule=issue.rule, message=issue.message) for issue in issues]
+    return HttpProblem(400 if whole else 422, "nothing was taken: see errors", errors=errors)
+
+
+async def _refuse_conflicts(edge: Edge, source: Source, posted: Posted) -> None:
+    known = await edge.known.known(source.name, [event.id for event in posted.events])
+    issues = []
+    for index, event in enumerate(posted.events):
+        stored = known.get(event.id)
+        if stored is not None and stored.outcome != "dead_lettered" and stored.digest != event.digest:
+            issues.append(conflict("id" if posted.single else f"{index}.id"))
+    if issues:
+        raise _refused(issues)
+
+
+async def _write(edge: Edge, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    try:
+        return await edge.sink.write(records)
+    except Later as error:
+        raise HttpProblem(503, str(error), headers={"retry-after": RETRY_AFTER_S}) from None
+
+
+async def _rows(rows: Awaitable[T]) -> T:
+    try:
+        return await rows
+    except Later:
+        raise HttpProblem(503, "the database does not answer", headers={"retry-after": RETRY_AFTER_S}) from None

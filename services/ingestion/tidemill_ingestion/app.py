@@ -1,0 +1,151 @@
+"""Composition root: settings to resources to routes. Nothing here decides anything about an event."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+
+from tidemill_contracts import PipelineSpec, topic
+from tidemill_contracts.topics import source_topics
+from tidemill_ingestion.api import Edge, routes
+from tidemill_ingestion.domain.catalogue import catalogue
+from tidemill_ingestion.domain.source import Source
+from tidemill_ingestion.handlers import GROUP, RawTask
+from tidemill_ingestion.kafka import Log
+from tidemill_ingestion.settings import Settings
+from tidemill_ingestion.store import KnownIds, Store
+from tidemill_runtime.backoff import Backoff
+from tidemill_runtime.dlq import DeadLetterLimiter
+from tidemill_runtime.errors import Later, Never
+from tidemill_runtime.health import Health
+from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
+from tidemill_runtime.service import Service
+from tidemill_runtime.stream import StreamRunner
+
+OPERATOR_BYTES = 256 * 1024 * 1024
+OPERATOR_TIMEOUT_S = 20.0
+OPERATOR_RECORDS = 1000
+"""Records of a partition between two yields of the event loop: about 30 ms of validation."""
+_log = logging.getLogger(__name__)
+
+
+class Streams:
+    """One runner per source, started, restarted and stopped as the pipelines change."""
+
+    def __init__(self, make: Callable[[Source], StreamRunner]) -> None:
+        self._make = make
+        self._wanted: Mapping[str, Source] = {}
+        self._running: dict[str, tuple[Source, StreamRunner, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+
+    def apply(self, sources: Mapping[str, Source]) -> None:
+        """From now on these sources are read, as they are defined in these objects."""
+        self._wanted = sources
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow `apply` until cancelled; then every task finishes its batch."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._stop([name for name, (source, *_) in self._running.items()
+                                  if self._wanted.get(name) is not source])  # fmt: skip
+                for name, source in self._wanted.items():
+                    if name not in self._running:
+                        runner = self._make(source)
+                        self._running[name] = (source, runner, group.create_task(runner.run()))
+
+    async def _stop(self, names: list[str]) -> None:
+        stopped = [self._running.pop(name) for name in names]
+        for _, runner, _ in stopped:
+            await runner.stop()
+        await asyncio.gather(*(task for _, _, task in stopped))
+
+
+class Composition:
+    """The objects of one process and how they hear of changes."""
+
+    def __init__(self, settings: Settings, health: Health) -> None:
+        self._settings, self._health = settings, health
+        self._store = Store()
+        self._edge_log = Log(
+            settings, health, name="kafka-edge", max_bytes=settings.max_in_flight_bytes,
+            timeout_s=settings.publish_timeout_s,
+        )  # fmt: skip
+        self._log = Log(
+            settings, health, name="kafka-operator", max_bytes=OPERATOR_BYTES, timeout_s=OPERATOR_TIMEOUT_S
+        )
+        self._edge = Edge(settings.prefix, KnownIds(self._store), self._edge_log, self._store)
+        self._streams = Streams(self._operator)
+        self._watcher = PipelineWatcher(settings, self._apply)
+
+    def service(self) -> Service:
+        """What the runtime serves and supervises."""
+        for name in ("pipelines", "postgres"):
+            self._health.set(name, ok=False, reason="starting")
+        background = {
+            "postgres": self._postgres, "kafka-edge": self._edge_log.run, "kafka-operator": self._log.run,
+            "pipelines": self._watcher.run, "streams": self._streams.run,
+        }  # fmt: skip
+        return Service(
+            routes=routes(), background=background, state={"edge": self._edge}, title="Tidemill ingestion"
+        )
+
+    async def _postgres(self) -> None:
+        backoff = Backoff()
+        try:
+            while True:
+                try:
+                    await self._store.connect(self._settings.postgres)
+                    break
+                except Later as error:
+                    self._health.set("postgres", ok=False, reason=str(error))
+                    await backoff.wait()
+            self._health.set("postgres", ok=True)
+            await asyncio.Event().wait()
+        finally:
+            await self._store.close()
+
+    async def _apply(self, pipelines: Pipelines) -> None:
+        specs = [PipelineSpec.model_validate_json(json.dumps(event.spec)) for event in pipelines.values()]
+        found = catalogue(specs, self._edge.sources)
+        usable = {name: source for name, source in found.sources.items() if await self._has_topics(source)}
+        self._health.set(
+            "pipelines", ok=not found.disputed, reason=f"declared differently twice: {', '.join(found.disputed)}"
+        )
+        self._edge.sources = usable
+        self._streams.apply(usable)
+
+    async def _has_topics(self, source: Source) -> bool:
+        name = f"source/{source.name}"
+        keep = source.spec.keep
+        specs = source_topics(
+            source.name, source.partitions, keep_ms=-1 if keep is None else keep // 1000, prefix=self._settings.prefix
+        )
+        try:
+            await ensure_topics(self._settings.kafka, specs)
+        except Never as error:
+            self._health.set(name, ok=False, reason=str(error))
+            return False
+        self._health.drop(name)
+        return True
+
+    def _operator(self, source: Source) -> StreamRunner:
+        prefix = self._settings.prefix
+
+        def task(partition: int) -> RawTask:
+            return RawTask(
+                source, partition, prefix=prefix, store=self._store, sink=self._log, limiter=DeadLetterLimiter()
+            )
+
+        return StreamRunner(
+            self._settings, group=f"{prefix}.{GROUP}.{source.name}", topics=[topic("raw", source.name, prefix=prefix)],
+            make_task=task, health=self._health, max_records=OPERATOR_RECORDS,
+        )  # fmt: skip
+
+
+def create(settings: Settings, health: Health) -> Service:
+    """The ingestion service."""
+    return Composition(settings, health).service()

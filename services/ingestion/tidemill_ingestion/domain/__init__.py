@@ -1,0 +1,1 @@
+"""What ingestion decides: pure and synchronous, no clock, no network."""

@@ -1,0 +1,139 @@
+"""A declared source and the events it takes, in their one canonical form."""
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from tidemill_contracts import Envelope, parse_time
+from tidemill_contracts.events import Timer
+from tidemill_contracts.pipeline import SourceSpec
+from tidemill_ingestion.domain.fields import EARLIEST_US, LATEST_US, Fields, Issue, Value, issue_of, plain_text
+from tidemill_ingestion.domain.partition import partition_of
+
+MAXIMUM_ID = 256
+MAXIMUM_DATA_BYTES = 512 * 1024
+"""Of one event's canonical JSON: half of what a topic takes, so that headers and dead-letter context always fit."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the producer says about an event beside its data; `type` and `source` are CloudEvents attributes."""
+
+    type: str
+    source: str
+    subject: str | None = None
+    causation: str | None = None
+    correlation: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A valid event. `data` is canonical JSON, `digest` tells two bodies under the same id apart."""
+
+    id: str
+    key: bytes
+    time_us: int
+    data: bytes
+    digest: bytes
+    context: Context
+
+    def envelope(
+        self, *, origin: tuple[int, int, int] | None = None, seq: int | None = None, traceparent: str | None = None
+    ) -> Envelope:
+        """The event around which Kafka's headers are made; its own trace goes before `traceparent`."""
+        about = self.context
+        return Envelope(
+            self.id, about.type, about.source, self.time_us, self.data, about.subject, about.causation,
+            about.correlation, about.traceparent or traceparent, origin, seq,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source as one pipeline declares it, with its fields compiled."""
+
+    name: str
+    spec: SourceSpec
+    partitions: int
+    fields: Fields
+
+    @classmethod
+    def compile(cls, name: str, spec: SourceSpec, partitions: int) -> "Source":
+        """Key and time fields are required whatever they declare: without them an event has no place."""
+        needed = frozenset([*spec.key, *([spec.time] if spec.time else [])])
+        return cls(name, spec, partitions, Fields(spec.fields, needed))
+
+    def context(self) -> Context:
+        """The context of an event that came as plain JSON."""
+        return Context(f"tidemill.event.{self.name}.v1", f"/sources/{self.name}")
+
+    def partition(self, key: bytes) -> int:
+        """The partition of an event's key in every topic of this source."""
+        return partition_of(key, self.partitions)
+
+    def event(  # noqa: PLR0913 - the parts of an event, and where to complain
+        self, event_id: object, time_us: int | None, data: object, context: Context, path: str, issues: list[Issue]
+    ) -> Event | None:
+        """The event of these parts, or None with what is wrong in `issues`, each under `path` (empty or `2.`)."""
+        before = len(issues)
+        name = _identity(event_id, f"{path}id", issues)
+        fields = self.fields.check(data, f"{path}data", issues)
+        if len(issues) > before:
+            return None
+        time_us = self._time(fields, time_us)
+        if time_us is None:
+            issues.append(Issue(f"{path}time", "required", "is required: the source declares no time field"))
+            return None
+        body = _encode(fields)
+        if len(body) > MAXIMUM_DATA_BYTES:
+            issues.append(Issue(f"{path}data", "size", f"must be at most {MAXIMUM_DATA_BYTES} bytes of JSON"))
+            return None
+        key = self._key(fields)
+        return Event(name, key, time_us, body, digest(key, time_us, body), context)
+
+    def _time(self, fields: dict[str, Value], given: int | None) -> int | None:
+        if self.spec.time is None:
+            return given
+        return parse_time(str(fields[self.spec.time]))
+
+    def _key(self, fields: dict[str, Value]) -> bytes:
+        values = [fields[name] for name in self.spec.key]
+        if len(values) > 1:
+            return _encode(values)
+        return values[0].encode() if isinstance(values[0], str) else _encode(values[0])
+
+
+def digest(key: bytes, time_us: int, data: bytes) -> bytes:
+    """BLAKE2b-128 of the JSON array [key, event time, data]: what makes two records with one id the same event."""
+    return hashlib.blake2b(_encode([key.decode(), time_us, msgspec.Raw(data)]), digest_size=16).digest()
+
+
+def timer_issue(time_us: int, recorded_us: int, spec: SourceSpec) -> Issue | None:
+    """What is wrong with a producer's word that nothing older than `time_us` will come, said at `recorded_us`."""
+    if not EARLIEST_US <= time_us < LATEST_US:
+        return Issue("time", "range", "must lie between the years 1900 and 9998")
+    if time_us > recorded_us + spec.max_future:
+        return Issue("time", "future", "lies further in the future than the source allows")
+    return None
+
+
+def is_timer(event_type: str) -> bool:
+    """Whether a CloudEvents type is the platform's own word for progress."""
+    return event_type == Timer.TYPE
+
+
+def _identity(value: object, field: str, issues: list[Issue]) -> str:
+    try:
+        text = plain_text(value)
+    except ValueError as error:
+        issues.append(issue_of(field, error))
+        return ""
+    if not 1 <= len(text) <= MAXIMUM_ID or not text.isprintable():
+        issues.append(Issue(field, "length", f"must have 1 to {MAXIMUM_ID} printable characters"))
+    return text
+
+

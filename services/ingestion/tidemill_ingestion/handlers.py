@@ -1,0 +1,157 @@
+"""The operator of one raw partition: read, look up, decide, make durable, write. It never decides anything itself.
+
+Decisions are stored before their output is written, and `emitted` follows. So a crash at any instruction leads to the
+same output again, byte for byte and with the same origin, and readers drop what they have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from tidemill_contracts import topic
+from tidemill_ingestion.domain.decide import Batch, Emit, Known, Pairs, Position, decide, repeat
+from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.readings import Progress, Record, read
+from tidemill_ingestion.domain.source import Source
+from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
+from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
+from tidemill_runtime.errors import Later, Stalled
+from tidemill_runtime.kafka import MAX_REQUEST_BYTES
+
+GROUP = "ingestion"
+MAXIMUM_LETTER_BYTES = MAX_REQUEST_BYTES - 50_000
+ATTEMPTS = 10
+"""Of a batch whose ids another partition keeps claiming: each attempt loses to a batch that went on."""
+
+
+class Decisions(Protocol):
+    """Durable decisions; every method may raise Later."""
+
+    async def open(self, source: str, partition: int) -> Opened: ...
+    async def known(self, source: str, ids: Sequence[str]) -> dict[str, Known]: ...
+    async def decide(self, source: str, partition: int, low: int, batch: Batch) -> None: ...
+    async def emitted(self, source: str, partition: int, upto: int) -> None: ...
+
+
+class Sink(Protocol):
+    """Writes records and returns once the broker has all of them; raises Later."""
+
+    async def write(self, records: Sequence[Outgoing]) -> object: ...
+
+
+def fitting(letter: Outgoing) -> Outgoing:
+    """The dead letter as a broker takes it.
+
+    A record with neither key nor value gets an empty value, and one that its context makes too large loses its bytes:
+    the original stays where `tm_dlq_topic`, `tm_dlq_partition` and `tm_dlq_offset` point to.
+    """
+    if letter.size() > MAXIMUM_LETTER_BYTES:
+        about = [(name, value) for name, value in letter.headers if name.startswith("tm_dlq_")]
+        about.append(("tm_dlq_cut", b"%d" % letter.size()))
+        return replace(letter, key=None, value=b"", headers=about)
+    return replace(letter, value=b"") if letter.key is None and letter.value is None else letter
+
+
+class RawTask:
+    """Owns one partition of `raw.<source>`; a PartitionTask of the runtime's StreamRunner."""
+
+    def __init__(  # noqa: PLR0913 - keyword-only, what the composition root hands over
+        self, source: Source, partition: int, *, prefix: str, store: Decisions, sink: Sink, limiter: DeadLetterLimiter
+    ) -> None:
+        self._source, self._partition, self._prefix = source, partition, prefix
+        self._store, self._sink, self._limiter = store, sink, limiter
+        self._topic = topic("raw", source.name, prefix=prefix)
+        self._position = Position()
+        self._emitted = self._noted = 0
+        self._moved = False
+
+    async def open(self) -> Mapping[str, int]:
+        """Restore the position; reading starts where output may be missing."""
+        opened = await self._store.open(self._source.name, self._partition)
+        self._position, self._emitted, self._noted = opened.position, opened.emitted, opened.emitted
+        return {self._topic: self._emitted}
+
+    async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
+        """Decide and write one poll's records; those that were decided before a crash are only written again."""
+        pairs = [(record, read(self._source, record)) for record in batches[self._topic]]
+        split = next((i for i, (record, _) in enumerate(pairs) if record.offset >= self._position.next), len(pairs))
+        if split:
+            known = await self._known(pairs[:split])
+            await self._write(repeat(pairs[:split], known), pairs[split - 1][0].offset + 1)
+        if pairs[split:]:
+            await self._fresh(pairs[split:])
+        self._moved = True
+
+    async def idle(self) -> None:
+        """Note how far the output is, once no more records come: after a crash nothing is then written twice."""
+        if self._noted != self._emitted and not self._moved:
+            await self._note()
+        self._moved = False
+
+    async def close(self, *, lost: bool) -> None:
+        """Note how far the output is, for the next owner."""
+        if not lost and self._noted != self._emitted:
+            await self._note()
+
+    async def _fresh(self, pairs: Pairs) -> None:
+        stalled: Stalled | None = None
+        for attempt in range(ATTEMPTS):
+            known = await self._known(pairs)
+            batch = decide(self._source, pairs, known, self._position)
+            if attempt == 0:
+                good, stalled = self._limit(pairs, batch)
+                if stalled is not None:
+                    pairs = pairs[:good]
+                    batch = decide(self._source, pairs, known, self._position)
+            try:
+                await self._store.decide(self._source.name, self._partition, self._position.next, batch)
+                break
+            except ClaimedMeanwhile:
+                continue
+        else:
+            raise Later(f"{self._topic}/{self._partition}: other partitions keep claiming the same ids")
+        self._position = batch.position
+        await self._write(batch.emits, batch.position.next)
+        if stalled is not None:
+            raise stalled
+
+    def _limit(self, pairs: Pairs, batch: Batch) -> tuple[int, Stalled | None]:
+        """How many of the records may be decided before dead letters are no longer exceptions."""
+        dead = {emit.record.offset for emit in batch.emits if emit.family == "dlq"}
+        for index, (record, _) in enumerate(pairs):
+            try:
+                if record.offset in dead:
+                    self._limiter.dead()
+                else:
+                    self._limiter.good()
+            except Stalled as error:
+                return index, error
+        return len(pairs), None
+
+    async def _known(self, pairs: Pairs) -> dict[str, Known]:
+        ids = {
+            name
+            for _, reading in pairs
+            if not isinstance(reading, Progress)
+            and (name := getattr(reading, "id", None) or getattr(reading, "event_id", None)) is not None
+        }
+        return await self._store.known(self._source.name, sorted(ids)) if ids else {}
+
+    async def _write(self, emits: Sequence[Emit], upto: int) -> None:
+        await self._sink.write([self._outgoing(emit) for emit in emits])
+        self._emitted = upto
+
+    def _outgoing(self, emit: Emit) -> Outgoing:
+        record = emit.record
+        if emit.envelope is None:
+            name, key, value, headers = dead_letter(
+                record, group=f"{self._prefix}.{GROUP}", reason=emit.reason, error=emit.error
+            )
+            return fitting(Outgoing(name, 0, key, value, headers, record.timestamp))
+        name = topic(emit.family, self._source.name, prefix=self._prefix)  # type: ignore[arg-type]  # dlq has no envelope
+        partition = record.partition if emit.family == "events" else 0
+        return Outgoing(name, partition, record.key, emit.envelope.data, emit.envelope.headers(), record.timestamp)
+
+    async def _note(self) -> None:
+        await self._store.emitted(self._source.name, self._partition, self._emitted)
+        self._noted = self._emitted

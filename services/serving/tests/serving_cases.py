@@ -35,7 +35,6 @@ sources:
       late: {type: boolean}
 entities:
   carrier: {key: [carrier]}
-  route: {key: [origin, dest]}
 views:
   by-carrier:
     source: departures
@@ -59,18 +58,15 @@ label: {source: arrivals, join: flight, expression: late}
 """
 
 
-def pipeline(**changes: Any) -> PipelineSpec:
-    """The pipeline of the tests; `missing="refuse"` changes its view, `name` its name."""
-    text = FILE
-    if missing := changes.get("missing"):
-        text = text.replace("    entity: carrier\n", f"    entity: carrier\n    missing: {missing}\n")
-    return parse_pipeline(text.replace("entities:\n  carrier: {key: [carrier]}\n  route: {key: [origin, dest]}\n",
-                                       "entities:\n  carrier: {key: [carrier]}\n").encode())  # fmt: skip
+def pipeline(*, missing: str = "default", extra: str = "") -> PipelineSpec:
+    """The pipeline of the tests; `missing` is its view's rule for unknown entities, `extra` more request features."""
+    text = FILE.replace("    entity: carrier\n", f"    entity: carrier\n    missing: {missing}\n")
+    return parse_pipeline(text.replace("    hour: hour(scheduled)\n", f"    hour: hour(scheduled)\n{extra}").encode())
 
 
-def inputs(**changes: Any) -> dict[str, Any]:
+def inputs(**changes: object) -> dict[str, Any]:
     """The inputs of one good request; None leaves a field out."""
-    values = {
+    values: dict[str, object] = {
         "flight": "AA-1", "carrier": "AA", "distance": 100.0, "scheduled": "2013-01-01T10:00:00Z",
     } | changes  # fmt: skip
     return {name: value for name, value in values.items() if value is not None}
@@ -83,16 +79,24 @@ def linear(features: Sequence[str], *, bias: float = 0.0, weight: float = 0.001)
     return linear_to_onnx(model, features)
 
 
-def released(spec: PipelineSpec, epoch: int, digest: str, **changes: Any) -> Released:
-    """A release of one model for the whole pipeline; keywords replace fields, `shadow` is a digest."""
-    shadows = [Member(name="baseline", model=changes.pop("shadow"), version=1)] if "shadow" in changes else []
-    fields: dict[str, Any] = {
-        "pipeline": spec.name, "epoch": epoch, "members": [Member(name="champion", model=digest, version=epoch)],
-        "shadows": shadows, "views": {view: spec.view_version(view) for view in spec.views},
-        "features": spec.feature_names(), "spec": spec.digest(), "policy": spec.policy_digest(), "at_us": T0_US,
-        "reason": ReleaseReason(kind="gate", event_id=uuid4()), "previous_epoch": epoch - 1,
-    }  # fmt: skip
-    return Released(**(fields | changes))
+def released(
+    spec: PipelineSpec, epoch: int, digest: str, *, shadow: str | None = None, effective_at_us: int | None = None
+) -> Released:
+    """A release of one model for the whole pipeline."""
+    return Released(
+        pipeline=spec.name,
+        epoch=epoch,
+        members=[Member(name="champion", model=digest, version=epoch)],
+        shadows=[] if shadow is None else [Member(name="baseline", model=shadow, version=1)],
+        views={view: spec.view_version(view) for view in spec.views},
+        features=list(spec.feature_names()),
+        spec=spec.digest(),
+        policy=spec.policy_digest(),
+        at_us=T0_US,
+        effective_at_us=effective_at_us,
+        reason=ReleaseReason(kind="gate", event_id=uuid4()),
+        previous_epoch=epoch - 1,
+    )
 
 
 def integer_division(width: int) -> bytes:

@@ -20,7 +20,7 @@ from serving_cases import T0_US
 from tidemill_contracts.envelope import Envelope, read_envelope
 from tidemill_contracts.events import FeatureVector, PipelineApplied, Released, Watermark, encode
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_contracts.topics import control_topics, pipeline_topics, topic, view_topics
+from tidemill_contracts.topics import Family, control_topics, pipeline_topics, topic, view_topics
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import end_offsets, ensure_topics
 from tidemill_serving.domain.replica import WATERMARK_KEY
@@ -128,7 +128,7 @@ class Stack:
         found: dict[str, Any] = answer.json()["pipelines"].get(self.spec.name, {})
         return found
 
-    async def until_status(self, **wanted: Any) -> dict[str, Any]:
+    async def until_status(self, **wanted: object) -> dict[str, Any]:
         """Wait for values in the status."""
         seen: dict[str, Any] = {}
 
@@ -139,11 +139,11 @@ class Stack:
         await until(holds, f"status {wanted}")
         return seen
 
-    async def predict(self, inputs: dict[str, Any], **fields: Any) -> httpx.Response:
+    async def predict(self, inputs: dict[str, Any], **fields: object) -> httpx.Response:
         """One instance."""
         return await self.client.post(f"/v1/predict/{self.spec.name}", json={"inputs": inputs, **fields})
 
-    async def logged(self, family: Any = "predictions") -> list[tuple[int, Envelope]]:
+    async def logged(self, family: Family = "predictions") -> list[tuple[int, Envelope]]:
         """(partition, envelope) of everything in the pipeline's log, or in another topic."""
         name = topic(family, self.spec.name if family == "predictions" else None, prefix=self.prefix)
         return [(partition, envelope) for partition, envelope in await read_all(self.kafka, name)]

@@ -78,9 +78,9 @@ async def open_consumer(
     member: dict[str, Any] = {}
     if group is not None:
         member = {
-            "group_id": group, "group_instance_id": settings.client_id, "session_timeout_ms": 30_000,
-            "heartbeat_interval_ms": 500, "rebalance_timeout_ms": 60_000, "max_poll_interval_ms": 300_000,
-            "partition_assignment_strategy": (RangePartitionAssignor,),
+            "group_id": group, "group_instance_id": settings.client_id, "heartbeat_interval_ms": 500,
+            "session_timeout_ms": settings.session_timeout_ms, "rebalance_timeout_ms": 60_000,
+            "max_poll_interval_ms": 300_000, "partition_assignment_strategy": (RangePartitionAssignor,),
         }  # fmt: skip
 
     def build() -> AIOKafkaConsumer:

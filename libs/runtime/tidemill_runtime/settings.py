@@ -30,6 +30,9 @@ class ServiceSettings(BaseSettings):
     prefix: str = Field(
         default="tidemill", pattern=r"^[a-z][a-z0-9-]{0,80}$", description="first part of every topic name"
     )
+    session_timeout_ms: int = Field(
+        default=30_000, ge=1000, description="a group member that is silent for this long loses its partitions"
+    )
     log_level: str = "INFO"
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
 

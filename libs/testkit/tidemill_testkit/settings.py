@@ -24,6 +24,15 @@ def service_settings(
     return make
 
 
+def environment(settings: ServiceSettings) -> dict[str, str]:
+    """The environment in which a child process reads the same settings."""
+    return {
+        "TIDEMILL_KAFKA": settings.kafka, "TIDEMILL_POSTGRES": settings.postgres, "TIDEMILL_PREFIX": settings.prefix,
+        "TIDEMILL_ARTIFACTS": settings.artifacts, "TIDEMILL_STATE": str(settings.state),
+        "TIDEMILL_INSTANCE": settings.instance, "TIDEMILL_SERVICE": settings.service,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def settings(service_settings: Callable[..., ServiceSettings]) -> ServiceSettings:
     """Settings of one instance of a service called `test`."""

@@ -37,7 +37,7 @@ class Registry:
         await migrate(pool, SCHEMA, "tidemill_registry")
         await ensure_topics(self._settings.kafka, control_topics(prefix=self._settings.prefix))
         self._pool = pool
-        router = control_router(self._settings)
+        router = control_router()
         judge = on_run_finished(StoredEvidence(Artifacts(self._settings.artifacts)))
 
         async def handle(run: RunFinished, unit: Unit) -> None:
@@ -47,7 +47,7 @@ class Registry:
         on(router, name, f"{self._settings.prefix}-registry", handle, events=[RunFinished])
         async with asyncio.TaskGroup() as group:
             group.create_task(Relay(self._settings, pool, SCHEMA, health=self._health).run())
-            group.create_task(run_control(router, pool, SCHEMA, self._health))
+            group.create_task(run_control(router, self._settings, pool, SCHEMA, self._health))
             self._health.set("registry", ok=True)
 
     @asynccontextmanager

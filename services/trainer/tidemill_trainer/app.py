@@ -51,7 +51,7 @@ class Trainer:
         self.pool = await open_pool(self.settings.postgres, max_size=8)
         await migrate(self.pool, SCHEMA, "tidemill_trainer")
         self.queue = JobQueue(self.pool, SCHEMA, lease_s=self.settings.lease_s)
-        router = control_router(self.settings)
+        router = control_router()
         handler = on_training_requested(self._enqueue, self.settings.prefix)
         on(router, topic("training", prefix=self.settings.prefix), f"{self.settings.prefix}-trainer", handler, events=[TrainingRequested])
         async with asyncio.TaskGroup() as group:
@@ -59,7 +59,7 @@ class Trainer:
             await self.watcher.ready.wait()
             group.create_task(self.champions.run())
             group.create_task(Relay(self.settings, self.pool, SCHEMA, health=self._health).run())
-            group.create_task(run_control(router, self.pool, SCHEMA, self._health))
+            group.create_task(run_control(router, self.settings, self.pool, SCHEMA, self._health))
             group.create_task(self._work())
             self._health.set("trainer", ok=True)
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from tidemill.client.transport import AsyncTransport
 from tidemill.ledger.topics import body, read_topic

@@ -25,8 +25,10 @@ ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 UV = $(BIN)/uv --quiet
-SYNC = VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes
-EDITABLE = VIRTUAL_ENV=$(VENV) $(UV) pip install --offline --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+# $(call install,lock): exactly what the lock names, then our packages, editable; uv replaces pip, and wheels are trimmed.
+install = export VIRTUAL_ENV=$(VENV); $(UV) pip sync --require-hashes $(1) \
+	&& $(UV) pip uninstall pip setuptools && $(BIN)/python deploy/local/trim.py \
+	&& $(UV) pip install --offline --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 
 # An option of a demo run: off when empty or 0.
 flag = $(if $(filter-out 0,$($(1))),--$(2))
@@ -80,20 +82,19 @@ bootstrap: $(VENV)/.base ## install what running needs into .venv
 
 dev: $(VENV)/.dev ## install what developing needs into .venv
 
-$(BIN)/uv: requirements.lock
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Tidemill needs Python 3.11 or newer; set PYTHON=/path/to/it" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@# Only uv's own lines of the lock, so that pip checks its hashes too.
-	@awk '/^[^ #]/ {mine = /^uv==/} mine' requirements.lock > $(VENV)/uv.lock
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes -r $(VENV)/uv.lock
-	@touch $@
+	@awk '/^[^ #]/ {mine = /^uv==/} mine' requirements.lock > $(VENV)/uv.txt
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes -r $(VENV)/uv.txt
 
-$(VENV)/.base: $(BIN)/uv requirements.lock $(PROJECTS)
+$(VENV)/.base: requirements.lock $(PROJECTS) | $(BIN)/uv
 	@if test -e $(VENV)/.dev; then $(MAKE) $(VENV)/.dev; else \
-		echo "installing what running needs"; $(SYNC) requirements.lock && $(EDITABLE); fi
+		echo "installing what running needs"; $(call install,requirements.lock); fi
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/uv requirements.lock requirements-dev.lock $(PROJECTS)
-	@echo "installing what developing needs"; $(SYNC) requirements-dev.lock && $(EDITABLE)
+$(VENV)/.dev: requirements.lock requirements-dev.lock $(PROJECTS) | $(BIN)/uv
+	@echo "installing what developing needs"; $(call install,requirements-dev.lock)
 	@touch $@

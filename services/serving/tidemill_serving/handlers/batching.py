@@ -102,16 +102,34 @@ class Batcher:
 
     def _answer(self, desk: Desk, jobs: Sequence[_Job]) -> Drafts:
         queries = [query for job in jobs for query in job.queries]
+        self._house.counts.batches += 1
+        self._house.counts.rows += len(queries)
+        try:
+            return self._draft(desk, queries)
+        except Exception:  # noqa: BLE001 - a fault of ours over one request must not reach its neighbours
+            _log.exception("a batch of %s failed; its requests are answered one by one", desk.spec.name)
+        alone, first = Drafts([], [], []), dict[str, Result]()
+        for query in queries:
+            if query.identity not in first:
+                part = self._draft_alone(desk, query)
+                first[query.identity] = part.results[0]
+                alone.entries.extend(part.entries)
+                alone.remembered.extend(part.remembered)
+            alone.results.append(first[query.identity])
+        return alone
+
+    def _draft_alone(self, desk: Desk, query: Query) -> Drafts:
+        try:
+            return self._draft(desk, [query])
+        except Exception:  # noqa: BLE001 - see above
+            return Drafts([_FAILED], [], [])
+
+    def _draft(self, desk: Desk, queries: Sequence[Query]) -> Drafts:
         house = self._house
-        house.counts.batches += 1
-        house.counts.rows += len(queries)
         try:
             return desk.answer(house.replica, queries, now_us=self._now_us(), degraded=house.degraded)
         except RefusedError as error:
             return Drafts([error] * len(queries), [], [])
-        except Exception:  # noqa: BLE001 - a fault in one batch must not leave its clients without an answer
-            _log.exception("a batch of %s failed", desk.spec.name)
-            return Drafts([_FAILED] * len(queries), [], [])
 
     @staticmethod
     def _deliver(desk: Desk, jobs: Sequence[_Job], draft: Drafts, *, is_logged: bool) -> None:

@@ -111,7 +111,7 @@ class Spool:
 
     def shipped_predictions(self, shipped: int) -> dict[str, int]:
         """Predictions per pipeline among the records below `shipped`."""
-        tallies: dict[str, Tally] = {}
+        tallies = copy_tallies(self.segments[0].before)
         for segment in self.segments:
             if segment.first >= shipped:
                 break

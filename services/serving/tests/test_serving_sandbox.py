@@ -1,0 +1,103 @@
+"""Hostile models end in a disposable child: this process lives, and learns why the model was refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from serving_cases import endless_loop, integer_division, linear, not_a_number, out_of_memory, picky
+
+from tidemill_runtime.artifacts import ArtifactCorrupt, ArtifactMissing, Artifacts
+from tidemill_serving.artifacts import Models, SandboxLimits
+from tidemill_serving.onnx import Scorer, UnusableModelError
+from tidemill_serving.onnx.sandbox import examine
+
+pytestmark = pytest.mark.anyio
+FEATURES = ["a", "b"]
+LIMITS = SandboxLimits(cpu_s=3, wall_s=20, memory_mib=512)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def written(tmp_path: Path, data: bytes) -> Path:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(data)
+    return file
+
+
+async def test_a_good_model_passes(tmp_path: Path) -> None:
+    await examine(written(tmp_path, linear(FEATURES)), FEATURES, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (integer_division, "SIGFPE"),
+        (endless_loop, "SIGKILL|SIGXCPU"),
+        (not_a_number, "not a probability"),
+        (out_of_memory, "memory|alloc|failed|opened"),
+    ],
+)
+async def test_a_hostile_model_is_refused_with_the_reason(
+    tmp_path: Path, model: Callable[[int], bytes], why: str
+) -> None:
+    with pytest.raises(UnusableModelError, match=why):
+        await examine(written(tmp_path, model(len(FEATURES))), FEATURES, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00" * 100, b"not a model", linear(FEATURES)[:-40], linear(["a", "b", "c"]), linear(["b", "a"])],
+)
+async def test_bytes_that_are_not_this_model_are_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(UnusableModelError):
+        await examine(written(tmp_path, data), FEATURES, LIMITS)
+
+
+async def test_a_wall_clock_ends_what_uses_no_cpu(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModelError, match="no verdict within"):
+        await examine(written(tmp_path, endless_loop(2)), FEATURES, SandboxLimits(cpu_s=60, wall_s=0.5, memory_mib=512))
+
+
+async def test_a_model_is_examined_once_and_then_opened_from_the_disk(tmp_path: Path, folder: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    digest = artifacts.put(linear(FEATURES))
+    first = await Models(artifacts, folder, LIMITS).open(digest, FEATURES)
+    artifacts.put(b"something else")
+    nowhere = Artifacts(tmp_path / "nowhere")
+    never = SandboxLimits(cpu_s=1, wall_s=0.0)
+    again = await Models(nowhere, folder, never).open(digest, FEATURES)
+    assert isinstance(first, Scorer)
+    assert again.width == 2
+
+
+async def test_a_damaged_copy_is_fetched_again_and_a_damaged_artifact_refused(tmp_path: Path, folder: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    digest = artifacts.put(linear(FEATURES))
+    await Models(artifacts, folder, LIMITS).open(digest, FEATURES)
+    (folder / f"{digest}.onnx").write_bytes(b"damaged")
+    await Models(artifacts, folder, LIMITS).open(digest, FEATURES)
+
+    Path(artifacts.path(digest)).write_bytes(b"damaged too")
+    Models(artifacts, folder, LIMITS).keep([])
+    with pytest.raises(ArtifactCorrupt):
+        await Models(artifacts, folder, LIMITS).open(digest, FEATURES)
+    with pytest.raises(ArtifactMissing):
+        await Models(artifacts, folder, LIMITS).open("0" * 64, FEATURES)
+
+
+async def test_an_open_model_is_shared_and_others_are_forgotten(tmp_path: Path, folder: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    models = Models(artifacts, folder, LIMITS)
+    one, two = artifacts.put(linear(FEATURES)), artifacts.put(linear(FEATURES, bias=1.0))
+    opened = await models.open(one, FEATURES)
+    assert await models.open(one, FEATURES) is opened
+    await models.open(two, FEATURES)
+    models.keep([two])
+    assert {file.name for file in folder.iterdir()} == {f"{two}.onnx", f"{two}.accepted"}
+
+
+def test_a_model_that_fails_on_some_rows_passes_and_is_caught_when_it_answers() -> None:
+    assert Scorer(picky(2, 12345.0), 2).width == 2

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("partition", "seq", "offset", "raw_offset", "id", "event_us", "ingest_us", "key", "body", "outcome")
-"""`offset` is that of events.<source> or late.<source>, `raw_offset` that of raw.<source>; `seq` is null for late events.
+"""`offset` is that of events.<source> or late.<source>, `raw_offset` that of raw.<source>; late events have no `seq`.
 
 `body` is the event's data as canonical JSON, `ingest_us` when its raw record was written (microseconds, UTC)."""
 

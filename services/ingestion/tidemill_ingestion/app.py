@@ -2,23 +2,27 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Mapping
+import time
 
 from tidemill_contracts import PipelineSpec, topic
 from tidemill_contracts.topics import source_topics
 from tidemill_ingestion.api import Edge, routes
+from tidemill_ingestion.archive import Archive, ArchiveTask
+from tidemill_ingestion.delta import EventTable
+from tidemill_ingestion.domain.archive import Applied, Late, Reader
 from tidemill_ingestion.domain.catalogue import catalogue
 from tidemill_ingestion.domain.source import Source
 from tidemill_ingestion.handlers import GROUP, RawTask
 from tidemill_ingestion.kafka import Log
 from tidemill_ingestion.settings import Settings
 from tidemill_ingestion.store import KnownIds, Store
+from tidemill_ingestion.streams import Streams
+from tidemill_runtime.archive import archive_path
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.dlq import DeadLetterLimiter
 from tidemill_runtime.errors import Later, Never
 from tidemill_runtime.health import Health
-from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.kafka import end_offsets, ensure_topics
 from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
 from tidemill_runtime.service import Service
 from tidemill_runtime.stream import StreamRunner
@@ -27,41 +31,6 @@ OPERATOR_BYTES = 256 * 1024 * 1024
 OPERATOR_TIMEOUT_S = 20.0
 OPERATOR_RECORDS = 1000
 """Records of a partition between two yields of the event loop: about 30 ms of validation."""
-_log = logging.getLogger(__name__)
-
-
-class Streams:
-    """One runner per source, started, restarted and stopped as the pipelines change."""
-
-    def __init__(self, make: Callable[[Source], StreamRunner]) -> None:
-        self._make = make
-        self._wanted: Mapping[str, Source] = {}
-        self._running: dict[str, tuple[Source, StreamRunner, asyncio.Task[None]]] = {}
-        self._changed = asyncio.Event()
-
-    def apply(self, sources: Mapping[str, Source]) -> None:
-        """From now on these sources are read, as they are defined in these objects."""
-        self._wanted = sources
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Follow `apply` until cancelled; then every task finishes its batch."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                await self._stop([name for name, (source, *_) in self._running.items()
-                                  if self._wanted.get(name) is not source])  # fmt: skip
-                for name, source in self._wanted.items():
-                    if name not in self._running:
-                        runner = self._make(source)
-                        self._running[name] = (source, runner, group.create_task(runner.run()))
-
-    async def _stop(self, names: list[str]) -> None:
-        stopped = [self._running.pop(name) for name in names]
-        for _, runner, _ in stopped:
-            await runner.stop()
-        await asyncio.gather(*(task for _, _, task in stopped))
 
 
 class Composition:
@@ -77,8 +46,11 @@ class Composition:
         self._log = Log(
             settings, health, name="kafka-operator", max_bytes=OPERATOR_BYTES, timeout_s=OPERATOR_TIMEOUT_S
         )
-        self._edge = Edge(settings.prefix, KnownIds(self._store), self._edge_log, self._store)
-        self._streams = Streams(self._operator)
+        self._archives: dict[str, Archive] = {}
+        self._edge = Edge(
+            settings.prefix, KnownIds(self._store), self._edge_log, self._store, self._ends, archives=self._archives
+        )
+        self._operators, self._archivers = Streams(self._operator), Streams(self._archiver)
         self._watcher = PipelineWatcher(settings, self._apply)
 
     def service(self) -> Service:
@@ -87,7 +59,8 @@ class Composition:
             self._health.set(name, ok=False, reason="starting")
         background = {
             "postgres": self._postgres, "kafka-edge": self._edge_log.run, "kafka-operator": self._log.run,
-            "pipelines": self._watcher.run, "streams": self._streams.run,
+            "pipelines": self._watcher.run, "operators": self._operators.run,
+            "archivers": self._archivers.run,
         }  # fmt: skip
         return Service(
             routes=routes(), background=background, state={"edge": self._edge}, title="Tidemill ingestion"
@@ -116,7 +89,11 @@ class Composition:
             "pipelines", ok=not found.disputed, reason=f"declared differently twice: {', '.join(found.disputed)}"
         )
         self._edge.sources = usable
-        self._streams.apply(usable)
+        self._operators.apply(usable)
+        self._archivers.apply({name: source for name, source in usable.items() if source.spec.archive})
+
+    async def _ends(self, name: str) -> dict[int, int]:
+        return await end_offsets(self._settings.kafka, name)
 
     async def _has_topics(self, source: Source) -> bool:
         name = f"source/{source.name}"
@@ -143,6 +120,27 @@ class Composition:
         return StreamRunner(
             self._settings, group=f"{prefix}.{GROUP}.{source.name}", topics=[topic("raw", source.name, prefix=prefix)],
             make_task=task, health=self._health, max_records=OPERATOR_RECORDS,
+        )  # fmt: skip
+
+
+    def _archiver(self, source: Source) -> StreamRunner:
+        prefix = self._settings.prefix
+        applied, late = (topic(family, source.name, prefix=prefix) for family in ("events", "late"))
+        archive = self._archives.get(source.name) or Archive(
+            EventTable(archive_path(self._settings.artifacts, source.name)), rows=self._settings.archive_rows,
+            seconds=self._settings.archive_seconds, clock=time.monotonic,
+        )  # fmt: skip
+        self._archives[source.name] = archive
+
+        def task(partition: int) -> ArchiveTask:
+            readers: dict[str, Reader] = {applied: Applied(f"events/{partition}")}
+            if partition == 0:
+                readers[late] = Late("late/0", source.partitions)
+            return ArchiveTask(archive, partition, readers)
+
+        return StreamRunner(
+            self._settings, group=f"{prefix}.archive.{source.name}", topics=[applied, late], make_task=task,
+            health=self._health,
         )  # fmt: skip
 
 

@@ -2,8 +2,16 @@
 
 from pydantic import TypeAdapter
 
-from tidemill_ingestion.api.events import Edge, get_event, get_status, post_events, post_progress, timer
-from tidemill_ingestion.api.models import Accepted, AcceptedEvents, EventFate, ProgressPosted, Status, TimersWritten
+from tidemill_ingestion.api.events import Edge, get_event, get_status, post_events, post_flush, post_progress, timer
+from tidemill_ingestion.api.models import (
+    Accepted,
+    AcceptedEvents,
+    EventFate,
+    Flushed,
+    ProgressPosted,
+    Status,
+    TimersWritten,
+)
 from tidemill_ingestion.domain.requests import CLOUDEVENT, CLOUDEVENTS, JSON, NDJSON
 from tidemill_runtime.http import Route
 
@@ -31,6 +39,8 @@ def routes() -> list[Route]:
             summary="Declare that no older event will come", request=ProgressPosted,
             response=TimersWritten, status=202, statuses=(400, 404, 413, 415, 422, 503),
         ),
+        Route(method="POST", path="/v1/archive/flush", endpoint=post_flush, summary="Bring the archives up to now",
+              response=Flushed, statuses=(503,)),
         Route(method="GET", path="/v1/status", endpoint=get_status, summary="Counts and positions",
               response=Status, statuses=(503,)),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The endpoints: strict bodies in, 202 once the broker has the events."""
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol, TypeVar, cast
 
@@ -14,6 +14,7 @@ from tidemill_contracts.events import Timer, encode
 from tidemill_contracts.topics import Family
 from tidemill_ingestion.api.models import (
     EventFate,
+    Flushed,
     Place,
     ProgressPosted,
     RawPlace,
@@ -40,6 +41,8 @@ from tidemill_runtime.telemetry import producing
 
 MAXIMUM_BATCH = 10_000
 RETRY_AFTER_S = "1"
+FLUSH_TIMEOUT_S = 25.0
+FLUSHED: tuple[Family, Family] = ("events", "late")
 _FATES: dict[str, Family] = {"applied": "events", "late": "late", "future": "future"}
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
@@ -64,6 +67,12 @@ class Sink(Protocol):
     async def write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]: ...
 
 
+class Flushable(Protocol):
+    """The archive of a source."""
+
+    async def flush_to(self, ends: Mapping[str, int], *, timeout_s: float) -> dict[str, int]: ...
+
+
 @dataclass(slots=True)
 class Edge:
     """What the endpoints work with; the composition root keeps `sources` up to date."""
@@ -72,7 +81,9 @@ class Edge:
     known: KnownIds
     sink: Sink
     rows: Rows
+    ends: Callable[[str], Awaitable[Mapping[int, int]]]
     sources: dict[str, Source] = field(default_factory=dict)
+    archives: Mapping[str, Flushable] = field(default_factory=dict)
 
 
 async def post_events(request: Request) -> Response:
@@ -136,6 +147,21 @@ async def get_event(request: Request) -> EventFate:
         seq=row.seq, time=format_time(row.event_us), conflicts=row.conflicts,
         raw=RawPlace(partition=row.partition, offset=row.raw_offset),
     )  # fmt: skip
+
+
+async def post_flush(request: Request) -> Flushed:
+    """Wait until everything that is on the events topics now is in the archives."""
+    edge = _edge(request)
+    return Flushed(sources={name: await _rows(_flush(edge, name)) for name in sorted(edge.archives)})
+
+
+async def _flush(edge: Edge, source: str) -> dict[str, int]:
+    applied, late = (topic(family, source, prefix=edge.prefix) for family in FLUSHED)
+    ends = {f"events/{p}": end for p, end in (await edge.ends(applied)).items()}
+    found = await edge.archives[source].flush_to(
+        ends | {f"late/{p}": end for p, end in (await edge.ends(late)).items()}, timeout_s=FLUSH_TIMEOUT_S
+    )
+    return {name.split("/")[1]: found.get(f"{name}/seq", -1) + 1 for name in ends}
 
 
 async def get_status(request: Request) -> Status:
@@ -211,5 +237,5 @@ async def _write(edge: Edge, records: Sequence[Outgoing]) -> list[tuple[int, int
 async def _rows(rows: Awaitable[T]) -> T:
     try:
         return await rows
-    except Later:
-        raise HttpProblem(503, "the database does not answer", headers={"retry-after": RETRY_AFTER_S}) from None
+    except Later as error:
+        raise HttpProblem(503, str(error), headers={"retry-after": RETRY_AFTER_S}) from None

@@ -86,6 +86,12 @@ class SourceStatus(Answers):
     newest_us: dict[str, int | None] = {}
 
 
+class Flushed(Answers):
+    """Source to partition to the dense number below which every event is in the archive."""
+
+    sources: dict[str, dict[str, int]]
+
+
 class Status(Answers):
     """All sources of all pipelines."""
 

@@ -1,0 +1,105 @@
+"""What of the validated topics goes into the archive, each event once however often it was written."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tidemill_contracts import read_envelope
+from tidemill_ingestion.domain.readings import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the archive; `partition` is the raw partition, `seq` None for a late event."""
+
+    partition: int
+    seq: int | None
+    offset: int
+    raw_offset: int
+    id: str
+    event_us: int
+    ingest_us: int
+    key: str
+    body: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A named position from where the table has it (None: nowhere) to where the rows bring it."""
+
+    name: str
+    low: int | None
+    high: int
+
+
+@dataclass(slots=True)
+class Applied:
+    """A reader of one partition of events.<source>: `last` is the highest dense number taken."""
+
+    name: str
+    last: int = -1
+    offset: int = -1
+
+    def restore(self, positions: dict[str, int]) -> None:
+        """Go on after what was committed."""
+        self.last, self.offset = positions.get(f"{self.name}/seq", -1), positions.get(self.name, -1)
+
+    def positions(self) -> dict[str, int]:
+        """Names and values to commit with the rows."""
+        return {self.name: self.offset, f"{self.name}/seq": self.last}
+
+    def take(self, records: Iterable[Record]) -> list[Row]:
+        """The rows of new events; timers and what a crash wrote twice give none."""
+        rows = []
+        for record in records:
+            self.offset = record.offset
+            row = _row(record, "applied")
+            if row is not None and row.seq is not None and row.seq > self.last:
+                self.last = row.seq
+                rows.append(row)
+        return rows
+
+
+@dataclass(slots=True)
+class Late:
+    """A reader of late.<source>, whose one partition mixes the raw partitions: each has its highest origin."""
+
+    name: str
+    partitions: int
+    last: dict[int, int] = field(default_factory=dict)
+    offset: int = -1
+
+    def restore(self, positions: dict[str, int]) -> None:
+        """Go on after what was committed."""
+        self.offset = positions.get(self.name, -1)
+        self.last = {p: positions.get(f"{self.name}/{p}", -1) for p in range(self.partitions)}
+
+    def positions(self) -> dict[str, int]:
+        """Names and values to commit with the rows."""
+        return {self.name: self.offset} | {f"{self.name}/{p}": last for p, last in self.last.items()}
+
+    def take(self, records: Iterable[Record]) -> list[Row]:
+        """The rows of new events."""
+        rows = []
+        for record in records:
+            self.offset = record.offset
+            row = _row(record, "late")
+            if row is not None and row.raw_offset > self.last.get(row.partition, -1):
+                self.last[row.partition] = row.raw_offset
+                rows.append(row)
+        return rows
+
+
+Reader = Applied | Late
+
+
+def _row(record: Record, outcome: str) -> Row | None:
+    """The row of a record that ingestion wrote; None for timers. Both topics are written by ingestion alone."""
+    envelope = read_envelope(record.headers, record.value)
+    origin = envelope.origin
+    if origin is None or record.key is None or (outcome == "applied" and envelope.seq is None):
+        return None
+    return Row(
+        origin[0], envelope.seq, record.offset, origin[1], envelope.id, envelope.time_us, record.timestamp * 1000,
+        record.key.decode(), envelope.data.decode(), outcome,
+    )  # fmt: skip

@@ -102,8 +102,9 @@ def released(
 def integer_division(width: int) -> bytes:
     """A model that divides the lowest integer by -1 while it is being opened: the processor traps."""
     constants = [
-        helper.make_tensor("lowest", TensorProto.INT32, [1], [-(2**31)]), helper.make_tensor("minus_one", TensorProto.INT32, [1], [-1]),
-    ]  # fmt: skip
+        helper.make_tensor("lowest", TensorProto.INT32, [1], [-(2**31)]),
+        helper.make_tensor("minus_one", TensorProto.INT32, [1], [-1]),
+    ]
     nodes = [
         helper.make_node("Div", ["lowest", "minus_one"], ["bad"]),
         helper.make_node("Cast", ["bad"], ["worse"], to=TensorProto.FLOAT),

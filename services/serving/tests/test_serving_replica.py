@@ -13,6 +13,7 @@ from tidemill_serving.domain.releases import Kept, KeptRelease, Swap
 from tidemill_serving.domain.replica import WATERMARK_KEY, BadRecordError, Replica
 from tidemill_serving.store import Store
 
+Values = tuple[float | None, ...]
 VIEW, VERSION = "by-carrier", "0123456789abcdef"
 
 
@@ -22,9 +23,7 @@ def made(partitions: int = 2) -> Replica:
     return replica
 
 
-def vector(
-    revision: int, *, entity: str = "AA", version: str = VERSION, values: tuple[float | None, ...] = (1, None)
-) -> bytes:
+def vector(revision: int, *, entity: str = "AA", version: str = VERSION, values: Values = (1.0, None)) -> bytes:
     event = FeatureVector(
         view=VIEW, version=version, entity=entity, at_us=T0_US + revision, revision=revision, values=list(values),
         positions={"0": revision, "1": 4},

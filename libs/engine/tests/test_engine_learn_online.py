@@ -57,8 +57,11 @@ def test_a_snapshot_continues_bit_for_bit(stop: int) -> None:
     expected = whole.update(table, labels)
     part = OnlineLogistic(3, learning_rate=0.2, l2=1e-3)
     part.update(table[:stop], labels[:stop])
-    restored = OnlineLogistic.from_arrays(part.to_arrays())
+    snapshot = part.to_arrays()
     part.update(table[:9], labels[:9])  # the snapshot must not share memory with what goes on living
+    for _ in range(2):
+        assert np.array_equal(OnlineLogistic.from_arrays(snapshot).update(table[stop:], labels[stop:]), expected[stop:])
+    restored = OnlineLogistic.from_arrays(snapshot)
     assert np.array_equal(restored.update(table[stop:], labels[stop:]), expected[stop:])
 
 

@@ -115,14 +115,14 @@ def test_p_values_are_corrected_for_the_number_of_features() -> None:
     """Forty features at alpha 0.05: uncorrected, seven of eight quiet streams would alarm."""
     names = [f"f{i}" for i in range(40)]
     alarmed = significant = 0
-    for seed in range(40):
+    for seed in range(25):
         table = np.random.default_rng(seed).normal(size=(2000, 40)).astype(np.float32)
         wide = HistogramReference.fit(table[:1500], names)
         results = population_test(wide, wide.count(table[1500:]), effect=0.0, alpha=0.05)
         alarmed += any(result.drifted for result in results)
         significant += any(result.p_value < 0.05 for result in results)
-    assert alarmed <= 6
-    assert significant >= 30
+    assert alarmed <= 4
+    assert significant >= 18
 
 
 def test_a_constant_or_absent_feature_is_harmless() -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tidemill_runtime.errors import Configuration, Later, Never
 
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactMissing(Later):
@@ -71,7 +71,7 @@ class Artifacts:
 
 
 def _name(digest: str) -> str:
-    if not _DIGEST.match(digest):
+    if not _DIGEST.fullmatch(digest):
         raise ValueError("a digest is 64 lower-case hexadecimal digits")
     return f"sha256/{digest[:2]}/{digest}"
 

@@ -53,7 +53,7 @@ class Health:
         """Tell the watchdog where a reader is; `end` is the offset after the last readable record."""
         key, lag = (group, topic, partition), max(0, end - position)
         known = self._progress.get(key)
-        if known is None or known.position != position or not lag:
+        if known is None or known.position != position or not lag or not known.lag:
             self._progress[key] = Progress(position, lag, self._clock())
         else:
             known.lag = lag

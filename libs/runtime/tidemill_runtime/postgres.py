@@ -23,7 +23,7 @@ else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection | PoolConnectionProxy
 
-_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]{0,40}$")
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _HISTORY = (
     "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, digest text NOT NULL, at timestamptz DEFAULT now())"
 )
@@ -36,7 +36,7 @@ _MOVE = """UPDATE {schema}.consumer_offsets SET next = $4
 @lru_cache(maxsize=512)
 def sql(schema: str, text: str) -> str:
     """`text` with `{schema}` replaced; raises ValueError unless the schema is a plain lower-case identifier."""
-    if not _IDENTIFIER.match(schema):
+    if not _IDENTIFIER.fullmatch(schema):
         raise ValueError("a schema is a lower-case identifier")
     return text.replace("{schema}", schema)
 

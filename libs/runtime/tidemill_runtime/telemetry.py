@@ -23,8 +23,28 @@ from tidemill_runtime.logs import configure_logging
 from tidemill_runtime.settings import ServiceSettings
 
 MAX_LINKS = 32
+SPANS: Mapping[str, Mapping[str, object]] = {
+    "{method} {route}": {
+        "kind": "server",
+        "attributes": ["http.request.method", "http.route", "http.response.status_code"],
+    },
+    "send {topic}": {
+        "kind": "producer",
+        "attributes": ["messaging.system", "messaging.operation.type", "messaging.destination.name"],
+    },
+    "process {topic}": {
+        "kind": "consumer",
+        "links": "the distinct contexts of the batch's records, at most 32",
+        "attributes": [
+            "messaging.system", "messaging.operation.type", "messaging.destination.name",
+            "messaging.consumer.group.name", "messaging.batch.message_count",
+        ],
+    },
+}  # fmt: skip
+"""The spans of every service, for `schemas/telemetry.yaml`."""
+
 Attributes = Mapping[str, AttributeValue]
-_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 _random = random.SystemRandom()
 _KINDS = {
@@ -88,7 +108,7 @@ def current_trace_id() -> str | None:
 
 def new_traceparent(parent: str | None = None) -> str:
     """A context of its own: the trace of `parent`, or a new one when that is absent or malformed."""
-    match = _TRACEPARENT.match(parent) if parent else None
+    match = _TRACEPARENT.fullmatch(parent) if parent else None
     trace_id = match[1] if match and match[1] != "0" * 32 else f"{_random.getrandbits(128) or 1:032x}"
     return f"00-{trace_id}-{_random.getrandbits(64) or 1:016x}-01"
 
@@ -157,7 +177,7 @@ def processing(topic: str, group: str, traceparents: Sequence[str], *, count: in
 
 
 def _context(text: str | None) -> SpanContext | None:
-    match = _TRACEPARENT.match(text) if text else None
+    match = _TRACEPARENT.fullmatch(text) if text else None
     if match is None:
         return None
     flags = TraceFlags(int(match[3], 16))

@@ -75,7 +75,8 @@ class App:
         headers = Headers(scope=scope)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), self._key):
+        # Header values arrive decoded as latin-1: this gives the bytes back that were sent.
+        if not hmac.compare_digest(offered.encode("latin-1"), self._key):
             raise HttpProblem(401, "an API key is needed", headers={"www-authenticate": "Bearer"})
 
 

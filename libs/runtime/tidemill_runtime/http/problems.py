@@ -57,7 +57,8 @@ class HttpProblem(Exception):  # noqa: N818 - it is an answer, not a fault of ou
             type=self.type, title=HTTPStatus(self.status).phrase, status=self.status, detail=self.detail,
             trace_id=trace_id, errors=self.errors,
         )  # fmt: skip
-        body = problem.model_dump_json(exclude_none=True)
+        unsaid = {name for name in ("detail", "trace_id", "errors") if not getattr(problem, name)}
+        body = problem.model_dump_json(exclude=unsaid)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
@@ -66,7 +67,7 @@ def from_validation(error: ValidationError) -> HttpProblem:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     if any(detail["type"] == "json_invalid" for detail in details):
         return HttpProblem(400, "the body is not valid JSON")
-    return HttpProblem(422, "the body breaks its schema", errors=[_field_error(d) for d in details[:MAX_ERRORS]])
+    return HttpProblem(422, "the request breaks its schema", errors=[_field_error(d) for d in details[:MAX_ERRORS]])
 
 
 def _field_error(detail: ErrorDetails) -> FieldError:

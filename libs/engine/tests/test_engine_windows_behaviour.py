@@ -18,6 +18,8 @@ from tidemill_engine.windows import (
     Window,
     backfill,
     compile_view,
+    kernels,
+    warm_up,
 )
 
 SECOND = 1_000_000
@@ -50,6 +52,19 @@ def put(
 def vector(state: ViewState, key: bytes) -> list[float | None]:
     values, _, _ = state.vectors(state.lookup([key]))
     return [None if math.isnan(value) else value for value in values[0].tolist()]
+
+
+def test_warming_up_leaves_nothing_to_compile() -> None:
+    warm_up()
+    before = {name: len(kernel.signatures) for name, kernel in vars(kernels).items() if hasattr(kernel, "signatures")}
+    test_a_backfill_does_not_see_events_of_its_own_instant()
+    test_positions_name_the_highest_sequence_number_of_each_partition()
+    state = ViewState(PLAN)
+    state.apply_each(
+        [b"k"], np.array([NOON]), np.array([1], np.uint64), np.ones((1, 1)), (np.zeros(1, np.int32), np.zeros(1, int))
+    )
+    after = {name: len(kernel.signatures) for name, kernel in vars(kernels).items() if hasattr(kernel, "signatures")}
+    assert after == before
 
 
 def test_a_vector_follows_its_panes() -> None:

@@ -4,6 +4,7 @@ from tidemill_engine.windows.batch import RejectedValuesError
 from tidemill_engine.windows.offline import Events, Queries, backfill
 from tidemill_engine.windows.plan import Aggregation, ViewPlan, Window, compile_view
 from tidemill_engine.windows.state import ViewState
+from tidemill_engine.windows.warm import warm_up
 
 __all__ = [
     "Aggregation",
@@ -15,4 +16,5 @@ __all__ = [
     "Window",
     "backfill",
     "compile_view",
+    "warm_up",
 ]

@@ -43,9 +43,9 @@ def as_batch(
     places = np.ascontiguousarray(seqs, np.int64)
     if table.shape != (len(times), len(plan.fields)) or not len(marks) == len(places) == len(times):
         raise ValueError(f"values must have {len(plan.fields)} columns and every column as many rows as times")
-    _reject(np.asarray((times < 0) | (times >= _END_OF_TIME_US), np.bool_), "a time must lie between 1970 and 2106")
+    _reject(~((times >= 0) & (times < _END_OF_TIME_US)), "a time must lie between 1970 and 2106")
     with np.errstate(invalid="ignore"):
-        _reject((np.abs(table) >= value_limits(plan)).any(axis=1), "a value is too large for exact sums")
+        _reject(np.asarray((np.abs(table) >= value_limits(plan)).any(axis=1)), "a value is too large for exact sums")
     nothing = np.empty(0, np.int64)
     return Batch(nothing, times, marks, table, nothing, places)
 

@@ -14,6 +14,7 @@ from tidemill_engine.windows.program import (
     APPLIED,
     BODY,
     CURRENT,
+    DUE,
     END,
     GRIDS,
     HEAD,
@@ -129,5 +130,6 @@ def read_blob(program: Program, memory: Memory, key: int, blob: Words, watermark
     for grid in range(grids):
         slot, pane = row + GRIDS + PER_GRID * grid, program.pane_us[grid]
         memory.rows[slot + CURRENT], memory.rows[slot + END] = newest // pane, (newest // pane + 1) * pane
+        memory.rows[slot + DUE] = memory.rows[slot + END]  # early, never late: found exactly when that pane ends
     roll(program, memory, row, max(newest, watermark))
     memory.due[key] = next_change(program, memory, row)

@@ -13,6 +13,7 @@ from tidemill_engine.windows.program import (
     APPLIED,
     BODY,
     CURRENT,
+    DUE,
     END,
     GRIDS,
     KIND_AGE,
@@ -92,11 +93,12 @@ def _place_event(program: Program, memory: Memory, key: int, grid: int, event: E
         if index > current - panes:
             add_event(program, grid, memory.rows, row + program.window_at[window], event)
             if is_new:
-                memory.due[key] = min(memory.due[key], (index + panes) * pane)
+                memory.rows[slot + DUE] = min(memory.rows[slot + DUE], (index + panes) * pane)
+                memory.due[key] = min(memory.due[key], memory.rows[slot + DUE])
     return True
 
 
-@inlined
+@kernel
 def _apply_event(program: Program, memory: Memory, key: int, event: Event, watermark: int) -> bool:
     row, time = key * len(program.blank), event.stamp[0]
     if memory.rows[row + LATEST] < 0 and program.lifetime_us != NEVER:
@@ -143,18 +145,18 @@ def apply_events(  # noqa: PLR0913 - compiled
 
 @inlined
 def _read_moment(program: Program, rows: Words, i: int, row: int, n: int) -> float:
-    kind, first, scale = program.features[i, 0], row + program.features[i, 2], program.scales[program.features[i, 4]]
+    kind, first, quantum = program.features[i, 0], row + program.features[i, 2], program.quanta[program.features[i, 4]]
     if kind == KIND_SUM or kind == KIND_MEAN:  # noqa: PLR1714, SIM109 - compiled code has no fast sets
-        total = to_float(np.uint64(rows[first]), rows[first + 1]) / scale
+        total = to_float(np.uint64(rows[first]), rows[first + 1]) * quantum
         return total if kind == KIND_SUM else total / n if n > 0 else np.nan
     if n < 2:  # noqa: PLR2004 - the sample variance needs two values
         return np.nan
     pairs = float(n) * float(n - 1)
-    variance = spread(n, rows, first, row + program.features[i, 3]) / scale / scale / pairs
+    variance = spread(n, rows, first, row + program.features[i, 3]) * quantum * quantum / pairs
     return variance if kind == KIND_VAR else sqrt(variance)
 
 
-@inlined
+@kernel
 def read(program: Program, rows: Words, row: int, time: int, out: Floats, to: int) -> None:  # noqa: PLR0913 - compiled
     """The vector of the row at its evaluation time."""
     for i in range(len(program.features)):

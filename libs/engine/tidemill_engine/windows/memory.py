@@ -13,6 +13,7 @@ from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.program import (
     BODY,
     CURRENT,
+    DUE,
     END,
     GRIDS,
     HEAD,
@@ -90,10 +91,9 @@ def drop_until(memory: Memory, slot: int, grid: int, oldest: int) -> None:
 
 @kernel
 def _leave(program: Program, memory: Memory, row: int, window: int, grid: int, new: int) -> bool:  # noqa: PLR0913 - compiled
-    """Take the panes that leave one window out of its totals; true when there were any."""
-    slot = row + GRIDS + PER_GRID * grid
-    keep = new - program.window_panes[window]
-    gone = memory.rows[slot + CURRENT] - program.window_panes[window]
+    """Take the panes that leave one window out of its totals; true when there were any. Notes the next one."""
+    slot, panes = row + GRIDS + PER_GRID * grid, program.window_panes[window]
+    keep, gone = new - panes, memory.rows[slot + CURRENT] - panes
     at = row + program.window_at[window]
     newest = pointer = memory.rows[slot + HEAD]
     if pointer < 0 or memory.pool[pointer + INDEX] <= gone:
@@ -101,8 +101,10 @@ def _leave(program: Program, memory: Memory, row: int, window: int, grid: int, n
     if memory.pool[pointer + INDEX] <= keep:
         clear(program, grid, memory.rows, at)
         return True
+    oldest = new
     while pointer >= 0 and memory.pool[pointer + INDEX] > keep:
-        pointer = memory.pool[pointer + NEXT]
+        oldest, pointer = memory.pool[pointer + INDEX], memory.pool[pointer + NEXT]
+    memory.rows[slot + DUE] = min(memory.rows[slot + DUE], (oldest + panes) * program.pane_us[grid])
     changed = pointer >= 0 and memory.pool[pointer + INDEX] > gone
     stale = False
     while pointer >= 0 and memory.pool[pointer + INDEX] > gone:
@@ -127,28 +129,23 @@ def roll(program: Program, memory: Memory, row: int, time: int) -> bool:
             continue
         pane = program.pane_us[grid]
         new = time // pane
-        for window in range(program.window_start[grid], program.window_start[grid + 1]):
-            changed |= _leave(program, memory, row, window, grid, new)
-        drop_until(memory, slot + HEAD, grid, new - program.panes_kept[grid])
+        if time >= memory.rows[slot + DUE]:
+            memory.rows[slot + DUE] = NEVER
+            for window in range(program.window_start[grid], program.window_start[grid + 1]):
+                changed |= _leave(program, memory, row, window, grid, new)
+            drop_until(memory, slot + HEAD, grid, new - program.panes_kept[grid])
         memory.rows[slot + CURRENT], memory.rows[slot + END] = new, (new + 1) * pane
     return changed
 
 
 @kernel
 def next_change(program: Program, memory: Memory, row: int) -> int:
-    """The earliest time at which a pane leaves a window or the key dies."""
+    """A time before which no pane leaves a window and the key does not die."""
     due = NEVER
     if program.lifetime_us != NEVER:
         due = memory.rows[row + LATEST] + program.lifetime_us
     for grid in range(len(program.pane_us)):
-        slot = row + GRIDS + PER_GRID * grid
-        for window in range(program.window_start[grid], program.window_start[grid + 1]):
-            panes = program.window_panes[window]
-            oldest, pointer = NEVER, memory.rows[slot + HEAD]
-            while pointer >= 0 and memory.pool[pointer + INDEX] > memory.rows[slot + CURRENT] - panes:
-                oldest, pointer = memory.pool[pointer + INDEX], memory.pool[pointer + NEXT]
-            if oldest != NEVER:
-                due = min(due, (oldest + panes) * program.pane_us[grid])
+        due = min(due, memory.rows[row + GRIDS + PER_GRID * grid + DUE])
     return int(due)
 
 

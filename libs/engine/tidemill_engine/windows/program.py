@@ -5,8 +5,8 @@ each field that a window of the grid uses; a window's running totals have the sa
 operations serves both.
 
 A row: latest event time, events applied, then for each grid the newest pane (pointer into the pool, -1 none), the
-index of the pane that holds the evaluation time and the end of that pane; then the all-time body, then one body for
-each window.
+index of the pane that holds the evaluation time, the end of that pane and when the next pane leaves a window; then
+the all-time body, then one body for each window.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.plan import Aggregation, ViewPlan
 
 LATEST, APPLIED, GRIDS = 0, 1, 2
-HEAD, CURRENT, END, PER_GRID = 0, 1, 2, 3
+HEAD, CURRENT, END, DUE, PER_GRID = 0, 1, 2, 3, 4
 INDEX, NEXT, BODY = 0, 1, 2
 FIELD, COUNT, SUM, SQUARE, MIN, MAX, FIRST, LAST, OP_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
 KIND_COUNT, KIND_SUM, KIND_MEAN, KIND_VAR, KIND_STD, KIND_PICK, KIND_AGE = range(7)
@@ -58,6 +58,7 @@ class Program(NamedTuple):
     body_words: Words  # (G + 1,)
     features: Words  # (F, 5) kind, count, first word, second word (all absolute in the row), column
     scales: NDArray[np.float64]  # (fields + 1,) 2 ** bits
+    quanta: NDArray[np.float64]  # (fields + 1,) 2 ** -bits
     needs: Words  # (fields + 1,) 0 no sums, 1 sum, 2 sum and squares
     lifetime_us: int  # NEVER when keys do not die
     step_us: int
@@ -122,6 +123,7 @@ class _Layout:
         head = np.zeros(GRIDS + PER_GRID * len(self.panes), np.int64)
         head[LATEST] = NOTHING_YET
         head[GRIDS + HEAD :: PER_GRID] = -1
+        head[GRIDS + DUE :: PER_GRID] = NEVER
         self.row = [head]
         self.blank_at = [-1] * (len(self.panes) + 1)
         if self.has_all_time:
@@ -184,7 +186,8 @@ def compile_plan(plan: ViewPlan) -> Program:
         blank_at=_array(layout.blank_at),
         body_words=_array(sizes),
         features=layout.features(),
-        scales=np.array([2.0**bits for bits in plan.bits] + [1.0]),
+        scales=np.array([2.0**bits for bits in (*plan.bits, 0)]),
+        quanta=np.array([2.0**-bits for bits in (*plan.bits, 0)]),
         needs=_needs(layout),
         lifetime_us=NEVER if plan.lifetime_us is None else plan.lifetime_us,
         step_us=plan.step_us,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tidemill_engine.windows import codec, kernels
 from tidemill_engine.windows.batch import RejectedValuesError, as_batch, scratch_event
 from tidemill_engine.windows.fixed import Words
+from tidemill_engine.windows.keys import KeyTable
 from tidemill_engine.windows.memory import Memory
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.program import APPLIED, NEVER, compile_plan
@@ -40,10 +41,7 @@ class ViewState:
         self.program = compile_plan(plan)
         self.watermark_us = kernels.NOT_YET
         self.too_late = 0
-        self._index: dict[bytes, int] = {}
-        self._names: list[bytes | None] = []
-        self._vacant: list[int] = []
-        self._expired: set[bytes] = set()
+        self._keys = KeyTable()
         self._columns: dict[int, int] = {}
         self._batches = 0
         self._event = scratch_event(len(plan.fields))
@@ -63,7 +61,7 @@ class ViewState:
         )
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._keys)
 
     @property
     def memory_bytes(self) -> int:
@@ -74,41 +72,23 @@ class ViewState:
 
     def intern(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
         """Indices of keys, int32 (n,); unknown ones get a row."""
-        found = [self._index.get(key, -1) for key in keys]
-        if -1 in found:
-            found = [self._add(key) if at < 0 else at for key, at in zip(keys, found, strict=True)]
-            self._grow_rows()
-        return np.array(found, np.int32)
+        found = self._keys.find_or_add(keys)
+        self._grow_rows()
+        return found
 
-    def names(self, indices: Sequence[int] | Words) -> list[bytes]:
+    def names(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
         """Keys of live indices; raises KeyError for a dead one."""
-        found = [self._names[index] for index in indices]
-        if None in found:
-            raise KeyError("the key of this index has died")
-        return [name for name in found if name is not None]
+        return self._keys.names(indices)
 
     def lookup(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
         """Indices of keys, int32 (n,), -1 for unknown ones."""
-        return np.array([self._index.get(key, -1) for key in keys], np.int32)
-
-    def _add(self, key: bytes) -> int:
-        known = self._index.get(key)
-        if known is not None:
-            return known
-        if self._vacant:
-            at = self._vacant.pop()
-            self._names[at] = key
-        else:
-            at = len(self._names)
-            self._names.append(key)
-        self._index[key] = at
-        return at
+        return self._keys.find(keys)
 
     def _grow_rows(self) -> None:
         old, memory = len(self._memory.due), self._memory
-        if len(self._names) <= old:
+        if self._keys.size <= old:
             return
-        room = max(64, 2 * old, len(self._names))
+        room = max(64, 2 * old, self._keys.size)
         more = room - old
         self._memory = memory._replace(
             rows=np.concatenate([memory.rows, np.tile(self.program.blank, more)]),
@@ -191,7 +171,7 @@ class ViewState:
         columns = self._columns_of(np.asarray(positions[0], np.int32))
         if not len(rows) == len(columns) == len(batch.times):
             raise ValueError("columns differ in length")
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._names):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._keys.size:
             raise ValueError("keys holds an index that `intern` did not give")
         return batch._replace(keys=np.ascontiguousarray(rows, np.int64), columns=columns)
 
@@ -218,25 +198,13 @@ class ViewState:
         if rounded <= self.watermark_us:
             return np.empty(0, np.int32)
         self.watermark_us = rounded
-        changed, dead = kernels.advance_keys(self.program, self._memory, len(self._names), rounded)
-        for index in dead.tolist():
-            self._bury(index)
+        changed, dead = kernels.advance_keys(self.program, self._memory, self._keys.size, rounded)
+        self._keys.bury(dead.tolist())
         return np.asarray(changed, np.int32)
-
-    def _bury(self, index: int) -> None:
-        name = self._names[index]
-        if name is None:
-            raise KeyError(index)
-        self._names[index] = None
-        del self._index[name]
-        self._vacant.append(index)
-        self._expired.add(name)
 
     def expired(self) -> list[bytes]:
         """Keys that died since the last call and did not come back, sorted: delete their stored state and vectors."""
-        gone = sorted(self._expired - self._index.keys())
-        self._expired.clear()
-        return gone
+        return self._keys.expired()
 
     # reading
 
@@ -280,7 +248,7 @@ class ViewState:
     def digest(self) -> str:
         """SHA-256 over plan, watermark and every key's blob: equal for equal states however they came about."""
         total = hashlib.sha256(f"{codec.VERSION} {self.plan.fingerprint} {self.watermark_us}".encode())
-        for key, blob in self._blobs(np.array(sorted(self._index.values()), np.int64)):
+        for key, blob in self._blobs(self._keys.rows()):
             total.update(len(key).to_bytes(8, "little") + key + len(blob).to_bytes(8, "little") + blob)
         return total.hexdigest()
 
@@ -304,9 +272,8 @@ class ViewState:
             state.watermark_us = watermark_us // plan.step_us * plan.step_us
         for key, blob in stored:
             state._load(key, np.frombuffer(blob, "<i8").astype(np.int64))
-        _, dead = kernels.advance_keys(state.program, state._memory, len(state._names), state.watermark_us)
-        for index in dead.tolist():
-            state._bury(index)
+        _, dead = kernels.advance_keys(state.program, state._memory, state._keys.size, state.watermark_us)
+        state._keys.bury(dead.tolist())
         return state
 
     def _load(self, key: bytes, blob: Words) -> None:

@@ -1,5 +1,6 @@
 """Fixtures of this package's tests."""
 
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,3 +21,12 @@ async def pool(settings: ServiceSettings) -> AsyncIterator[Pool]:
     await migrate(opened, SCHEMA, "tidemill_runtime")
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

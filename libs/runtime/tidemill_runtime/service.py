@@ -6,6 +6,7 @@ the supervisor of the machine (tidemill, Docker, Kubernetes) starts it again: th
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ __all__ = ["Health", "Service", "build_app", "run", "serve"]
 
 DRAIN_S = 4
 """Seconds for requests under way to finish; the background then has `BACKGROUND_S`, together below ten."""
-BACKGROUND_S = 5.0
+BACKGROUND_S = 4.0
+LAST_S = 0.5
 Background = Callable[[], Awaitable[None]]
 S = TypeVar("S", bound=ServiceSettings)
 _log = logging.getLogger(__name__)
@@ -67,9 +69,22 @@ def run(app_factory: Callable[[S, Health], Service], settings: S) -> None:
         _log.critical("%s", error)
         sys.exit(2)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        crashed = runner.run(serve(service, settings, health))
-    telemetry.shutdown()
-    sys.exit(1 if crashed else 0)
+        status = 1 if runner.run(serve(service, settings, health)) else 0
+        telemetry.shutdown()
+        if runner.run(_left_over()):
+            logging.shutdown()
+            os._exit(status)  # the runner would wait for them for ever: a client whose broker is away, a stubborn task
+    sys.exit(status)
+
+
+async def _left_over() -> bool:
+    """Cancel whatever still runs; whether something does not care."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=LAST_S)
+    return not all(task.done() for task in tasks)
 
 
 async def serve(service: Service, settings: ServiceSettings, health: Health) -> bool:

@@ -12,10 +12,6 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import AttributeValue
 
@@ -53,33 +49,30 @@ _KINDS = {
     "consumer": SpanKind.CONSUMER,
     "internal": SpanKind.INTERNAL,
 }
-_provider: TracerProvider | None = None
+_exporter: Any = None
 
 
 def init(settings: ServiceSettings) -> None:
-    """Set up JSON logs on stderr and, when an OTLP endpoint is configured, the export of spans. Once per process."""
-    global _provider  # noqa: PLW0603 - OpenTelemetry's provider is one per process, and so is this
+    """Set up JSON logs on stderr and, when an OTLP endpoint is configured, the export of spans and metrics."""
+    global _exporter  # noqa: PLW0603 - one per process, as the registry of metrics and the root logger are
     configure_logging(settings.service, settings.log_level, current_trace_id)
-    if settings.otlp_endpoint and _provider is None:
-        resource = Resource.create(
-            {"service.name": f"tidemill-{settings.service}", "service.instance.id": settings.instance}
-        )
-        _provider = TracerProvider(resource=resource)
-        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
-        _provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+    if settings.otlp_endpoint and _exporter is None:
+        from tidemill_runtime.otlp import Exporter  # noqa: PLC0415 - 20 MiB that only this needs
+
+        _exporter = Exporter(settings, settings.otlp_endpoint)
 
 
 def shutdown() -> None:
-    """Send what is buffered and stop exporting."""
-    global _provider  # noqa: PLW0603 - see init
-    if _provider is not None:
-        _provider.shutdown()
-        _provider = None
+    """Send what is buffered, waiting at most three seconds, and stop exporting."""
+    global _exporter  # noqa: PLW0603 - see init
+    if _exporter is not None:
+        _exporter.stop()
+        _exporter = None
 
 
 def enabled() -> bool:
     """Whether spans are exported; without, code on the data path need not collect links."""
-    return _provider is not None
+    return _exporter is not None
 
 
 def traceparents(records: Iterable[Any]) -> Iterator[str]:
@@ -92,7 +85,10 @@ def traceparents(records: Iterable[Any]) -> Iterator[str]:
 
 def tracer() -> Tracer:
     """The tracer of this process; without an OTLP endpoint its spans record nothing."""
-    return trace.NoOpTracer() if _provider is None else _provider.get_tracer("tidemill")
+    if _exporter is None:
+        return trace.NoOpTracer()
+    found: Tracer = _exporter.provider.get_tracer("tidemill")
+    return found
 
 
 def current_traceparent() -> str | None:
@@ -127,7 +123,7 @@ def span(
     `links` are the contexts of the records in a batch (the first 32 distinct ones are kept).
     """
     parent = parent or _current.get()
-    if _provider is None:
+    if _exporter is None:
         token = _current.set(new_traceparent(parent))
         try:
             yield trace.INVALID_SPAN

@@ -183,5 +183,3 @@ def test_every_record_is_counted_in_exactly_one_class(steps: list[tuple[str, int
     c = batch.counts
     assert c.records == c.applied + c.late + c.future + c.duplicates + c.conflicts + c.refused + c.timers
     assert len(batch.claims) == c.applied + c.late + c.future + c.dead_lettered
-
-

@@ -30,14 +30,18 @@ from tidemill_ingestion.domain.strict_json import BadJsonError, loads
 GOOD: dict[str, Any] = {"tail": "N1", "at": "2013-01-01T10:00:00Z", "delay": 1.5}
 
 
-def post(body: bytes | object, media: str = JSON, *, source: Source = FLIGHTS, **headers: str) -> Posted:
+def post(
+    body: bytes | object, media: str = JSON, *, source: Source = FLIGHTS, headers: dict[str, str] | None = None
+) -> Posted:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_request(source, Parcel(media, {"content-type": media, **headers}, raw, 100))
+    return read_request(source, Parcel(media, {"content-type": media} | (headers or {}), raw, 100))
 
 
-def problems(body: bytes | object, media: str = JSON, **headers: str) -> list[tuple[str, str]]:
+def problems(
+    body: bytes | object, media: str = JSON, *, headers: dict[str, str] | None = None
+) -> list[tuple[str, str]]:
     with pytest.raises(InvalidEventsError) as caught:
-        post(body, media, **headers)
+        post(body, media, headers=headers)
     return [(issue.field, issue.rule) for issue in caught.value.issues]
 
 
@@ -209,13 +213,13 @@ def test_base64_data_is_data() -> None:
 
 def test_a_binary_cloudevent_comes_in_headers() -> None:
     headers = {"ce-specversion": "1.0", "ce-id": "a%20b", "ce-source": "/s", "ce-type": "t", "ce-causationid": "cause"}
-    found = post(GOOD, **headers)
+    found = post(GOOD, headers=headers)
     assert found.single
     assert (found.events[0].id, found.events[0].context.causation) == ("a b", "cause")
-    assert problems(GOOD, **(headers | {"ce-id": "%ff"})) == [("id", "characters")]
-    assert problems(b"{", **headers) == [("", "json")]
+    assert problems(GOOD, headers=headers | {"ce-id": "%ff"}) == [("id", "characters")]
+    assert problems(b"{", headers=headers) == [("", "json")]
     with pytest.raises(MediaTypeError):
-        post(GOOD, **(headers | {"content-type": "text/plain"}))
+        post(GOOD, headers=headers | {"content-type": "text/plain"})
 
 
 def test_other_media_types_are_not_events() -> None:
@@ -261,5 +265,3 @@ def test_a_source_that_did_not_change_keeps_its_object() -> None:
     changed = catalogue([Pipe("b", 3), Pipe("a", 4)], before)  # type: ignore[list-item]  # a stand-in
     assert changed.sources["flights"].partitions == 4
     assert changed.disputed == ("flights",)
-
-

@@ -3,20 +3,19 @@
 import asyncio
 import json
 import time
+from contextlib import suppress
 
 from tidemill_contracts import PipelineSpec, topic
 from tidemill_contracts.topics import source_topics
-from tidemill_ingestion.api import Edge, routes
-from tidemill_ingestion.archive import Archive, ArchiveTask
-from tidemill_ingestion.delta import EventTable
+from tidemill_ingestion.api import Desk, Edge, routes
+from tidemill_ingestion.archive import Archive, ArchiveTask, EventTable
 from tidemill_ingestion.domain.archive import Applied, Late, Reader
 from tidemill_ingestion.domain.catalogue import catalogue
 from tidemill_ingestion.domain.source import Source
-from tidemill_ingestion.handlers import GROUP, RawTask
-from tidemill_ingestion.kafka import Log
+from tidemill_ingestion.handlers import GROUP, IdleClock, RawTask, Streams
+from tidemill_ingestion.kafka import Letters, Log
 from tidemill_ingestion.settings import Settings
 from tidemill_ingestion.store import KnownIds, Store
-from tidemill_ingestion.streams import Streams
 from tidemill_runtime.archive import archive_path
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.dlq import DeadLetterLimiter
@@ -29,6 +28,7 @@ from tidemill_runtime.stream import StreamRunner
 
 OPERATOR_BYTES = 256 * 1024 * 1024
 OPERATOR_TIMEOUT_S = 20.0
+PRUNE_EVERY_S = 3600.0
 OPERATOR_RECORDS = 1000
 """Records of a partition between two yields of the event loop: about 30 ms of validation."""
 
@@ -43,13 +43,12 @@ class Composition:
             settings, health, name="kafka-edge", max_bytes=settings.max_in_flight_bytes,
             timeout_s=settings.publish_timeout_s,
         )  # fmt: skip
-        self._log = Log(
-            settings, health, name="kafka-operator", max_bytes=OPERATOR_BYTES, timeout_s=OPERATOR_TIMEOUT_S
-        )
+        self._log = Log(settings, health, name="kafka-operator", max_bytes=OPERATOR_BYTES, timeout_s=OPERATOR_TIMEOUT_S)
         self._archives: dict[str, Archive] = {}
         self._edge = Edge(
             settings.prefix, KnownIds(self._store), self._edge_log, self._store, self._ends, archives=self._archives
         )
+        self._desk = Desk(settings.prefix, Letters(settings), self._store, self._edge_log)
         self._operators, self._archivers = Streams(self._operator), Streams(self._archiver)
         self._watcher = PipelineWatcher(settings, self._apply)
 
@@ -63,7 +62,10 @@ class Composition:
             "archivers": self._archivers.run,
         }  # fmt: skip
         return Service(
-            routes=routes(), background=background, state={"edge": self._edge}, title="Tidemill ingestion"
+            routes=routes(),
+            background=background,
+            state={"edge": self._edge, "desk": self._desk},
+            title="Tidemill ingestion",
         )
 
     async def _postgres(self) -> None:
@@ -77,9 +79,19 @@ class Composition:
                     self._health.set("postgres", ok=False, reason=str(error))
                     await backoff.wait()
             self._health.set("postgres", ok=True)
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(PRUNE_EVERY_S)
+                await self._prune()
         finally:
             await self._store.close()
+
+    async def _prune(self) -> None:
+        """Forget ids that no event above its source's watermark can have."""
+        with suppress(Later):
+            for row in await self._store.status():
+                source = self._edge.sources.get(row.source)
+                if source is not None and row.position.newest_us is not None:
+                    await self._store.prune(row.source, row.partition, row.position.newest_us - source.spec.keep_ids)
 
     async def _apply(self, pipelines: Pipelines) -> None:
         specs = [PipelineSpec.model_validate_json(json.dumps(event.spec)) for event in pipelines.values()]
@@ -113,15 +125,21 @@ class Composition:
         prefix = self._settings.prefix
 
         def task(partition: int) -> RawTask:
+            idle = IdleClock(source, partition, prefix=prefix, store=self._store, sink=self._log, clock=time.monotonic)
             return RawTask(
-                source, partition, prefix=prefix, store=self._store, sink=self._log, limiter=DeadLetterLimiter()
+                source,
+                partition,
+                prefix=prefix,
+                store=self._store,
+                sink=self._log,
+                limiter=DeadLetterLimiter(),
+                idle=idle,
             )
 
         return StreamRunner(
             self._settings, group=f"{prefix}.{GROUP}.{source.name}", topics=[topic("raw", source.name, prefix=prefix)],
             make_task=task, health=self._health, max_records=OPERATOR_RECORDS,
         )  # fmt: skip
-
 
     def _archiver(self, source: Source) -> StreamRunner:
         prefix = self._settings.prefix

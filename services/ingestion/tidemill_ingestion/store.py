@@ -28,7 +28,12 @@ _STATUS = """SELECT source, partition, next, seq, watermark_us, newest_us, appli
 _EVENT = """SELECT outcome, partition, raw_offset, seq, event_us, conflicts FROM ingestion.known_events
     WHERE source = $1 AND id = $2"""
 _WATERMARKS = "SELECT partition, watermark_us FROM ingestion.partitions WHERE source = $1"
-_PRUNE = "DELETE FROM ingestion.known_events WHERE source = $1 AND event_us < $2"
+_REPLAYED = """SELECT partition, "offset" FROM ingestion.replays WHERE topic = $1
+    AND (partition, "offset") IN (SELECT * FROM unnest($2::int[], $3::bigint[]))"""
+_NOTE = """INSERT INTO ingestion.replays AS r (topic, partition, "offset")
+    SELECT DISTINCT $1::text, p, o FROM unnest($2::int[], $3::bigint[]) AS u (p, o)
+    ON CONFLICT (topic, partition, "offset") DO UPDATE SET times = r.times + 1, at = now()"""
+_PRUNE = "DELETE FROM ingestion.known_events WHERE source = $1 AND partition = $2 AND event_us < $3"
 
 
 class Store:
@@ -106,9 +111,18 @@ class Store:
         """Partition to watermark."""
         return {row["partition"]: row["watermark_us"] for row in await self._fetch(_WATERMARKS, source)}
 
-    async def prune(self, source: str, before_us: int) -> None:
+    async def prune(self, source: str, partition: int, before_us: int) -> None:
         """Forget ids of events older than the horizon; an older event is late whatever its id."""
-        await self._fetch(_PRUNE, source, before_us)
+        await self._fetch(_PRUNE, source, partition, before_us)
+
+    async def replayed(self, topic: str, places: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Which of these (partition, offset) of a dead-letter topic were put back before."""
+        rows = await self._fetch(_REPLAYED, topic, [p for p, _ in places], [o for _, o in places])
+        return {(row["partition"], row["offset"]) for row in rows}
+
+    async def note_replays(self, topic: str, places: Sequence[tuple[int, int]]) -> None:
+        """Remember that these were put back."""
+        await self._fetch(_NOTE, topic, [p for p, _ in places], [o for _, o in places])
 
     def _ready(self) -> Pool:
         if self._pool is None:

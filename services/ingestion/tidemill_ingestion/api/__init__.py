@@ -2,20 +2,26 @@
 
 from pydantic import TypeAdapter
 
-from tidemill_ingestion.api.events import Edge, get_event, get_status, post_events, post_flush, post_progress, timer
+from tidemill_ingestion.api.dlq import Desk, list_letters, replay_letters, show_letter
+from tidemill_ingestion.api.events import Edge, get_event, get_status, post_events, post_flush, post_progress
 from tidemill_ingestion.api.models import (
     Accepted,
     AcceptedEvents,
     EventFate,
     Flushed,
+    LetterQuery,
+    LettersFound,
+    LetterShown,
     ProgressPosted,
+    Replay,
+    Replayed,
     Status,
     TimersWritten,
 )
 from tidemill_ingestion.domain.requests import CLOUDEVENT, CLOUDEVENTS, JSON, NDJSON
 from tidemill_runtime.http import Route
 
-__all__ = ["Edge", "routes", "timer"]
+__all__ = ["Desk", "Edge", "routes"]
 
 MAXIMUM_BODY = 16 * 1024 * 1024
 
@@ -41,6 +47,12 @@ def routes() -> list[Route]:
         ),
         Route(method="POST", path="/v1/archive/flush", endpoint=post_flush, summary="Bring the archives up to now",
               response=Flushed, statuses=(503,)),
+        Route(method="GET", path="/v1/dlq", endpoint=list_letters, summary="List dead letters", query=LetterQuery,
+              response=LettersFound, statuses=(404, 422, 503)),
+        Route(method="GET", path="/v1/dlq/{topic}/{partition}/{offset}", endpoint=show_letter,
+              summary="Show a dead letter", response=LetterShown, statuses=(404, 503)),
+        Route(method="POST", path="/v1/dlq/replay", endpoint=replay_letters, summary="Put dead letters back",
+              request=Replay, response=Replayed, statuses=(400, 404, 409, 413, 415, 422, 503)),
         Route(method="GET", path="/v1/status", endpoint=get_status, summary="Counts and positions",
               response=Status, statuses=(503,)),
     ]  # fmt: skip

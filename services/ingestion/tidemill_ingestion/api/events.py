@@ -1,16 +1,16 @@
 """The endpoints: strict bodies in, 202 once the broker has the events."""
 
+import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol, TypeVar, cast
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_contracts import dead_letters, derived_id, format_time, topic
-from tidemill_contracts.events import Timer, encode
+from tidemill_contracts import dead_letters, format_time, topic
+from tidemill_contracts.events import Timer
 from tidemill_contracts.topics import Family
 from tidemill_ingestion.api.models import (
     EventFate,
@@ -35,6 +35,7 @@ from tidemill_ingestion.domain.requests import (
 )
 from tidemill_ingestion.domain.source import Source, timer_issue
 from tidemill_ingestion.domain.stored import EventRow, PartitionRow
+from tidemill_ingestion.domain.timers import timer
 from tidemill_runtime.errors import Later
 from tidemill_runtime.http import FieldError, HttpProblem, media_type, read_body, read_model
 from tidemill_runtime.telemetry import producing
@@ -44,7 +45,6 @@ RETRY_AFTER_S = "1"
 FLUSH_TIMEOUT_S = 25.0
 FLUSHED: tuple[Family, Family] = ("events", "late")
 _FATES: dict[str, Family] = {"applied": "events", "late": "late", "future": "future"}
-_encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
 
 
@@ -97,12 +97,12 @@ async def post_events(request: Request) -> Response:
         for event in posted.events:
             headers = event.envelope(traceparent=trace).headers()
             records.append(Outgoing(name, source.partition(event.key), event.key, event.data, headers))
-        places = await _write(edge, records)
+        places = await or_503(edge.sink.write(records))
     accepted = [
         {"id": event.id, "topic": name, "partition": partition, "offset": offset}
         for event, (partition, offset) in zip(posted.events, places, strict=True)
     ]
-    body = _encode(accepted[0] if posted.single else {"accepted": accepted})
+    body = json.dumps(accepted[0] if posted.single else {"accepted": accepted})
     return Response(body, 202, media_type="application/json")
 
 
@@ -121,22 +121,15 @@ async def post_progress(request: Request) -> TimersWritten:
     with producing(name) as trace:
         word = Timer(source=source.name, time_us=time_us, reason=posted.reason)
         records = [timer(word, p, name, trace=trace) for p in range(source.partitions)]
-        places = await _write(edge, records)
+        places = await or_503(edge.sink.write(records))
     return TimersWritten(timers=[Place(topic=name, partition=p, offset=o) for p, o in places])
-
-
-def timer(word: Timer, partition: int, raw_topic: str, *, trace: str | None = None) -> Outgoing:
-    """The record that carries a timer to one partition of the source's raw topic."""
-    event_id = str(derived_id("timer", word.source, partition, word.time_us))
-    envelope = encode(word, id=event_id, source=f"/sources/{word.source}", time_us=word.time_us, traceparent=trace)
-    return Outgoing(raw_topic, partition, None, envelope.data, envelope.headers())
 
 
 async def get_event(request: Request) -> EventFate:
     """The stored fate of an id; 404 also while its record waits to be processed."""
     edge, source = _edge(request), _source(request)
     event_id = request.path_params["id"]
-    row = await _rows(edge.rows.event(source.name, event_id)) if "\x00" not in event_id else None
+    row = await or_503(edge.rows.event(source.name, event_id)) if "\x00" not in event_id else None
     if row is None:
         raise HttpProblem(404, "no event of this id has been processed")
     raw = topic("raw", source.name, prefix=edge.prefix)
@@ -152,7 +145,7 @@ async def get_event(request: Request) -> EventFate:
 async def post_flush(request: Request) -> Flushed:
     """Wait until everything that is on the events topics now is in the archives."""
     edge = _edge(request)
-    return Flushed(sources={name: await _rows(_flush(edge, name)) for name in sorted(edge.archives)})
+    return Flushed(sources={name: await or_503(_flush(edge, name)) for name in sorted(edge.archives)})
 
 
 async def _flush(edge: Edge, source: str) -> dict[str, int]:
@@ -168,7 +161,7 @@ async def get_status(request: Request) -> Status:
     """Counts and positions of every source, from the rows that hold the operator's decisions."""
     edge = _edge(request)
     found: dict[str, list[PartitionRow]] = {name: [] for name in edge.sources}
-    for row in await _rows(edge.rows.status()):
+    for row in await or_503(edge.rows.status()):
         found.setdefault(row.source, []).append(row)
     return Status(sources={name: _summed(rows) for name, rows in sorted(found.items())})
 
@@ -227,15 +220,9 @@ async def _refuse_conflicts(edge: Edge, source: Source, posted: Posted) -> None:
         raise _refused(issues)
 
 
-async def _write(edge: Edge, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
+async def or_503(work: Awaitable[T]) -> T:
+    """What `work` gives; raises HttpProblem 503 where it says Later."""
     try:
-        return await edge.sink.write(records)
-    except Later as error:
-        raise HttpProblem(503, str(error), headers={"retry-after": RETRY_AFTER_S}) from None
-
-
-async def _rows(rows: Awaitable[T]) -> T:
-    try:
-        return await rows
+        return await work
     except Later as error:
         raise HttpProblem(503, str(error), headers={"retry-after": RETRY_AFTER_S}) from None

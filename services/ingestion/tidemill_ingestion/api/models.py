@@ -1,6 +1,6 @@
 """Bodies of the HTTP edge."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answers(BaseModel):
@@ -96,3 +96,73 @@ class Status(Answers):
     """All sources of all pipelines."""
 
     sources: dict[str, SourceStatus]
+
+
+class LetterQuery(BaseModel):
+    """Which dead letters to list; `topic` is a topic or its dead-letter topic."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    topic: str | None = Field(default=None, max_length=249)
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class LetterSummary(Answers):
+    """A dead letter: where it lies, where it was, why it could not be processed."""
+
+    topic: str
+    partition: int
+    offset: int
+    origin_topic: str
+    origin_partition: int | None
+    origin_offset: int | None
+    group: str
+    reason: str
+    error: str
+    attempts: int | None
+    replays: int
+    at: str | None
+    bytes: int
+
+
+class LetterShown(LetterSummary):
+    """A dead letter with its bytes; headers that are not text are shown as far as they are."""
+
+    headers: dict[str, str]
+    key_base64: str | None
+    value_base64: str | None
+
+
+class LettersFound(Answers):
+    """Dead letters in the order of their topic."""
+
+    letters: list[LetterSummary]
+
+
+class Replay(BaseModel):
+    """What to put back: one letter by its place, or the newest `limit` that were not put back yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    topic: str = Field(max_length=249)
+    partition: int | None = Field(default=None, ge=0, lt=2**31)
+    offset: int | None = Field(default=None, ge=0, lt=2**63)
+    limit: int = Field(default=100, ge=1, le=1000)
+    force: bool = False
+
+
+class ReplayedLetter(Answers):
+    """A letter and where its record stands now."""
+
+    partition: int
+    offset: int
+    to_topic: str
+    to_partition: int
+    to_offset: int
+
+
+class Replayed(Answers):
+    """What was put back; `skipped` had been before, or do not hold their record's bytes."""
+
+    replayed: list[ReplayedLetter]
+    skipped: int

@@ -135,5 +135,3 @@ def _identity(value: object, field: str, issues: list[Issue]) -> str:
     if not 1 <= len(text) <= MAXIMUM_ID or not text.isprintable():
         issues.append(Issue(field, "length", f"must have 1 to {MAXIMUM_ID} printable characters"))
     return text
-
-

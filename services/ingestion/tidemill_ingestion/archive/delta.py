@@ -81,7 +81,5 @@ class EventTable:
 
 
 def _columns(rows: Sequence[Row]) -> pa.Table:
-    columns: Mapping[str, list[object]] = {
-        name: [getattr(row, name) for row in rows] for name in _SCHEMA.names
-    }
+    columns: Mapping[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
     return pa.table(columns, schema=_SCHEMA)

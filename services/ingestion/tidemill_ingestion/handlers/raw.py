@@ -12,8 +12,9 @@ from tidemill_contracts import topic
 from tidemill_ingestion.domain.decide import Batch, Emit, Known, Pairs, Position, decide, repeat
 from tidemill_ingestion.domain.outgoing import Outgoing
 from tidemill_ingestion.domain.readings import Progress, Record, read
-from tidemill_ingestion.domain.source import Source
+from tidemill_ingestion.domain.source import Event, Source
 from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
+from tidemill_ingestion.handlers.idle import IdleClock
 from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
 from tidemill_runtime.errors import Later, Stalled
 from tidemill_runtime.kafka import MAX_REQUEST_BYTES
@@ -56,14 +57,22 @@ class RawTask:
     """Owns one partition of `raw.<source>`; a PartitionTask of the runtime's StreamRunner."""
 
     def __init__(  # noqa: PLR0913 - keyword-only, what the composition root hands over
-        self, source: Source, partition: int, *, prefix: str, store: Decisions, sink: Sink, limiter: DeadLetterLimiter
+        self,
+        source: Source,
+        partition: int,
+        *,
+        prefix: str,
+        store: Decisions,
+        sink: Sink,
+        limiter: DeadLetterLimiter,
+        idle: IdleClock | None = None,
     ) -> None:
         self._source, self._partition, self._prefix = source, partition, prefix
         self._store, self._sink, self._limiter = store, sink, limiter
         self._topic = topic("raw", source.name, prefix=prefix)
         self._position = Position()
         self._emitted = self._noted = 0
-        self._moved = False
+        self._moved, self._idle = False, idle
 
     async def open(self) -> Mapping[str, int]:
         """Restore the position; reading starts where output may be missing."""
@@ -81,12 +90,16 @@ class RawTask:
         if pairs[split:]:
             await self._fresh(pairs[split:])
         self._moved = True
+        if self._idle is not None and any(isinstance(reading, Event) for _, reading in pairs):
+            self._idle.busy()
 
     async def idle(self) -> None:
         """Note how far the output is, once no more records come: after a crash nothing is then written twice."""
         if self._noted != self._emitted and not self._moved:
             await self._note()
         self._moved = False
+        if self._idle is not None:
+            await self._idle.check()
 
     async def close(self, *, lost: bool) -> None:
         """Note how far the output is, for the next owner."""

@@ -188,6 +188,7 @@ async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec) 
         "TIDEMILL_KAFKA": kafka, "TIDEMILL_POSTGRES": "postgresql://nobody@127.0.0.1:1/none", "TIDEMILL_PREFIX": prefix,
         "TIDEMILL_ARTIFACTS": str(folder / "artifacts"), "TIDEMILL_STATE": str(folder / "state"),
         "TIDEMILL_PORT": str(port), "TIDEMILL_SNAPSHOT_EVERY_S": "0.2", "TIDEMILL_DEGRADED_AFTER_S": "1",
+        "TIDEMILL_SANDBOX_CPU_S": "2",
     }  # fmt: skip
     process = Process(environment, port, folder / "serving.log")
     async with httpx.AsyncClient(base_url=process.url, timeout=20) as client:

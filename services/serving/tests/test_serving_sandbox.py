@@ -1,6 +1,5 @@
 """Hostile models end in a disposable child: this process lives, and learns why the model was refused."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,10 @@ def written(tmp_path: Path, data: bytes) -> Path:
     file = tmp_path / "model.onnx"
     file.write_bytes(data)
     return file
+
+
+def names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
 
 
 def damage(file: Path) -> None:
@@ -101,7 +104,7 @@ async def test_an_open_model_is_shared_and_others_are_forgotten(tmp_path: Path, 
     assert await models.open(one, FEATURES) is opened
     await models.open(two, FEATURES)
     models.keep([two])
-    assert set(os.listdir(folder)) == {f"{two}.onnx", f"{two}.accepted"}
+    assert names(folder) == {f"{two}.onnx", f"{two}.accepted"}
 
 
 def test_a_model_that_fails_on_some_rows_passes_and_is_caught_when_it_answers() -> None:

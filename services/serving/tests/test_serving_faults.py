@@ -1,0 +1,190 @@
+"""Nothing answered is lost or logged twice: the service is killed, the broker goes and comes, everything is away."""
+
+import asyncio
+import json
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving_cases import HOUR_US, T0_US, inputs, linear, pipeline, released
+from serving_stack import Stack, open_stack, until
+
+from tidemill.stack import LocalKafka
+from tidemill_contracts.events import Prediction
+
+pytestmark = pytest.mark.anyio
+SPEC = pipeline()
+SEED = 7
+
+
+@pytest.fixture
+async def stack(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with open_stack(kafka_bootstrap, topic_prefix[:31].rstrip("-"), tmp_path, SPEC) as opened:
+        yield opened
+
+
+async def begin(stack: Stack) -> None:
+    """One release that answers, one known entity, a watermark."""
+    digest = stack.artifacts.put(linear(SPEC.feature_names()))
+    await stack.vector("by-carrier", "AA", [12.5, 3.0], revision=7)
+    await stack.watermark(T0_US + HOUR_US)
+    await stack.release(released(SPEC, 1, digest))
+    await stack.until_status(ready=True, epoch=1, progress_us=T0_US + HOUR_US)
+
+
+class Load:
+    """Clients that ask again with the same id until they have an answer."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.answers, self.failures = stack, dict[str, dict[str, Any]](), Counter[str]()
+        self._is_over = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, clients: int) -> None:
+        self._tasks = [asyncio.ensure_future(self._client(number)) for number in range(clients)]
+
+    async def stop(self) -> None:
+        self._is_over = True
+        await asyncio.gather(*self._tasks)
+
+    async def _client(self, number: int) -> None:
+        count = 0
+        while not self._is_over:
+            identity = f"{number}-{count}"
+            count += 1
+            self.answers[identity] = await self.ask(identity)
+
+    async def ask(self, identity: str) -> dict[str, Any]:
+        while True:
+            try:
+                answer = await self.stack.predict(inputs(flight=f"F-{identity}"), id=identity)
+            except httpx.TransportError as error:
+                self.failures[type(error).__name__] += 1
+            else:
+                if answer.status_code == 200:
+                    found: dict[str, Any] = answer.json()
+                    return found
+                self.failures[str(answer.status_code)] += 1
+            await asyncio.sleep(0.02)
+
+
+async def check_log(stack: Stack, answers: dict[str, dict[str, Any]]) -> None:
+    """Every answer is in the topic once, with what was answered, nothing else is; origins rise in each partition."""
+    await stack.until_status(answered=len(answers), shipped=len(answers))
+    records = await stack.logged()
+    logged = {
+        str(p.prediction_id): p for _, e in records if e.type == Prediction.TYPE for p in [Prediction.read(e.data)]
+    }
+    counts = Counter(envelope.id for _, envelope in records)
+    assert max(counts.values()) == 1
+    assert logged.keys() == {answer["prediction_id"] for answer in answers.values()}
+    for answer in answers.values():
+        record = logged[answer["prediction_id"]]
+        assert (record.score, record.epoch, record.degraded) == (answer["score"], answer["epoch"], answer["degraded"])
+    highest: dict[tuple[int, int], int] = {}
+    for partition, envelope in records:
+        assert envelope.origin is not None
+        identity, number, _ = envelope.origin
+        assert number > highest.get((partition, identity), -1)
+        highest[partition, identity] = number
+
+
+async def test_a_killed_service_loses_and_repeats_nothing(stack: Stack) -> None:
+    await begin(stack)
+    chance = random.Random(SEED)
+    load = Load(stack)
+    load.start(6)
+    for _ in range(4):
+        before = len(load.answers)
+        enough = before + chance.randrange(20, 120)
+        await until(lambda enough=enough: len(load.answers) >= enough, "answers between kills")  # type: ignore[misc]
+        assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
+        stack.process.start()
+    await stack.until_status(ready=True, epoch=1)
+    await load.stop()
+    assert load.failures
+    await check_log(stack, load.answers)
+    assert stack.process.stop() == 0
+
+
+async def test_repeats_after_a_restart_get_the_recorded_answer(stack: Stack) -> None:
+    await begin(stack)
+    load = Load(stack)
+    load.answers["a"] = await load.ask("a")
+    stack.process.stop(signal.SIGKILL)
+    stack.process.start()
+    await stack.vector("by-carrier", "AA", [99.0, 4.0], revision=8)
+    await stack.until_status(ready=True, epoch=1)
+    assert await load.ask("a") == load.answers["a"]
+    load.answers["b"] = await load.ask("b")
+    assert load.answers["b"]["revisions"] == {"by-carrier": 8}
+    await check_log(stack, load.answers)
+
+
+async def test_with_the_broker_away_answers_go_on_and_arrive_later(tmp_path: Path, topic_prefix: str) -> None:
+    kafka = LocalKafka(tmp_path / "kafka")
+    await asyncio.to_thread(kafka.start)
+    try:
+        async with open_stack(kafka.bootstrap, "away", tmp_path, SPEC) as stack:
+            await begin(stack)
+            load = Load(stack)
+            load.answers["before"] = await load.ask("before")
+            await until((tmp_path / "state" / "replica.snapshot").exists, "a snapshot")
+            await asyncio.to_thread(kafka.stop)
+
+            load.answers |= {name: await load.ask(name) for name in map(str, range(50))}
+            await until(lambda: _is_degraded(stack), "the outage is noticed")
+            load.answers["during"] = await load.ask("during")
+            assert load.answers["during"]["degraded"]
+
+            await _restart_without_anything(stack, load)
+            await asyncio.to_thread(kafka.start)
+            await check_log(stack, load.answers)
+            await until(lambda: _is_not_degraded(stack), "the end of the outage")
+            load.answers["after"] = await load.ask("after")
+            assert not load.answers["after"]["degraded"]
+            await check_log(stack, load.answers)
+    finally:
+        await asyncio.to_thread(kafka.stop)
+
+
+async def _restart_without_anything(stack: Stack, load: Load) -> None:
+    """Kafka, registry and Postgres are away: the disk is enough, for features, model and answers given before."""
+    stack.process.stop(signal.SIGKILL)
+    stack.process.start()
+    await stack.until_status(ready=True, epoch=1)
+    answer = await load.ask("offline")
+    assert answer["degraded"]
+    assert answer["revisions"] == {"by-carrier": 7}
+    assert answer["score"] == load.answers["before"]["score"]
+    load.answers["offline"] = answer
+    assert await load.ask("before") == load.answers["before"]
+    assert (await stack.client.get("/readyz")).status_code == 200
+
+
+async def _is_degraded(stack: Stack) -> bool:
+    return bool((await stack.client.get("/v1/status")).json()["degraded"])
+
+
+async def _is_not_degraded(stack: Stack) -> bool:
+    return not await _is_degraded(stack)
+
+
+async def test_a_lost_shipping_position_repeats_nothing(stack: Stack) -> None:
+    await begin(stack)
+    load = Load(stack)
+    load.answers |= {name: await load.ask(name) for name in map(str, range(20))}
+    await stack.until_status(shipped=20)
+    stack.process.stop(signal.SIGKILL)
+    state = stack.folder / "state" / "shipped.json"
+    assert json.loads(state.read_bytes())["position"] > 20
+    state.unlink()
+    stack.process.start()
+    await stack.until_status(ready=True, epoch=1)
+    load.answers["new"] = await load.ask("new")
+    await check_log(stack, load.answers)

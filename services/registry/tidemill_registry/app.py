@@ -10,6 +10,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import TopicSpec, control_topics, pipeline_topics, source_topics, view_topics
 from tidemill_registry import api
 from tidemill_registry.artifacts import StoredEvidence
+from tidemill_registry.domain.review import warm
 from tidemill_registry.handlers import on_run_finished
 from tidemill_registry.settings import Settings
 from tidemill_registry.store import SCHEMA, PostgresUnit, StoreQueries, open_unit
@@ -33,6 +34,7 @@ class Registry:
     async def run(self) -> None:
         """Open the pool, then consume runs and relay the outbox until cancelled."""
         self._health.set("registry", ok=False, reason="starting")
+        await asyncio.to_thread(warm)  # compiling inside the first decision's transaction would outlast its session
         pool = await open_pool(self._settings.postgres, max_size=8)
         await migrate(pool, SCHEMA, "tidemill_registry")
         await ensure_topics(self._settings.kafka, control_topics(prefix=self._settings.prefix))

@@ -58,12 +58,12 @@ def main() -> None:
 
 async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     """Train, write the artifacts and return their digests with the metrics. Only artifacts are written: naming them is the service's."""
-    _say({"progress": {"name": "rows", "share": 0.0}})
+    _progress("rows", 0.0)
     rows = await _rows(job, settings)
-    trained = train(job.spec, rows, as_of_us=job.request.at_us, progress=lambda name, share: _say({"progress": {"name": name, "share": share}}))
+    trained = train(job.spec, rows, job.request, _progress)
     names = job.spec.feature_names()
     model = trained.fitted.to_onnx(names, trained.calibration)
-    _say({"progress": {"name": "check", "share": 0.9}})
+    _progress("check", 0.9)
     store = Artifacts(settings.artifacts)
     champion = store.get(job.champion.members[0].model) if job.champion is not None and job.champion.features == names else None
     evaluation, metrics = _evaluate(trained, model, champion)
@@ -110,6 +110,10 @@ def _packages() -> Iterable[Path]:
         found = find_spec(name)
         assert found is not None and found.origin is not None  # noqa: S101, PT018 - these packages run this code
         yield Path(found.origin).parent
+
+
+def _progress(name: str, share: float) -> None:
+    _say({"progress": {"name": name, "share": share}})
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ class Cause(Contract):
 
     kind: CauseKind
     event_id: UUID | None = None
+    drift: Literal["input", "prediction", "concept", "calibration"] | None = None
     detail: str = ""
 
 

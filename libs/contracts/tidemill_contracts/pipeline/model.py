@@ -47,7 +47,10 @@ class ModelSpec(Contract):
     parameters: dict[str, int | float | bool | str] = Field(default_factory=dict)
     seed: int = 7
     features: list[str] | None = Field(default=None, description="names used as inputs; none: all")
-    calibration: Duration = Field(default=0, description="most recent rows kept from the trees to fit a Platt calibration; 0: none")
+    calibrate: Literal["never", "after_alarm", "always"] = Field(
+        default="after_alarm", description="when a Platt calibration is fitted; after_alarm: when label minus score had left its range"
+    )
+    calibration: Duration = Field(default=2 * _DAY, description="rows before the gate's that are kept from the trees for the calibration")
     validation: Duration = Field(default=7 * _DAY, description="rows that choose the window")
     minimum_rows: int = Field(default=1000, ge=1)
     maximum_rows: int = Field(default=2_000_000, ge=1)
@@ -57,14 +60,25 @@ class GateSpec(Contract):
     """No harm: non-inferior within `margin` at error `alpha`, and a point estimate at least as good, on rows never seen."""
 
     period: Duration = Field(default=7 * _DAY, description="the most recent labelled rows, kept from training for the gate")
+    block: Duration = Field(default=_DAY, gt=0, description="length of the blocks that the interval takes as independent")
+    alarm_period: Duration | None = Field(default=None, description="the gate's period after a drift alarm, when history misleads")
+    alarm_block: Duration | None = Field(default=None, description="the gate's block after a drift alarm")
     margin: float = Field(default=0.01, ge=0, description="log-loss a candidate may be worse by, at the upper confidence bound")
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     minimum_rows: int = Field(default=500, ge=1)
-    minimum_blocks: int = Field(default=3, ge=2, description="days")
+    minimum_blocks: int = Field(default=3, ge=2)
     segment_margin: float = Field(default=0.05, ge=0)
     segment_minimum_rows: int = Field(default=200, ge=1)
     parity: float = Field(default=1e-5, gt=0, description="largest difference between trainer and ONNX")
     maximum_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+
+    def period_after(self, *, alarm: bool) -> int:
+        """The gate's period in microseconds, after an alarm or otherwise."""
+        return self.alarm_period if alarm and self.alarm_period is not None else self.period
+
+    def block_after(self, *, alarm: bool) -> int:
+        """The interval's block in microseconds, after an alarm or otherwise."""
+        return self.alarm_block if alarm and self.alarm_block is not None else self.block
 
 
 class DriftSpec(Contract):

@@ -60,11 +60,13 @@ class GateDecision:
         return next((check.reason for check in self.checks if check.verdict == self.verdict != "pass"), "")
 
 
-def decide(rows: GateRows, spec: GateSpec, *, parity_error: float, size_bytes: int) -> GateDecision:
+def decide(
+    rows: GateRows, spec: GateSpec, *, parity_error: float, size_bytes: int, after_alarm: bool = False
+) -> GateDecision:
     """Judge a candidate.
 
     `parity_error` is the largest absolute difference between the trainer's own scores and the ONNX model's,
-    `size_bytes` the model's size. Raises ValueError for labels other than 0 and 1, or columns of different length.
+    `size_bytes` the model's size; `after_alarm` takes the blocks that are declared for then. Raises ValueError for labels other than 0 and 1, or columns of different length.
     """
     checks = [
         _limit("parity", parity_error, spec.parity, "trainer and ONNX disagree"),
@@ -73,7 +75,7 @@ def decide(rows: GateRows, spec: GateSpec, *, parity_error: float, size_bytes: i
     usable = _usable(rows)
     evidence: dict[str, float] = {"rows": float(len(rows.labels))}
     if usable.verdict == "pass" and len(rows.labels):
-        compared, evidence = _compare(rows, spec)
+        compared, evidence = _compare(rows, spec, spec.block_after(alarm=after_alarm))
         checks += compared
     elif usable.verdict == "pass":
         usable = GateCheck(
@@ -98,12 +100,12 @@ def _usable(rows: GateRows) -> GateCheck:
     return GateCheck(name="scores", verdict="pass")
 
 
-def _compare(rows: GateRows, spec: GateSpec) -> tuple[list[GateCheck], dict[str, float]]:
+def _compare(rows: GateRows, spec: GateSpec, block_us: int) -> tuple[list[GateCheck], dict[str, float]]:
     rival = rows.rival
     differences = row_log_loss(rows.labels, rows.candidate) - row_log_loss(rows.labels, rival)
-    overall = block_mean(differences, rows.times_us)
+    overall = block_mean(differences, rows.times_us, block_us=block_us)
     checks = [_sample(overall, spec), _different(rows), _better(overall), _no_harm(overall, rows, spec)]
-    checks += _segments(rows, differences, spec)
+    checks += _segments(rows, differences, spec, block_us)
     evidence = {
         "rows": float(overall.rows),
         "blocks": float(overall.blocks),
@@ -129,7 +131,7 @@ def _limit(name: str, value: float, bound: float, complaint: str) -> GateCheck:
 
 def _sample(overall: BlockMean, spec: GateSpec) -> GateCheck:
     enough = overall.rows >= spec.minimum_rows and overall.blocks >= spec.minimum_blocks
-    reason = f"{overall.rows} rows on {overall.blocks} days, {spec.minimum_rows} on {spec.minimum_blocks} are needed"
+    reason = f"{overall.rows} rows in {overall.blocks} blocks, {spec.minimum_rows} in {spec.minimum_blocks} are needed"
     return GateCheck(
         name="sample",
         verdict="pass" if enough else "inconclusive",
@@ -161,7 +163,7 @@ def _no_harm(overall: BlockMean, rows: GateRows, spec: GateSpec) -> GateCheck:
     margin, name = (spec.margin, "no_harm") if rows.champion is not None else (0.0, "beats_base_rate")
     upper, lower = overall.bound(spec.alpha, 1), overall.bound(spec.alpha, -1)
     if upper is None or lower is None:
-        return GateCheck(name=name, verdict="inconclusive", bound=margin, reason="one day gives no interval")
+        return GateCheck(name=name, verdict="inconclusive", bound=margin, reason="one block gives no interval")
     if upper < margin or (upper == margin and overall.mean < 0):
         return GateCheck(name=name, verdict="pass", value=upper, bound=margin)
     shown = lower > margin
@@ -170,9 +172,9 @@ def _no_harm(overall: BlockMean, rows: GateRows, spec: GateSpec) -> GateCheck:
     return GateCheck(name=name, verdict=verdict, value=upper, bound=margin, reason=reason)
 
 
-def _segments(rows: GateRows, differences: Float64s, spec: GateSpec) -> list[GateCheck]:
+def _segments(rows: GateRows, differences: Float64s, spec: GateSpec, block_us: int) -> list[GateCheck]:
     """Block on a segment that is worse by more than its margin and, after Holm's correction, not by chance."""
-    found = dict(_segment_means(rows, differences, spec))
+    found = dict(_segment_means(rows, differences, spec, block_us))
     adjusted = holm([mean.p_above() for mean in found.values()])
     harmed = [
         _harmed(name, mean, p, spec)
@@ -186,13 +188,16 @@ def _segments(rows: GateRows, differences: Float64s, spec: GateSpec) -> list[Gat
     return [GateCheck(name="segments", verdict="pass", value=worst, bound=spec.segment_margin, reason=reason)]
 
 
-def _segment_means(rows: GateRows, differences: Float64s, spec: GateSpec) -> list[tuple[str, BlockMean]]:
+def _segment_means(
+    rows: GateRows, differences: Float64s, spec: GateSpec, block_us: int
+) -> list[tuple[str, BlockMean]]:
     means: list[tuple[str, BlockMean]] = []
     for name, values in sorted(rows.segments.items()):
         for value in sorted(set(np.asarray(values).tolist())):
             chosen = np.asarray(values) == value
             if np.count_nonzero(chosen) >= spec.segment_minimum_rows:
-                means.append((f"{name}={value}", block_mean(differences[chosen], rows.times_us[chosen])))
+                mean = block_mean(differences[chosen], rows.times_us[chosen], block_us=block_us)
+                means.append((f"{name}={value}", mean))
     return [(name, mean) for name, mean in means if mean.blocks >= spec.minimum_blocks]
 
 

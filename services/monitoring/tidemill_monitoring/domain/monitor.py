@@ -106,7 +106,8 @@ class Monitor:
         kind: CauseKind = "quality" if finding.detector == "quality" else "drift"
         wanted = finding.kind in self.spec.policy.drift_kinds or kind == "quality"
         if wanted and kind in self.spec.policy.retrain_on:
-            self._ask(Cause(kind=kind, event_id=event_id, detail=f"{finding.kind}: {finding.subject}"), at_us, effects)
+            drift = finding.kind if kind == "drift" else None
+            self._ask(Cause(kind=kind, event_id=event_id, drift=drift, detail=finding.subject), at_us, effects)
 
     def _by_volume(self, at_us: int, effects: Effects) -> None:
         policy = self.spec.policy

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from tidemill_contracts.events import GateCheck, GateDecided, Released, ReleaseReason, RunFinished
 from tidemill_contracts.ids import derived_id
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import GateSpec, PipelineSpec
 from tidemill_engine.stats import GateRows, decide
 from tidemill_registry.domain.champion import Moment, Version, next_release
 
@@ -26,7 +28,7 @@ def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing
     epoch = standing.champion.epoch if standing.champion is not None else 0
     decision = decide(
         rows, standing.spec.gate, parity_error=run.metrics.get("parity_error", float("inf")),
-        size_bytes=int(run.metrics.get("size_bytes", 0)),
+        size_bytes=int(run.metrics.get("size_bytes", 0)), after_alarm=run.cause.kind == "drift",
     )  # fmt: skip
     verdict, checks = decision.verdict, list(decision.checks)
     if epoch != run.champion_epoch:
@@ -53,3 +55,11 @@ def follow_up(run: RunFinished, version: Version, decided: GateDecided, standing
     )
     moment = Moment(run.at_us, run.effective_at_us)
     return "released", next_release(standing.spec, standing.champion, version, moment=moment, reason=reason)
+
+
+def warm() -> None:
+    """Compile what a judgement uses, before there is one to make."""
+    labels = np.array([0.0, 1.0] * 4)
+    scores = np.linspace(0.1, 0.9, len(labels))
+    times = np.arange(len(labels), dtype=np.int64) * 43_200_000_000
+    decide(GateRows(times, labels, scores, scores[::-1].copy()), GateSpec(), parity_error=0.0, size_bytes=1)

@@ -6,6 +6,7 @@ The released bytes are the gated ones: nothing is fitted again after the gate's 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tidemill_contracts.events import TrainingRequested
 from tidemill_contracts.pipeline import ModelSpec, PipelineSpec
 from tidemill_engine.learn import (
     Fitted,
@@ -59,15 +60,21 @@ def fitter(model: ModelSpec, *, share: float = 1.0) -> Callable[[Float32s, Float
     return lambda features, labels: fit_lightgbm(features, labels, parameters, model.seed)
 
 
-def train(spec: PipelineSpec, rows: Rows, *, as_of_us: int, progress: Progress = lambda _name, _share: None) -> Trained:
-    """Fit a candidate from labelled rows known at `as_of_us`.
+def train(
+    spec: PipelineSpec, rows: Rows, request: TrainingRequested, progress: Progress = lambda _name, _share: None
+) -> Trained:
+    """Fit a candidate from the labelled rows known when it was asked for.
 
     Raises:
         TooFewRowsError: fewer than `model.minimum_rows` training rows, or one class only.
     """
     model = spec.model
+    calibrated = calibrates(model, request)
     rows = rows.take(slice(max(len(rows) - model.maximum_rows, 0), None))
-    split = split_recent(rows.labelled_us, calibration_us=model.calibration, gate_us=spec.gate.period, end_us=as_of_us)
+    split = split_recent(
+        rows.labelled_us, calibration_us=model.calibration if calibrated else 0,
+        gate_us=spec.gate.period_after(alarm=request.cause.kind == "drift"), end_us=request.at_us,
+    )  # fmt: skip
     history = rows.take(split.train)
     if len(history) < model.minimum_rows or len(set(history.labels.tolist())) < 2:  # noqa: PLR2004 - two classes
         msg = f"{len(history)} labelled rows before the calibration and gate periods; {model.minimum_rows} of both classes are needed"
@@ -83,10 +90,15 @@ def train(spec: PipelineSpec, rows: Rows, *, as_of_us: int, progress: Progress =
     fitted = fitter(model)(chosen.features, chosen.labels)
     progress("calibrate", 0.8)
     recent = rows.take(split.calibration)
-    calibration = _calibrate(fitted, recent) if model.calibration else None
+    calibration = _calibrate(fitted, recent) if calibrated else None
     gate = rows.take(split.gate)
     parts = {"train": len(chosen), "calibration": len(recent), "gate": len(gate)}
     return Trained(fitted, calibration, choice, gate, parts, float(chosen.labels.mean()))
+
+
+def calibrates(model: ModelSpec, request: TrainingRequested) -> bool:
+    """Whether a calibration is fitted: recent rows cost the trees something, so by default only when scores were off."""
+    return model.calibrate == "always" or (model.calibrate == "after_alarm" and request.cause.drift == "calibration")
 
 
 def _within(history: Rows, window: str, end_us: int) -> Rows:

@@ -100,7 +100,7 @@ class Features:
         parts = Parts(
             log=TransactionLog(self._settings, partition), store=self._stored(),
             undertaker=DeadLetters(self._settings, group), every_s=self._settings.checkpoint_every_s,
-            every_records=self._settings.checkpoint_every_events,
+            every_records=self._settings.checkpoint_every_events, linger_s=self._settings.linger_ms / 1000,
         )  # fmt: skip
         task = AggregateTask(partition, self._program.of_partition(partition), parts)
         self._tasks[partition] = task

@@ -160,14 +160,15 @@ class ViewPartition:
 
     # out
 
-    def outputs(self) -> list[Output]:
-        """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark.
-
-        Stays the same until `told`, so that a transaction that failed can be made again.
-        """
+    def drain(self) -> list[Output]:
+        """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark."""
         out = self._vectors(list(self._changed)) + self._encoder.deletions(sorted(self._gone))
+        self._changed.clear()
+        self._gone.clear()
         if self.watermark_us is not None and self.watermark_us != self._told:
             out.append(self._encoder.watermark(self.partition, self.watermark_us, self.seqs))
+            self._told = self.watermark_us
+        self.emitted += len(out)
         return out
 
     def _vectors(self, entities: list[bytes]) -> list[Output]:
@@ -183,13 +184,6 @@ class ViewPartition:
             for n, at_us, revision, vector, reflected in columns
         ]
 
-    def told(self, count: int) -> None:
-        """The `count` outputs are committed: readers know them."""
-        self._changed.clear()
-        self._gone.clear()
-        self._told = self.watermark_us
-        self.emitted += count
-
     def current(self, entity: bytes) -> Output | None:
         """The entity's vector now, None when it is unknown here."""
         return next(iter(self._vectors([entity])), None)
@@ -201,7 +195,7 @@ class ViewPartition:
         return Marks(next_offset, dict(self.seqs), dict(self.watermarks), self.watermark_us)
 
     def capture(self, next_offset: int) -> Capture | None:
-        """What has changed since the last capture, None for nothing. Call it only when readers know all outputs."""
+        """What has changed since the last capture, None for nothing."""
         marks = self.marks(next_offset)
         if marks == self._captured:
             return None

@@ -52,17 +52,9 @@ class AggregatePartition:
             return str(error)
         return None
 
-    def outputs(self) -> list[ViewOutput]:
-        """What readers do not know yet, over all views."""
-        return [ViewOutput(part.view.output_topic, output) for part in self.views for output in part.outputs()]
-
-    def told(self, outputs: Sequence[ViewOutput]) -> None:
-        """The outputs are committed."""
-        counts: dict[str, int] = {}
-        for item in outputs:
-            counts[item.topic] = counts.get(item.topic, 0) + 1
-        for part in self.views:
-            part.told(counts.get(part.view.output_topic, 0))
+    def drain(self) -> list[ViewOutput]:
+        """What readers do not know yet, over all views; the caller tells them, or this partition is built anew."""
+        return [ViewOutput(part.view.output_topic, output) for part in self.views for output in part.drain()]
 
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""
@@ -73,7 +65,7 @@ class AggregatePartition:
         self._offsets[topic] = offset
 
     def capture(self) -> list[tuple[ViewPartition, Capture]]:
-        """Changes of every view since the last capture."""
+        """Changes of every view since the last capture; call it right after `drain`, store it once that was told."""
         taken = [(part, part.capture(self.next_offset(part))) for part in self.views]
         return [(part, capture) for part, capture in taken if capture is not None]
 

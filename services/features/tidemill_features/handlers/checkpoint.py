@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import Histogram
 
-from tidemill_features.domain.aggregate import Capture
-from tidemill_features.domain.partition import AggregatePartition
+from tidemill_features.domain.aggregate import Capture, ViewPartition
 from tidemill_features.domain.segments import Owner
-from tidemill_features.domain.views import View
 from tidemill_features.handlers.ports import Checkpoints
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.errors import Fenced, Later
 
 SECONDS = Histogram(
-    "tidemill_features_checkpoint_seconds", "From capturing changes to their commit.",
+    "tidemill_features_checkpoint_seconds", "From the capture of changes to their commit.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )  # fmt: skip
 _log = logging.getLogger(__name__)
@@ -35,30 +33,33 @@ class Checkpointer:
         self._saving: asyncio.Task[None] | None = None
 
     def count(self, records: int) -> None:
-        """So many records were processed."""
+        """So many records were applied."""
         self._records += records
 
-    def step(self, part: AggregatePartition) -> None:
-        """Begin a checkpoint when one is due; raises what ended the one before, Fenced above all."""
-        if self._saving is not None:
-            if not self._saving.done():
-                return
+    def is_due(self) -> bool:
+        """Whether it is time to store, and the store is free."""
+        if not self._records or self._saving is not None:
+            return False
+        return self._clock() - self._last >= self._every_s or self._records >= self._every_records
+
+    def check(self) -> None:
+        """Raises what ended the last store, Fenced above all."""
+        if self._saving is not None and self._saving.done():
             saving, self._saving = self._saving, None
             saving.result()
-        if self._clock() - self._last >= self._every_s or self._records >= self._every_records:
-            self._begin(part)
 
-    def _begin(self, part: AggregatePartition) -> None:
+    def save(self, captures: Sequence[tuple[ViewPartition, Capture]]) -> None:
+        """Begin to store what was captured; the store must be free."""
         self._last, self._records = self._clock(), 0
-        captures = [(item.view, capture) for item, capture in part.capture()]
         if captures:
             self._saving = asyncio.ensure_future(self._save(captures))
 
-    async def _save(self, captures: Sequence[tuple[View, Capture]]) -> None:
+    async def _save(self, captures: Sequence[tuple[ViewPartition, Capture]]) -> None:
         backoff, started = Backoff(), self._clock()
+        named = [(part.view, capture) for part, capture in captures]
         while True:
             try:
-                await self._store.save(self._owner, captures)
+                await self._store.save(self._owner, named)
             except Fenced:
                 raise
             except Later as error:
@@ -68,13 +69,11 @@ class Checkpointer:
                 SECONDS.observe(self._clock() - started)
                 return
 
-    async def finish(self, part: AggregatePartition) -> None:
-        """Store everything; raises Fenced."""
+    async def finish(self) -> None:
+        """Wait for the store under way; raises what ended it."""
         if self._saving is not None:
-            await self._saving
-        self._begin(part)
-        if self._saving is not None:
-            await self._saving
+            await asyncio.wait({self._saving})
+        self.check()
 
     async def drop(self) -> None:
         """Stop storing."""

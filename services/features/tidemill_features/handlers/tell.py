@@ -1,0 +1,95 @@
+"""Tells readers what has changed, beside the reading: one transaction at a time, and whatever comes meanwhile is the next.
+
+What was applied but not told yet is not lost by a crash: checkpoints only hold what was told, the rest is read again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+
+from tidemill_features.domain.partition import AggregatePartition
+from tidemill_features.handlers.checkpoint import Checkpointer
+from tidemill_features.handlers.ports import Letter, Log
+
+OUTPUTS = Counter("tidemill_features_outputs", "Vectors, deletions and watermarks written.", ["partition"])
+TRANSACTIONS = Counter("tidemill_features_transactions", "Transactions committed.", ["partition"])
+_MOST_UNTOLD = 20_000
+
+
+class Teller:
+    """Owned by one task; `check` raises what went wrong since, and then the task has to go."""
+
+    def __init__(
+        self, partition: int, state: AggregatePartition, log: Log, checkpointer: Checkpointer, *, linger_s: float
+    ) -> None:
+        self._partition, self._state, self._log, self._checkpointer = partition, state, log, checkpointer
+        self._linger_s = linger_s
+        self._letters: list[Letter] = []
+        self._untold = 0
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
+        self._stopping = False
+        self._loop = asyncio.ensure_future(self._run())
+
+    def note(self, records: int, letters: Sequence[Letter]) -> None:
+        """So many records were applied, and these letters go out beside what they changed."""
+        self._letters += letters
+        self._untold += records
+        self._checkpointer.count(records)
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait while too much is untold; raises what went wrong."""
+        while self._untold > _MOST_UNTOLD and not self._loop.done():
+            self._room.clear()
+            await self._room.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what ended the telling or the storing; wakes both when a checkpoint is due."""
+        if self._loop.done():
+            self._loop.result()
+        self._checkpointer.check()
+        if self._checkpointer.is_due():
+            self._wake.set()
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping:
+                await self._wake.wait()
+                if self._linger_s and not self._stopping:
+                    await asyncio.sleep(self._linger_s)
+                self._wake.clear()
+                await self._round(store=self._checkpointer.is_due())
+        finally:
+            self._room.set()
+
+    async def _round(self, *, store: bool) -> None:
+        """Tell everything; what is captured for storing in the same instant is stored once it is told."""
+        untold, letters, self._letters = self._untold, self._letters, []
+        outputs = self._state.drain()
+        captures = self._state.capture() if store else []
+        letters += [Letter(topic, self._partition, *output) for topic, output in outputs]
+        if letters:
+            await self._log.write(letters)
+            OUTPUTS.labels(self._partition).inc(len(outputs))
+            TRANSACTIONS.labels(self._partition).inc()
+        self._untold -= untold
+        self._room.set()
+        if store:
+            self._checkpointer.save(captures)
+
+    async def finish(self) -> None:
+        """Tell and store everything; raises what prevents it."""
+        self._stopping = True
+        self._wake.set()
+        await self._loop
+        await self._checkpointer.finish()
+        await self._round(store=True)
+        await self._checkpointer.finish()
+
+    async def drop(self) -> None:
+        """Stop without another word."""
+        self._loop.cancel()
+        await asyncio.wait({self._loop})
+        await self._checkpointer.drop()

@@ -88,8 +88,8 @@ class DriftSpec(Contract):
     delta: float = Field(default=0.002, gt=0, lt=1, description="ADWIN's confidence")
     warm_up_panes: int = Field(default=10, ge=1)
     reference_rows: int = Field(default=5000, ge=0, description="labelled rows the reference learner sees before it is compared with")
-    bias_panes: int = Field(default=5, ge=1, description="newest panes whose mean of label minus score is compared")
-    bias_z: float = Field(default=6.0, gt=0)
+    bias_panes: int = Field(default=10, ge=1, description="newest panes whose mean of label minus score is compared")
+    bias_z: float = Field(default=5.0, gt=0)
     bias_minimum: float = Field(default=0.05, ge=0)
     population_pane: Duration = 24 * _HOUR
     population_reference_rows: int = Field(default=5000, ge=100)

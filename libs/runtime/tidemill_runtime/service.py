@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from tidemill_runtime import telemetry
 from tidemill_runtime.errors import Configuration
@@ -41,12 +42,14 @@ class Service:
 
     `background` names coroutines that run until they are cancelled; on cancellation they flush and return. `state`
     becomes `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once.
+    `front` may put an ASGI application before the routes, for a path that must not pay for them.
     """
 
     routes: Sequence[Route]
     background: Mapping[str, Background] = field(default_factory=dict)
     state: Mapping[str, object] = field(default_factory=dict)
     title: str = "Tidemill"
+    front: Callable[[App], ASGIApp] | None = None
 
 
 def build_app(service: Service, settings: ServiceSettings, health: Health) -> App:
@@ -89,10 +92,11 @@ async def _left_over() -> bool:
 
 async def serve(service: Service, settings: ServiceSettings, health: Health) -> bool:
     """Serve until a signal or a crash; returns whether something crashed."""
+    app = build_app(service, settings, health)
     config = uvicorn.Config(
-        build_app(service, settings, health), host=settings.host, port=settings.port, http="httptools", loop="none",
-        ws="none", lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30,
-        timeout_graceful_shutdown=DRAIN_S,
+        service.front(app) if service.front else app, host=settings.host, port=settings.port, http="httptools",
+        loop="none", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     server = _Server(config)
     async with _background(service.background, server) as crashed:

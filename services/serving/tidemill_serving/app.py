@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import msgspec
+from starlette.types import ASGIApp
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
@@ -15,6 +16,7 @@ from tidemill_runtime.http import Route
 from tidemill_runtime.pipelines import PipelineWatcher
 from tidemill_runtime.service import Service
 from tidemill_runtime.tail import Tail
+from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
 from tidemill_serving.api.status import LogState, status_routes
@@ -39,7 +41,9 @@ _log = logging.getLogger(__name__)
 def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
     serving = Serving(settings, health)
-    return Service(routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving")
+    return Service(
+        routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front
+    )
 
 
 class Serving:
@@ -58,6 +62,7 @@ class Serving:
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
+        self.predictor = Predictor(self.house.desks, self.batcher, self._watermark_us)
         limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
         models = Models(Artifacts(settings.artifacts), settings.state / "models", limit)
         self.follower = Follower(
@@ -68,12 +73,15 @@ class Serving:
         self.follower.configured.append(self.releaser.reconsider)
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
+    def front(self, behind: ASGIApp) -> Front:
+        """The hot path before the routes."""
+        return Front(behind, self.predictor, api_key=self._settings.api_key)
+
     def routes(self) -> list[Route]:
         """Everything this service answers to."""
         desks = self.house.desks
-        predictor = Predictor(desks, self.batcher, lambda desk: desk.watermark_us(self.house.replica))
         return [
-            *predict_routes(predictor),
+            *predict_routes(self.predictor),
             *status_routes(self.house, self._settings.instance, self._log_state),
             *inference_routes(desks, lambda: self._health.ready()[0]),
         ]
@@ -122,6 +130,9 @@ class Serving:
 
     def _open_tail(self, topics: list[str], on_records: Any) -> Follows:  # noqa: ANN401 - aiokafka ships no types
         return Tail(self._settings, topics, on_records, max_records=TAIL_RECORDS)
+
+    def _watermark_us(self, desk: Desk) -> int | None:
+        return desk.watermark_us(self.house.replica)
 
     def _keep_releases(self, desk: Desk) -> None:
         self.store.save_releases(desk.kept())

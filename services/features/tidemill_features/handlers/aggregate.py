@@ -51,7 +51,9 @@ class AggregateTask:
         for topic, offset in offsets.items():
             self.state.start_at(topic, offset)
         checkpointer = Checkpointer(parts.store, owner, every_s=parts.every_s, every_records=parts.every_records)
-        self._teller = Teller(self.partition, self.state, parts.log, checkpointer, linger_s=parts.linger_s)
+        self._teller = Teller(
+            self.partition, self.state, log=parts.log, checkpointer=checkpointer, linger_s=parts.linger_s
+        )
         return offsets
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:

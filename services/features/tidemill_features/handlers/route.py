@@ -1,5 +1,6 @@
 """The router's task: events of one source partition in, rows for the partitions of their entities out."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from prometheus_client import Counter
 
 from tidemill_features.domain.records import Record
-from tidemill_features.domain.route import Partitioner, Route, RoutePartition
+from tidemill_features.domain.route import Partitioner, Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.ports import Letter, Log, Routes, Undertaker
 from tidemill_runtime.backoff import Rarely
@@ -37,6 +38,7 @@ class RouteTask:
         self._views, self._log, self._store, self._undertaker = views, log, store, undertaker
         self._partitioner, self._clock = partitioner, clock
         self._saved_at, self._unsaved = clock(), False
+        self._saving: asyncio.Task[None] | None = None
         self._speak = Rarely()
 
     async def open(self) -> Mapping[str, int]:
@@ -51,37 +53,44 @@ class RouteTask:
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
         """Route and wait for the acknowledgements."""
+        letters: list[Letter] = []
         for topic, records in batches.items():
             rows, rejected = self.state.take(topic, records)
-            letters = [Letter(*row) for row in rows]
+            letters += [Letter(*row) for row in rows]
             letters += self._undertaker.bury(rejected, among=len(records))
-            if letters:
-                await self._log.write(letters)
             EVENTS.labels(self.partition).inc(len(records))
             ROWS.labels(self.partition).inc(len(rows))
+        if letters:
+            await self._log.write(letters)
         self._unsaved = True
-        await self._save_if_due()
+        self._save_if_due()
 
     async def idle(self) -> None:
         """Store how far it got."""
-        await self._save_if_due()
+        self._save_if_due()
 
-    async def _save_if_due(self) -> None:
-        if not self._unsaved or self._clock() - self._saved_at < _SAVE_EVERY_S:
+    def _save_if_due(self) -> None:
+        is_busy = self._saving is not None and not self._saving.done()
+        if not self._unsaved or is_busy or self._clock() - self._saved_at < _SAVE_EVERY_S:
             return
-        self._saved_at = self._clock()
+        self._saved_at, self._unsaved = self._clock(), False
+        self._saving = asyncio.ensure_future(self._save(self._marks()))
+
+    def _marks(self) -> list[tuple[View, RouteMarks]]:
+        return [(route.view, mark) for route, mark in self.state.marks()]
+
+    async def _save(self, marks: Sequence[tuple[View, RouteMarks]]) -> None:
+        """Without the store work goes on: what is routed again after a crash is dropped by its readers."""
         try:
-            await self._save()
+            await self._store.save_routes(self.partition, marks)
         except Later as error:
+            self._unsaved = True
             if self._speak():
                 _log.warning("routes of partition %s are not stored yet: %s", self.partition, error)
 
-    async def _save(self) -> None:
-        marks = [(route.view, mark) for route, mark in self.state.marks()]
-        await self._store.save_routes(self.partition, marks)
-        self._unsaved = False
-
     async def close(self, *, lost: bool) -> None:
         """Store how far it got."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
         if self._unsaved and not lost:
-            await self._save()
+            await self._save(self._marks())

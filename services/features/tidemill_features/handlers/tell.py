@@ -1,4 +1,4 @@
-"""Tells readers what has changed, beside the reading: one transaction at a time, and whatever comes meanwhile is the next.
+"""Tells readers what has changed, beside the reading: one transaction at a time, what comes meanwhile is the next.
 
 What was applied but not told yet is not lost by a crash: checkpoints only hold what was told, the rest is read again.
 """
@@ -21,10 +21,10 @@ class Teller:
     """Owned by one task; `check` raises what went wrong since, and then the task has to go."""
 
     def __init__(
-        self, partition: int, state: AggregatePartition, log: Log, checkpointer: Checkpointer, *, linger_s: float
+        self, partition: int, state: AggregatePartition, *, log: Log, checkpointer: Checkpointer, linger_s: float
     ) -> None:
-        self._partition, self._state, self._log, self._checkpointer = partition, state, log, checkpointer
-        self._linger_s = linger_s
+        self._partition, self._state, self._linger_s = partition, state, linger_s
+        self._log, self._checkpointer = log, checkpointer
         self._letters: list[Letter] = []
         self._untold = 0
         self._wake, self._room = asyncio.Event(), asyncio.Event()

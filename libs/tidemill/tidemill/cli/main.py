@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import stack
+from tidemill.cli import demo, stack
 from tidemill.cli.output import complain, say
-from tidemill.stack import StackError
 
-# Shown as one line each; anything else is a fault of ours and keeps its trace.
-_EXPECTED: tuple[type[Exception], ...] = (StackError, OSError)
 _INTERRUPTED = 130
-_GROUPS = (stack,)
+_GROUPS = (demo, stack)
 
 
 def build() -> typer.Typer:
@@ -38,11 +35,20 @@ def main() -> None:
         build()()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-    except _EXPECTED as error:
-        if os.environ.get("TIDEMILL_DEBUG"):
+    except Exception as error:
+        if os.environ.get("TIDEMILL_DEBUG") or not isinstance(error, _expected()):
             raise
         complain(str(error) or type(error).__name__)
         sys.exit(1)
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What a user can act on, shown in one line each; anything else is a fault of ours and keeps its trace."""
+    from tidemill.client.errors import TidemillError  # noqa: PLC0415 - most commands end well and need none of these
+    from tidemill.stack import StackError  # noqa: PLC0415 - see above
+    from tidemill_contracts.pipeline import PipelineError  # noqa: PLC0415 - see above
+
+    return (TidemillError, PipelineError, StackError, OSError)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of an option's callback

@@ -11,27 +11,12 @@ from typing import Any
 
 import httpx
 
+from tidemill.client.errors import RefusedError, TidemillError, UnreachableError
+
+__all__ = ["AsyncTransport", "Endpoints", "RefusedError", "TidemillError", "UnreachableError", "read_answer"]
+
 RETRIED = frozenset({502, 503, 504})
 SERVICES = ("ingestion", "features", "registry", "trainer", "monitoring", "serving")
-
-
-class TidemillError(Exception):
-    """Something a user can act on; the message says what."""
-
-
-class UnreachableError(TidemillError):
-    """A service did not answer in time."""
-
-
-class RefusedError(TidemillError):
-    """A service refused a request: `status` and the RFC 9457 problem say why."""
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        details = [f"{item.get('field', '')}: {item.get('message', '')}" for item in problem.get("errors", [])[:5]]
-        text = str(problem.get("detail") or problem.get("title") or problem.get("error") or "refused")
-        super().__init__("; ".join([f"{status} {text}", *details]))
-        self.status = status
-        self.problem = dict(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +27,7 @@ class Endpoints:
 
     @classmethod
     def find(cls, home: Path | None = None) -> "Endpoints":
-        """Addresses from the environment over those of a running stack under `home`; raises TidemillError when there are none."""
+        """Addresses from the environment over those of a stack under `home`; raises TidemillError without any."""
         urls: dict[str, str] = {}
         if home is not None and (home / "endpoints.json").exists():
             document = json.loads((home / "endpoints.json").read_text())
@@ -67,7 +52,7 @@ class Endpoints:
 
 @dataclass(slots=True)
 class AsyncTransport:
-    """Sends requests over pooled connections; what failed on the way is sent again, unchanged, until `patience_s` is used up."""
+    """Sends requests over pooled connections; what failed on the way is sent again, unchanged, for `patience_s`."""
 
     endpoints: Endpoints
     api_key: str | None = None

@@ -13,6 +13,7 @@ from tidemill.stack.errors import AlreadyRunningError, NotRunningError, StartFai
 from tidemill.stack.files import Endpoints, MemoryReport, Plan, Process, Service, read_endpoints, write
 from tidemill.stack.lock import holder
 from tidemill.stack.paths import Home
+from tidemill.stack.probes import ask
 from tidemill.stack.process import Child, Program, tail
 
 _START_S, _STOP_S = 180.0, 30.0
@@ -67,7 +68,7 @@ class Stack:
         return seen
 
     def memory(self) -> MemoryReport:
-        """Memory by process, as last sampled (about once a second); also after the stack was stopped."""
+        """Memory by process, as last sampled (every other second); also after the stack was stopped."""
         try:
             return MemoryReport.model_validate_json(self.home.memory.read_bytes())
         except (OSError, ValueError):
@@ -167,10 +168,14 @@ class Stack:
             raise StartFailedError(self._supervisor.tail() or "the supervisor ended without a word")
         for name, process in seen.processes.items() if seen else ():
             if process.state != "ready" and (late or process.restarts >= _GIVE_UP_AFTER):
-                said = tail(self.home.log(name), 20)
-                raise StartFailedError(f"{name} is {process.state} after {process.restarts} restarts\n{said}")
+                why = self._why(process, name)
+                raise StartFailedError(f"{name} is {process.state} after {process.restarts} restarts\n{why}")
         if late:
             raise StartFailedError(f"the stack was not ready in time\n{tail(self.home.log('supervisor'), 20)}")
+
+    def _why(self, process: Process, name: str) -> str:
+        said = ask(f"{process.url}/readyz")[1] if process.url and process.state == "starting" else ""
+        return "\n".join(filter(None, (said, tail(self.home.log(name), 20))))
 
 
 def _nobody(_seen: Endpoints) -> None:

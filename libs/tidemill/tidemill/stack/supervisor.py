@@ -27,7 +27,7 @@ from tidemill.stack.postgres import LocalPostgres
 from tidemill.stack.probes import answers
 from tidemill.stack.process import Program, free_port
 
-_TICK_S, _SAMPLE_S, _ROTATE_S = 0.05, 1.0, 10.0
+_TICK_S, _SAMPLE_S, _ROTATE_S = 0.05, 2.0, 10.0
 _GRACE_S = 10.0
 _log = logging.getLogger("tidemill.stack")
 

@@ -102,7 +102,7 @@ async def test_a_killed_service_loses_and_repeats_nothing(stack: Stack) -> None:
     for _ in range(4):
         before = len(load.answers)
         enough = before + chance.randrange(20, 120)
-        await until(lambda enough=enough: len(load.answers) >= enough, "answers between kills")  # type: ignore[misc]
+        await until(lambda enough=enough: len(load.answers) >= enough, "answers between kills")
         assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
         stack.process.start()
     await stack.until_status(ready=True, epoch=1)

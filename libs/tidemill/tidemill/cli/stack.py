@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
 def up(
     home: HomeOption = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once everything is ready.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Give up after so many seconds.")] = 300,
 ) -> None:
     """Start Kafka, Postgres and the six services.
 
@@ -46,7 +47,7 @@ def up(
     stack = Stack(home)
     say(f"starting in [bold]{stack.home.root}[/bold] (the first start downloads Kafka, about 43 MB)")
     with _stop_requested() as stopping:
-        seen = _start(stack, detached=detach)
+        seen = _start(stack, detached=detach, timeout_s=timeout)
         console.print(_overview(seen, MemoryReport()))
         if detach:
             say("running; [bold]tidemill status[/bold] shows it, [bold]tidemill down[/bold] stops it")
@@ -148,11 +149,15 @@ def reset(
     say(f"deleted {root}")
 
 
-def _start(stack: Stack, *, detached: bool) -> Endpoints:
+def _start(stack: Stack, *, detached: bool, timeout_s: float) -> Endpoints:
     if not console.is_terminal:
-        return stack.start(detached=detached)
+        return stack.start(detached=detached, timeout_s=timeout_s)
     with Live(console=console, transient=True) as live:
-        return stack.start(detached=detached, watch=lambda seen: live.update(_overview(seen, MemoryReport())))
+
+        def show(seen: Endpoints) -> None:
+            live.update(_overview(seen, MemoryReport()))
+
+        return stack.start(detached=detached, timeout_s=timeout_s, watch=show)
 
 
 def _overview(seen: Endpoints, memory: MemoryReport) -> Table:

@@ -16,7 +16,7 @@ from tidemill.stack.paths import Home
 from tidemill.stack.probes import ask
 from tidemill.stack.process import Child, Program, tail
 
-_START_S, _STOP_S = 180.0, 30.0
+_START_S, _STOP_S = 300.0, 30.0
 _POLL_S = 0.05
 _GIVE_UP_AFTER = 5
 Watch = Callable[[Endpoints], None]

@@ -127,14 +127,9 @@ class Composition:
         def task(partition: int) -> RawTask:
             idle = IdleClock(source, partition, prefix=prefix, store=self._store, sink=self._log, clock=time.monotonic)
             return RawTask(
-                source,
-                partition,
-                prefix=prefix,
-                store=self._store,
-                sink=self._log,
-                limiter=DeadLetterLimiter(),
+                source, partition, prefix=prefix, store=self._store, sink=self._log, limiter=DeadLetterLimiter(),
                 idle=idle,
-            )
+            )  # fmt: skip
 
         return StreamRunner(
             self._settings, group=f"{prefix}.{GROUP}.{source.name}", topics=[topic("raw", source.name, prefix=prefix)],

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, TypeVar, cast
 
 from starlette.requests import Request
@@ -89,7 +89,7 @@ class Edge:
 async def post_events(request: Request) -> Response:
     """Validate everything, then write everything; 202 after the acknowledgement of every event."""
     edge, source = _edge(request), _source(request)
-    posted = _read(request, source, await read_body(request))
+    posted = _read(request, source, await _body(request))
     await _refuse_conflicts(edge, source, posted)
     name = topic("raw", source.name, prefix=edge.prefix)
     with producing(name) as trace:
@@ -187,6 +187,13 @@ def _source(request: Request) -> Source:
     if source is None:
         raise HttpProblem(404, "no pipeline declares this source")
     return source
+
+
+async def _body(request: Request) -> bytes:
+    if "ce-specversion" in request.headers and "content-type" not in request.headers:
+        # A binary CloudEvent without datacontenttype is JSON, and the public SDK then sends no content type.
+        request.scope["tidemill.route"] = replace(request.scope["tidemill.route"], media=())
+    return await read_body(request)
 
 
 def _read(request: Request, source: Source, body: bytes) -> Posted:

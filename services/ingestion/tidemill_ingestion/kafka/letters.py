@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 
 from tidemill_ingestion.domain.letters import Letter
 from tidemill_runtime.errors import Later
-from tidemill_runtime.kafka import close_client, open_consumer
+from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
 from tidemill_runtime.settings import ServiceSettings
 
 TIMEOUT_S = 10.0
@@ -24,7 +24,7 @@ class Letters:
     async def newest(self, topic: str, limit: int) -> list[Letter] | None:
         """The newest `limit` letters of each partition, in order; None when there is no such topic."""
         async with self._reader() as consumer:
-            partitions = await _partitions(consumer, topic)
+            partitions = await self._partitions(consumer, topic)
             if not partitions:
                 return None
             ends = await consumer.end_offsets(partitions)
@@ -38,11 +38,17 @@ class Letters:
         """The letter at a position, or None."""
         async with self._reader() as consumer:
             tp = TopicPartition(topic, partition)
-            if tp not in await _partitions(consumer, topic):
+            if tp not in await self._partitions(consumer, topic):
                 return None
             start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
             found = await _read(consumer, tp, offset, offset + 1) if start <= offset < end else []
         return _letter(found[0]) if found and found[0].offset == offset else None
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+        if topic not in await consumer.topics():
+            return []
+        count = (await partitions_of(self._settings.kafka, [topic], timeout_s=TIMEOUT_S))[topic]
+        return [TopicPartition(topic, partition) for partition in range(count)]
 
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
@@ -55,11 +61,6 @@ class Letters:
                     await close_client(consumer)
         except (KafkaError, TimeoutError) as error:
             raise Later(f"Kafka: {error!r}") from error
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
-    await consumer.topics()
-    return [TopicPartition(topic, partition) for partition in sorted(consumer.partitions_for_topic(topic) or ())]
 
 
 async def _read(consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> list[ConsumerRecord]:

@@ -1,13 +1,59 @@
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from tidemill.stack.control import Stack
 from tidemill.stack.errors import StackError
+from tidemill.stack.files import Endpoints, Process
 from tidemill.stack.logs import rotate
 from tidemill.stack.managed import LONGEST_DELAY_S, STABLE_S, Managed
 from tidemill.stack.memory import MemorySampler
 from tidemill.stack.paths import Home, default_home
+from tidemill.stack.probes import answers, ask
 from tidemill.stack.process import Child, Program, free_port, port_is_free
+
+
+class Unwilling(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b"no topics")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def unwilling() -> Iterator[str]:
+    """The address of a service that is never ready, and says why."""
+    with HTTPServer(("127.0.0.1", 0), Unwilling) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_probe_tells_what_was_answered(unwilling: str) -> None:
+    assert ask(f"{unwilling}/readyz") == (False, "no topics")
+    assert not answers(f"http://127.0.0.1:{free_port()}/readyz")
+
+
+def test_a_start_that_takes_too_long_names_the_service_and_its_reason(unwilling: str, tmp_path: Path) -> None:
+    seen = Endpoints(
+        kafka="",
+        postgres="",
+        artifacts="",
+        supervisor=1,
+        services={"fine": Process(state="ready"), "features": Process(state="starting", url=unwilling)},
+    )
+    stack = Stack(tmp_path)
+    stack._give_up(seen, late=False)
+    with pytest.raises(StackError, match=r"features is starting after 0 restarts\nno topics"):
+        stack._give_up(seen, late=True)
 
 
 def test_a_log_is_rotated_by_size_and_only_so_many_are_kept(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class Load:
         self._is_over = True
         await asyncio.gather(*self._tasks)
 
+    async def until_more(self, count: int) -> None:
+        """Until so many more answers have come."""
+        enough = len(self.answers) + count
+        await until(lambda: len(self.answers) >= enough, f"{count} more answers")
+
     async def _client(self, number: int) -> None:
         count = 0
         while not self._is_over:
@@ -100,9 +105,7 @@ async def test_a_killed_service_loses_and_repeats_nothing(stack: Stack) -> None:
     load = Load(stack)
     load.start(6)
     for _ in range(4):
-        before = len(load.answers)
-        enough = before + chance.randrange(20, 120)
-        await until(lambda enough=enough: len(load.answers) >= enough, "answers between kills")
+        await load.until_more(chance.randrange(20, 120))
         assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
         stack.process.start()
     await stack.until_status(ready=True, epoch=1)

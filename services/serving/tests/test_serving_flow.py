@@ -45,6 +45,9 @@ async def test_a_release_and_vectors_become_answers(stack: Stack) -> None:
     assert (unknown["defaulted"], unknown["revisions"]) == (["by-carrier"], {"by-carrier": 0})
     await stack.until_status(answered=2, spooled=2, shipped=2)
     await check_log(stack, answer, unknown)
+    metrics = (await stack.client.get("/metrics")).text
+    assert f'tidemill_serving_predictions_total{{pipeline="{SPEC.name}"}} 2.0' in metrics
+    assert "tidemill_serving_spool_pending_records 0.0" in metrics
     assert stack.process.stop() == 0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
 from tidemill_serving.api.status import LogState, status_routes
+from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.artifacts import Models, SandboxLimits
 from tidemill_serving.domain.answers import Recent, recall
 from tidemill_serving.domain.desk import Desk
@@ -59,6 +61,7 @@ class Serving:
         self.spool.open(self._remember)
         self.shipper = Shipper(settings, self.spool, settings.state / "shipped.json")
         self.store, self.house = Store(settings.state), House()
+        self.metrics = ServingMetrics(self.house, self.spool, self.shipper)
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
@@ -102,9 +105,18 @@ class Serving:
             for event in (watcher.ready, releases.caught_up, self.follower.caught_up):
                 await event.wait()
 
+        self.metrics.register()
+        try:
+            await self._work(watcher, releases, known(), has_all)
+        finally:
+            self.metrics.unregister()
+
+    async def _work(
+        self, watcher: PipelineWatcher, releases: Tail, known: Awaitable[None], has_all: Callable[[], bool]
+    ) -> None:
         async with asyncio.TaskGroup() as group:
             work = (
-                self.shipper.run(), watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known()),
+                self.shipper.run(), watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip

@@ -1,0 +1,92 @@
+"""What an operator watches, read from the parts when Prometheus asks: nothing is counted on the hot path."""
+
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tidemill_serving.domain.house import House
+from tidemill_serving.spool import Shipper, Spool
+
+LABELS = ("pipeline",)
+
+
+class ServingMetrics(Collector):
+    """Registered while a process serves; `describe` names the metrics without a process."""
+
+    _labelnames = LABELS
+
+    def __init__(self, house: House, spool: Spool, shipper: Shipper) -> None:
+        self._house, self._spool, self._shipper = house, spool, shipper
+
+    def register(self) -> None:
+        """Let /metrics show this process; one set of parts at a time."""
+        REGISTRY.register(self)
+
+    def unregister(self) -> None:
+        """The process stops serving."""
+        REGISTRY.unregister(self)
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without samples."""
+        yield from families().values()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with what is so now."""
+        found = families()
+        self._process(found)
+        for name, desk in self._house.desks.items():
+            values = {
+                "epoch": desk.champion.active.released.epoch if desk.champion.active else 0,
+                "watermark_seconds": (desk.watermark_us(self._house.replica) or 0) / 1e6,
+                "staged": len(desk.champion.staged),
+                "refused_releases": len(desk.refused),
+            }
+            for metric, value in values.items():
+                found[metric].add_metric([name], value)
+        for name, tally in self._spool.tallies.items():
+            found["predictions"].add_metric([name], tally.predictions)
+            found["shipped"].add_metric([name], self._shipper.counts.get(name, 0))
+        yield from found.values()
+
+    def _process(self, found: dict[str, CounterMetricFamily | GaugeMetricFamily]) -> None:
+        counts = self._house.counts
+        values = {
+            "spool_pending_bytes": self._spool.pending_bytes,
+            "spool_pending_records": self._spool.end - self._shipper.position,
+            "degraded": float(self._house.degraded),
+            "batches": counts.batches,
+            "rows": counts.rows,
+            "log_refused": counts.log_refused,
+            "bad_records": counts.bad_records,
+        }
+        for metric, value in values.items():
+            found[metric].add_metric([], value)
+
+
+def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
+    """Every metric of serving by its short name, without samples."""
+    counters = {
+        "predictions": ("Predictions in this instance's log, ever.", LABELS),
+        "shipped": ("Predictions that Kafka has acknowledged, ever.", LABELS),
+        "batches": ("Batches scored.", ()),
+        "rows": ("Instances scored.", ()),
+        "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),
+        "bad_records": ("Records of topics that could not be read and were left out.", ()),
+    }
+    gauges = {
+        "epoch": ("Epoch of the release that answers; 0: none.", LABELS),
+        "watermark_seconds": ("Event time of the features, seconds since 1970.", LABELS),
+        "staged": ("Releases that wait for their time.", LABELS),
+        "refused_releases": ("Releases that were not taken since the process began.", LABELS),
+        "spool_pending_bytes": ("Bytes of segments with records that Kafka does not have.", ()),
+        "spool_pending_records": ("Records that Kafka does not have.", ()),
+        "degraded": ("1 while answers may be behind what Kafka holds.", ()),
+    }
+    made: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for name, (text, labels) in counters.items():
+        made[name] = CounterMetricFamily(f"tidemill_serving_{name}", text, labels=labels)
+    for name, (text, labels) in gauges.items():
+        made[name] = GaugeMetricFamily(f"tidemill_serving_{name}", text, labels=labels)
+    return made

@@ -32,9 +32,10 @@ install = export VIRTUAL_ENV=$(VENV); $(UV) pip sync --require-hashes $(1) \
 
 # An option of a demo run: off when empty or 0.
 flag = $(if $(filter-out 0,$($(1))),--$(2))
-CHECK = $(BIN)/python -m tidemill_testkit.checks
 
-.PHONY: help bootstrap dev demo up test check bench chaos schemas lock clean
+CHECKS := check-lint check-format check-types check-imports check-sizes check-declared check-schemas
+
+.PHONY: help bootstrap dev demo up test check bench chaos schemas lock clean $(CHECKS)
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,13 +49,22 @@ up: bootstrap ## start Kafka, Postgres and the six services; stop with Ctrl-C
 test: dev ## run the tests (under ten minutes)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not chaos and not slow" $(ARGS)
 
-check: dev ## run every static check
+check: dev ## run every static check, and all of them even if one fails
+	@$(MAKE) --keep-going $(CHECKS)
+
+check-lint:
 	$(BIN)/ruff check .
+check-format:
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests benchmarks conftest.py
+check-types:
+	$(BIN)/mypy libs services tests benchmarks deploy conftest.py
+check-imports:
 	$(BIN)/lint-imports --no-logo
-	$(CHECK).sizes
-	$(CHECK).declared
+check-sizes:
+	$(BIN)/python -m tidemill_testkit.checks.sizes
+check-declared:
+	$(BIN)/python -m tidemill_testkit.checks.declared
+check-schemas:
 	$(BIN)/python -m tidemill_runtime.schemas --check
 
 bench: dev ## run the benchmarks, or ONLY=name; results in build/bench
@@ -69,8 +79,8 @@ schemas: dev ## write schemas/ anew from the code
 	$(BIN)/python -m tidemill_runtime.schemas
 
 lock: dev ## resolve the dependencies anew (UPGRADE=1: to the newest versions)
-	$(CHECK).requirements | $(BIN)/uv pip compile - $(COMPILE) -o requirements.lock
-	$(CHECK).requirements dev | $(BIN)/uv pip compile - $(COMPILE) -c requirements.lock -o requirements-dev.lock
+	$(BIN)/python -m tidemill_testkit.checks.requirements | $(BIN)/uv pip compile - $(COMPILE) -o requirements.lock
+	$(BIN)/python -m tidemill_testkit.checks.requirements dev | $(BIN)/uv pip compile - $(COMPILE) -c requirements.lock -o requirements-dev.lock
 
 COMPILE = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock" $(call flag,UPGRADE,upgrade)

@@ -26,7 +26,8 @@ from tidemill_runtime.artifacts import Artifacts
 JANUARY_DAYS = 31
 CHANGE_DAY = 59
 """1 March, the day from which `inject` changes the truth."""
-TICK = data.HOUR
+TICK = 30 * data.MINUTE
+"""How far event time moves at a step, and so how fresh the features of a prediction are."""
 VICTIMS = ("ingestion", "features", "registry", "trainer", "monitoring", "serving", "kafka", "postgres")
 
 

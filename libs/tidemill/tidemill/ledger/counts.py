@@ -66,7 +66,7 @@ async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec,
     status = await transport.call("ingestion", "GET", "/v1/status")
     total: Counter[str] = Counter()
     for source in spec.sources:
-        counts = status["sources"][source]["counts"]
+        counts = status["sources"][source]
         for name in ("accepted", "applied", "late", "future", "dead_lettered"):
             total[name] += counts.get(name, 0)
         ids = set()

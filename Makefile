@@ -57,7 +57,7 @@ check-lint:
 check-format:
 	$(BIN)/ruff format --check .
 check-types:
-	$(BIN)/mypy libs services tests benchmarks deploy conftest.py
+	$(BIN)/mypy libs services tests deploy conftest.py $(wildcard benchmarks/*.py)
 check-imports:
 	$(BIN)/lint-imports --no-logo
 check-sizes:

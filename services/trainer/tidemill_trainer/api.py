@@ -12,7 +12,7 @@ from tidemill_contracts.base import Contract
 from tidemill_contracts.events import Cause, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime.http import FieldError, HttpProblem, Route, read_model
-from tidemill_trainer.handlers import SOURCE
+from tidemill_trainer.domain import SOURCE
 
 
 class TrainOrder(Contract):

@@ -24,7 +24,8 @@ from tidemill_runtime.pipelines import PipelineWatcher
 from tidemill_runtime.postgres import Pool, migrate, open_pool
 from tidemill_runtime.service import Service
 from tidemill_trainer import api
-from tidemill_trainer.handlers import SOURCE, on_training_requested
+from tidemill_trainer.domain import SOURCE
+from tidemill_trainer.handlers import on_training_requested
 from tidemill_trainer.process import TrainingCrashedError, run_job
 from tidemill_trainer.releases import Champions
 from tidemill_trainer.settings import Settings

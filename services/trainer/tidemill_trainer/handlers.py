@@ -7,8 +7,6 @@ from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import TrainingCoalesced, TrainingRequested, encode
 from tidemill_contracts.ids import derived_id
 
-SOURCE = "/services/trainer"
-
 
 class Unit(Protocol):
     """One transaction: the job, the inbox and the outbox commit together or not at all."""

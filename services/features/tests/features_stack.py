@@ -9,17 +9,37 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from features_cases import PARTITIONS, FakeRecord, Stream, source_record, timer_record
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from features_cases import (
+    END_US,
+    PARTITIONS,
+    FakeRecord,
+    Stream,
+    expected,
+    pipeline,
+    source_record,
+    timer_record,
+    views,
+)
 
 from tidemill_contracts.events import FeatureVector, PipelineApplied, Watermark, encode
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_contracts.topics import Family, control_topics, pipeline_topics, source_topics, topic, view_topics
+from tidemill_contracts.topics import (
+    Family,
+    TopicSpec,
+    control_topics,
+    pipeline_topics,
+    source_topics,
+    topic,
+    view_topics,
+)
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.kafka import partition_of
 from tidemill_runtime.kafka import ensure_topics
@@ -68,6 +88,22 @@ class Reader:
         return min(lows) if len(lows) == PARTITIONS else -1
 
 
+def check_vectors(stream: Stream, replicas: Mapping[str, Reader], *, until_us: int | None = END_US) -> None:
+    """Every entity's vector equals the engine's backfill at the same time, bit for bit."""
+    for name, reader in replicas.items():
+        view = views(pipeline())[name]
+        keys = [key.encode() for key in reader.vectors]
+        values = expected(view, stream.all, keys, [vector.at_us for vector in reader.vectors.values()])
+        online = np.array([[np.nan if v is None else v for v in vector.values] for vector in reader.vectors.values()])
+        assert online.tobytes() == np.where(np.isnan(values), np.nan, values).tobytes(), name
+        rows = [row for e in stream.all if (row := view.read(e.id, e.time_us, e.body)) is not None]
+        assert {row.key for row in rows} == set(keys)
+        assert reader.last == {entity: vector.revision for entity, vector in reader.vectors.items()}
+        for low in reader.watermarks.values():
+            assert until_us is None or low.watermark_us == until_us
+            assert all(seq == len(stream.by_partition[int(p)]) - 1 for p, seq in low.positions.items())
+
+
 @dataclass
 class Stack:
     """Where the service lives in this test."""
@@ -79,6 +115,15 @@ class Stack:
     spec: PipelineSpec
     producer: AIOKafkaProducer
     environment: Mapping[str, str] = field(default_factory=dict)
+    extra_us: int = 0
+
+    GARBAGE: ClassVar[Sequence[FakeRecord]] = (
+        FakeRecord(b"\xff\x00garbage", []),
+        FakeRecord(None, [("ce_specversion", b"1.0")], b"key"),
+        FakeRecord(b"{}", [("ce_specversion", b"9"), ("ce_id", b"\xff")]),
+        FakeRecord(b"[1,2]", [("tm_view", b"x" * 16), ("ce_type", b"nothing"), ("tm_origin", b"::")][1:]),
+        FakeRecord(b"", [("tm_seq", b"99999999999999999999999999")]),
+    )
 
     def topic(self, family: Family, name: str) -> str:
         return topic(family, name, prefix=self.prefix)
@@ -91,6 +136,27 @@ class Stack:
                 for r in records[start : start + 5000]
             ]
             await asyncio.gather(*sent)
+
+    async def send_garbage(self, name: str) -> None:
+        """What nobody can read, into every partition."""
+        await self.send(name, [replace(record, partition=n % PARTITIONS) for n, record in enumerate(self.GARBAGE)])
+
+    async def log(self, name: str) -> AsyncIterator[bytes | None]:
+        """Values of all committed records of a topic, partition after partition."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            places = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or {0})]
+            consumer.assign(places)
+            ends = await consumer.end_offsets(places)
+            for place in places:
+                while await consumer.position(place) < ends[place]:
+                    for record in (await consumer.getmany(place, timeout_ms=100)).get(place, []):
+                        yield record.value
+        finally:
+            await consumer.stop()
 
     async def send_events(self, stream: Stream, *, until_us: int | None = None, part: slice = slice(None)) -> None:
         """A slice of each source partition's events; then progress, where given."""
@@ -195,6 +261,17 @@ class Process:
             raise
 
 
+async def create_restless(kafka: str, specs: Sequence[TopicSpec]) -> None:
+    """Create compacted topics that roll and compact as soon as the broker looks at them."""
+    configs = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001"}
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(s.name, s.partitions, -1, {}, configs) for s in specs if s.compacted])
+    finally:
+        await admin.close()
+
+
 @asynccontextmanager
 async def open_stack(kafka: str, postgres: str, prefix: str, folder: Path, spec: PipelineSpec) -> AsyncIterator[Stack]:
     """Topics made, pipeline announced, nothing running yet."""
@@ -203,6 +280,7 @@ async def open_stack(kafka: str, postgres: str, prefix: str, folder: Path, spec:
         specs += source_topics(source, spec.partitions, prefix=prefix)
     for view in spec.views:
         specs += view_topics(view, spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix)
+    await create_restless(kafka, [s for s in specs if ".features." in s.name])
     await ensure_topics(kafka, specs)
     producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True, linger_ms=2)
     await producer.start()

@@ -7,10 +7,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import pytest
-from features_cases import END_US, Stream, departures, expected, pipeline, views
-from features_stack import Process, Reader, Stack, open_stack, until
+from features_cases import END_US, Stream, departures, pipeline
+from features_stack import Process, Reader, Stack, check_vectors, open_stack, until
 
 VIEWS = ("by-flight", "by-carrier", "by-route")
 pytestmark = pytest.mark.anyio
@@ -18,24 +17,9 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with open_stack(kafka_bootstrap, postgres_dsn, topic_prefix[:31].rstrip("-"), tmp_path, pipeline()) as opened:
+    prefix = f"s-{topic_prefix[-8:]}"
+    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path, pipeline()) as opened:
         yield opened
-
-
-def check(stream: Stream, replicas: dict[str, Reader]) -> None:
-    """Every entity's vector equals the engine's backfill at the same time, bit for bit."""
-    for name, reader in replicas.items():
-        view = views(pipeline())[name]
-        keys = [key.encode() for key in reader.vectors]
-        values = expected(view, stream.all, keys, [vector.at_us for vector in reader.vectors.values()])
-        online = np.array([[np.nan if v is None else v for v in vector.values] for vector in reader.vectors.values()])
-        assert online.tobytes() == np.where(np.isnan(values), np.nan, values).tobytes(), name
-        rows = [row for e in stream.all if (row := view.read(e.id, e.time_us, e.body)) is not None]
-        assert {row.key for row in rows} == set(keys)
-        assert reader.last == {entity: vector.revision for entity, vector in reader.vectors.items()}
-        for low in reader.watermarks.values():
-            assert low.watermark_us == END_US
-            assert all(seq == len(stream.by_partition[int(p)]) - 1 for p, seq in low.positions.items())
 
 
 async def replicas(stack: Stack, exits: AsyncExitStack) -> dict[str, Reader]:
@@ -57,7 +41,7 @@ async def test_online_is_the_backfill_bit_for_bit(stack: Stack) -> None:
                 await stack.send_events(stream, part=slice(start, start + 150))
             await stack.send_events(Stream({p: [] for p in stream.by_partition}), until_us=END_US)
             await finished(found)
-            check(stream, found)
+            check_vectors(stream, found)
             await check_http(process, found)
         assert process.stop() == 0
     finally:
@@ -97,7 +81,7 @@ async def test_killed_in_the_middle_of_twenty_thousand_events_it_ends_like_an_un
                 process = stack.start(TIDEMILL_CHECKPOINT_EVERY_S="0.3")
             await sending
             await finished(found)
-            check(stream, found)
+            check_vectors(stream, found)
     finally:
         process.kill()
 

@@ -74,6 +74,10 @@ async def test_large_segments_lie_in_the_artifacts_and_go_when_they_are_merged(
     assert await store.load(await store.own(0), view) == (MARKS, sorted(known.items()))
 
 
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
 async def test_a_stale_owner_is_fenced_and_changes_nothing(
     store: Store, view: View, pool: Pool, tmp_path: Path
 ) -> None:

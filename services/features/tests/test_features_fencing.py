@@ -1,0 +1,120 @@
+"""An owner that slept and wakes up cannot put an old vector behind a new one: not in the log, not after compaction."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from features_cases import END_US, HOUR_US, Stream, departures, pipeline, timer_record
+from features_stack import Process, Reader, Stack, check_vectors, open_stack, until
+
+from tidemill_features.handlers.ports import Letter
+from tidemill_features.kafka import TransactionLog
+from tidemill_features.settings import Settings
+from tidemill_runtime.errors import Fenced
+
+VIEWS = ("by-flight", "by-carrier", "by-route")
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    prefix = f"f-{topic_prefix[-8:]}"
+    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path, pipeline()) as opened:
+        yield opened
+
+
+async def test_a_second_writer_shuts_out_the_first(stack: Stack) -> None:
+    settings = Settings(kafka=stack.kafka, postgres="", artifacts="", state=stack.folder, prefix=stack.prefix)
+    first, second = TransactionLog(settings, 0), TransactionLog(settings, 0)
+    topic = stack.topic("features", "by-flight")
+    await first.open()
+    await first.write([Letter(topic, 0, b"k", b"old", [])])
+    await second.open()
+    await second.write([Letter(topic, 0, b"k", b"new", [])])
+    with pytest.raises(Fenced):
+        await first.write([Letter(topic, 0, b"k", b"older", [])])
+    assert not first.is_open
+    await second.write([Letter(topic, 0, b"k", b"newer", [])])
+    await second.close()
+    values = [value async for value in stack.log(topic)]
+    assert values == [b"old", b"new", b"newer"]
+
+
+async def run_with_takeover(stack: Stack, stream: Stream, second: str) -> list[Process]:
+    """Freeze the first owner with work in its hands, let a second one finish everything, wake the first one up."""
+    sleeper = stack.start("0", TIDEMILL_LINGER_MS="400", TIDEMILL_CHECKPOINT_EVERY_S="0.3")
+    processes = [sleeper]
+    async with AsyncExitStack() as exits:
+        reader = await exits.enter_async_context(stack.reading("by-carrier"))
+        await sleeper.ready()
+        sending = asyncio.create_task(stack.send_events(stream, until_us=END_US))
+        await until(lambda: reader.records > 0, "the first owner has begun to tell")
+        sleeper.send(signal.SIGSTOP)
+        await sending
+        processes.append(stack.start(second, TIDEMILL_CHECKPOINT_EVERY_S="0.3"))
+        await until(lambda: reader.low() == END_US, "the second owner has told everything")
+        sleeper.send(signal.SIGCONT)
+        await until(lambda: "Fenced" in sleeper.log.read_text(), "the first owner knows that it was replaced")
+    return processes
+
+
+async def replicas(stack: Stack) -> dict[str, Reader]:
+    """Fresh ones, read to the end of time."""
+    found = {}
+    for name in VIEWS:
+        async with stack.reading(name) as reader:
+            await until(lambda known=reader: known.low() >= END_US, f"{name} has been read")  # type: ignore[misc]
+            found[name] = reader
+    return found
+
+
+async def test_a_sleeper_that_wakes_up_writes_nothing_behind_its_successor(stack: Stack) -> None:
+    """The successor has the sleeper's identity, as when a supervisor replaces a process that it believes dead."""
+    stream = departures(4000)
+    processes = await run_with_takeover(stack, stream, "0")
+    for process in processes:
+        process.kill()
+    check_vectors(stream, await replicas(stack))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+async def test_after_takeover_and_compaction_a_fresh_replica_has_the_newest_vectors(stack: Stack) -> None:
+    """Two members of one group: the second gets the partitions when the first has missed its session."""
+    stream = departures(20_000, step_us=4_000_000)
+    processes = await run_with_takeover(stack, stream, "1")
+    before = (await replicas(stack))["by-carrier"].records
+    await until(lambda: is_compacted(stack, stream, before), "the broker has compacted the vectors", deadline_s=120)
+    for process in processes:
+        process.kill()
+    check_vectors(stream, await replicas(stack), until_us=None)
+
+
+async def is_compacted(stack: Stack, stream: Stream, before: int) -> bool:
+    """Give the partitions something new, so that their segments are closed, and look how much is left."""
+    stack.extra_us += HOUR_US
+    records = [timer_record(END_US + stack.extra_us, p) for p in stream.by_partition]
+    await stack.send(stack.topic("events", "departures"), records)
+    await asyncio.sleep(1)  # the broker rolls a segment by its age, and its cleaner sleeps for seconds
+    return (await replicas(stack))["by-carrier"].records < before // 2
+
+
+async def test_garbage_is_buried_and_its_neighbours_count(stack: Stack) -> None:
+    stream = departures(300)
+    process = stack.start()
+    try:
+        await process.ready()
+        events, rows = stack.topic("events", "departures"), stack.topic("repartition", "by-carrier")
+        await stack.send_garbage(events)
+        await stack.send_garbage(rows)
+        await stack.send_events(stream, until_us=END_US)
+        check_vectors(stream, await replicas(stack))
+        for name, groups in ((events, 2), (rows, 1)):
+            letters = [value async for value in stack.log(f"{name}.dlq")]
+            assert len(letters) == groups * len(stack.GARBAGE), name
+        assert (await process.get("/readyz")).status_code == 200
+    finally:
+        process.kill()

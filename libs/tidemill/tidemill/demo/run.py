@@ -18,9 +18,10 @@ from tidemill.demo.quality import Scores, daily_curves, quality, read_scores
 from tidemill.demo.replay import Progress, Replay, Streams
 from tidemill.ledger.counts import read_ledger
 from tidemill.ledger.digest import decisions_digest, read_decisions
-from tidemill.ledger.topics import body
+from tidemill.ledger.topics import body, read_topic
 from tidemill.stack import NotRunningError, Stack
 from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
+from tidemill_contracts.topics import topic
 from tidemill_runtime.artifacts import Artifacts
 
 JANUARY_DAYS = 31
@@ -108,7 +109,7 @@ class Demo:
             "ledger": ledger.counts,
             "ledger_broken": ledger.broken,
             "quality": quality(scores),
-            "counts": await self._counts(spec, transport, events),
+            "counts": await self._counts(spec, kafka, events),
             "memory_mib": {"total": memory.peak_mib, **{name: use.peak_mib for name, use in memory.processes.items()}},
             "memory_samples": {name: use.samples for name, use in memory.processes.items()},
             "kills": self.kills,
@@ -121,11 +122,15 @@ class Demo:
             report["quality"]["recovered"] = quality(scores, since_us=change + 7 * data.DAY)
         return report
 
-    async def _counts(self, spec: PipelineSpec, transport: AsyncTransport, events: dict[str, Any]) -> dict[str, int]:
-        serving = (await transport.call("serving", "GET", "/v1/status"))["pipelines"][spec.name]
+    async def _counts(self, spec: PipelineSpec, kafka: str, events: dict[str, Any]) -> dict[str, int]:
+        swapped: set[int] = set()
+        async for record in read_topic(kafka, topic("swaps")):
+            event = body(record)
+            if event.get("pipeline") == spec.name:
+                swapped.add(event["epoch"])
         return {
             "drifts": len(events["drift"]), "runs": len(events["runs"]), "releases": len(events["releases"]),
-            "swaps": len(serving["swaps"]),
+            "swaps": len(swapped),
         }  # fmt: skip
 
     async def _example(self, spec: PipelineSpec, scores: Scores, transport: AsyncTransport) -> dict[str, Any]:

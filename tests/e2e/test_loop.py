@@ -63,9 +63,7 @@ def test_the_report_stands_alone(undisturbed: Outcome) -> None:
     assert undisturbed.report["decisions_digest"][:12] in undisturbed.page
 
 
-def test_killing_everything_once_changes_no_count_and_no_decision(
-    undisturbed: Outcome, tmp_path: Path
-) -> None:
+def test_killing_everything_once_changes_no_count_and_no_decision(undisturbed: Outcome, tmp_path: Path) -> None:
     """SIGKILL of each service, the broker and Postgres at random moments: the same ledger, the same digest."""
     disturbed = run_demo(tmp_path, kill=True).report
     assert sorted(kill["victim"] for kill in disturbed["kills"]) == sorted(VICTIMS)

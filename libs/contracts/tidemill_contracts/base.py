@@ -16,7 +16,12 @@ class Contract(BaseModel):
     """A frozen model that refuses unknown fields, loose types, NaN and infinities, and never echoes its input."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, ser_json_inf_nan="null"
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        ser_json_inf_nan="null",
     )
 
 

@@ -48,7 +48,12 @@ def source_topics(source: str, partitions: int, *, keep_ms: int = -1, prefix: st
     raw = topic("raw", source, prefix=prefix)
     kept = [TopicSpec(topic(f, source, prefix=prefix), partitions, retention_ms=keep_ms) for f in ("raw", "events")]
     side = [TopicSpec(topic(f, source, prefix=prefix), 1) for f in ("late", "future")]
-    return [*kept, *side, TopicSpec(dead_letters(raw), 1), TopicSpec(dead_letters(topic("events", source, prefix=prefix)), 1)]
+    return [
+        *kept,
+        *side,
+        TopicSpec(dead_letters(raw), 1),
+        TopicSpec(dead_letters(topic("events", source, prefix=prefix)), 1),
+    ]
 
 
 def view_topics(view: str, partitions: int, *, repartitioned: bool, prefix: str = PREFIX) -> list[TopicSpec]:

@@ -135,7 +135,12 @@ def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> Pipel
         buffered=task.merge.buffered,
         dropped_repeats=task.merge.dropped,
         labels={name: counts[name] for name in LABELS},
-        predictions={"joined": counts["joined"], **{k.removeprefix("predictions_"): v for k, v in counts.items() if k.startswith("predictions")}},
-        requests=[{name: r[name] for name in ("request_id", "at_us", "effective_at_us", "cause")} for r in reversed(requests)],
+        predictions={
+            "joined": counts["joined"],
+            **{k.removeprefix("predictions_"): v for k, v in counts.items() if k.startswith("predictions")},
+        },
+        requests=[
+            {name: r[name] for name in ("request_id", "at_us", "effective_at_us", "cause")} for r in reversed(requests)
+        ],
         causes={"requested": policy.requested, "coalesced": policy.coalesced, "refused": policy.refused},
     )

@@ -62,7 +62,9 @@ class LogAndStore:
         point = store.Checkpoint(
             released_until_us=self.merge.released_until_us,
             state=state.dump(self.monitor),
-            positions={place: self.merge.resume_offset(place, following) for place, following in self.following.items()},
+            positions={
+                place: self.merge.resume_offset(place, following) for place, following in self.following.items()
+            },
             added=added,
             removed=removed,
             outcomes=[(o.seq, o.prediction_id, o.label_event, *o.label_position) for o in self.pending],
@@ -79,7 +81,9 @@ class LogAndStore:
             ("tm_dlq_topic", record.topic.encode()), ("tm_dlq_partition", b"%d" % record.partition),
             ("tm_dlq_offset", b"%d" % record.offset), ("tm_dlq_time", format_time(record.timestamp * 1000).encode()),
         ]  # fmt: skip
-        await self.producer.send_and_wait(dead_letters(record.topic), value=record.value, key=record.key, headers=headers)
+        await self.producer.send_and_wait(
+            dead_letters(record.topic), value=record.value, key=record.key, headers=headers
+        )
 
     def _envelope(self, decision: Decision) -> Envelope:
         return encode(

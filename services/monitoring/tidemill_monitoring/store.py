@@ -9,11 +9,10 @@ from uuid import UUID
 
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import Event, Prediction
-from tidemill_runtime.outbox import enqueue
-from tidemill_runtime.postgres import Connection, Fenced, Pool
-
 from tidemill_monitoring.domain.join import Closed, Entry, Kind, Label
 from tidemill_monitoring.domain.merge import NEVER
+from tidemill_runtime.outbox import enqueue
+from tidemill_runtime.postgres import Connection, Fenced, Pool
 
 SCHEMA = "monitoring"
 
@@ -69,7 +68,9 @@ async def claim(pool: Pool, pipeline: str) -> Claim:
     async with pool.acquire() as db, db.transaction():
         row = await db.fetchrow(CLAIM, pipeline, NEVER)
         assert row is not None  # noqa: S101 - RETURNING gives a row
-        rows = await db.fetch("SELECT topic, partition, next FROM monitoring.consumer_offsets WHERE consumer = $1", pipeline)
+        rows = await db.fetch(
+            "SELECT topic, partition, next FROM monitoring.consumer_offsets WHERE consumer = $1", pipeline
+        )
         positions = {(r["topic"], r["partition"]): r["next"] for r in rows}
         waiting = [(r["kind"], _entry(r["kind"], r["body"])) for r in await db.fetch(WAITING, pipeline)]
         return Claim(row["generation"], row["released_until_us"], row["state"], positions, waiting)
@@ -87,8 +88,13 @@ async def save(pool: Pool, prefix: str, pipeline: str, generation: int, point: C
         await db.execute(REMOVE, pipeline, [c[0] for c in columns], [c[1] for c in columns])
         await db.execute(ADD, pipeline, *_transposed(columns, 4))
         await db.execute(OUTCOMES, pipeline, *_transposed(point.outcomes, 5))
-        await db.executemany(POSITION, [(pipeline, *place, following) for place, following in sorted(point.positions.items())])
-        metrics = [(pipeline, *place, json.dumps(sums), json.dumps(shadows)) for place, (sums, shadows) in point.metrics.items()]
+        await db.executemany(
+            POSITION, [(pipeline, *place, following) for place, following in sorted(point.positions.items())]
+        )
+        metrics = [
+            (pipeline, *place, json.dumps(sums), json.dumps(shadows))
+            for place, (sums, shadows) in point.metrics.items()
+        ]
         await db.executemany(METRIC, metrics)
         for event_id, at_us, event, envelope in point.decisions:
             await db.execute(DECISION, pipeline, event_id, event.TYPE, at_us, event.model_dump_json())
@@ -112,7 +118,12 @@ class StoreQueries:
         """Exact sums by pane and segment, oldest first."""
         rows = await self.pool.fetch(METRICS, pipeline)
         return [
-            {"segment": r["segment"], "pane_us": r["pane_us"], "sums": json.loads(r["sums"]), "shadows": json.loads(r["shadows"])}
+            {
+                "segment": r["segment"],
+                "pane_us": r["pane_us"],
+                "sums": json.loads(r["sums"]),
+                "shadows": json.loads(r["shadows"]),
+            }
             for r in rows
         ]
 

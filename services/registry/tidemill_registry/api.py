@@ -192,7 +192,9 @@ def _decision_routes(registry: Registry) -> list[Route]:
             if order.expected_epoch not in (None, epoch):
                 raise EpochMovedError
             reason = ReleaseReason(kind="hand", detail=order.detail)
-            return next_release(standing.spec, standing.champion, version, moment=Moment(_time(order.at)), reason=reason)
+            return next_release(
+                standing.spec, standing.champion, version, moment=Moment(_time(order.at)), reason=reason
+            )
 
         return await decide(request, build)
 
@@ -255,7 +257,9 @@ def _read_routes(registry: Registry) -> list[Route]:
     async def audit(_: Request) -> AuditAnswer:
         links: list[Link] = await registry.queries().audit_links()
         verdict = verify(links)
-        return AuditAnswer(ok=verdict.ok, links=verdict.links, head=verdict.head, broken_at=verdict.broken_at, reason=verdict.reason)
+        return AuditAnswer(
+            ok=verdict.ok, links=verdict.links, head=verdict.head, broken_at=verdict.broken_at, reason=verdict.reason
+        )
 
     base = "/v1/pipelines/{pipeline}"
     return [

@@ -33,7 +33,9 @@ class StoredEvidence:
         names = table.column_names
         champion = table.column("champion").to_numpy() if "champion" in names else None
         segments = {
-            name.removeprefix(SEGMENT): np.array(table.column(name).to_pylist(), dtype=np.str_) for name in names if name.startswith(SEGMENT)
+            name.removeprefix(SEGMENT): np.array(table.column(name).to_pylist(), dtype=np.str_)
+            for name in names
+            if name.startswith(SEGMENT)
         }
         return GateRows(
             table.column("time_us").to_numpy(), table.column("label").to_numpy(), table.column("candidate").to_numpy(),

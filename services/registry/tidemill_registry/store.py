@@ -8,14 +8,21 @@ from typing import Any
 from uuid import UUID
 
 from tidemill_contracts import Envelope, derived_id, topic
-from tidemill_contracts.events import Event, GateDecided, PipelineApplied, Released, RunFinished, VersionRegistered, encode
+from tidemill_contracts.events import (
+    Event,
+    GateDecided,
+    PipelineApplied,
+    Released,
+    RunFinished,
+    VersionRegistered,
+    encode,
+)
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_runtime.outbox import enqueue
-from tidemill_runtime.postgres import Connection, Pool
-
 from tidemill_registry.domain import audit
 from tidemill_registry.domain.champion import EpochMovedError, Version, release_id
 from tidemill_registry.domain.review import Standing
+from tidemill_runtime.outbox import enqueue
+from tidemill_runtime.postgres import Connection, Pool
 
 SCHEMA = "registry"
 SOURCE = "/services/registry"
@@ -100,7 +107,9 @@ class PostgresUnit:
     async def version(self, pipeline: str, number: int) -> Version | None:
         """A registered version."""
         row = await self.db.fetchrow(
-            "SELECT version, model, features, views, spec FROM registry.versions WHERE pipeline = $1 AND version = $2", pipeline, number
+            "SELECT version, model, features, views, spec FROM registry.versions WHERE pipeline = $1 AND version = $2",
+            pipeline,
+            number,
         )
         if row is None:
             return None
@@ -109,7 +118,15 @@ class PostgresUnit:
     async def register(self, run: RunFinished, *, features: list[str], views: dict[str, str], spec: str) -> Version:
         """Give the run's model the pipeline's next version; the same bytes again keep the version they have."""
         number = await self.db.fetchval(
-            VERSION, run.pipeline, run.model, run.manifest, run.run_id, run.at_us, json.dumps(features), json.dumps(views), spec
+            VERSION,
+            run.pipeline,
+            run.model,
+            run.manifest,
+            run.run_id,
+            run.at_us,
+            json.dumps(features),
+            json.dumps(views),
+            spec,
         )
         if number is None:
             number = await self.db.fetchval(KNOWN_VERSION, run.pipeline, run.model)
@@ -117,7 +134,9 @@ class PostgresUnit:
             event = VersionRegistered(
                 pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest), run_id=run.run_id, at_us=run.at_us
             )  # fmt: skip
-            await self._announce(event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id)
+            await self._announce(
+                event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id
+            )
         await self._lineage(run)
         return Version(int(number), str(run.model), features, views, spec)
 
@@ -140,14 +159,18 @@ class PostgresUnit:
         )  # fmt: skip
         await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
 
-    async def close_request(self, run: RunFinished, status: str, *, epoch: int | None, version: int | None, detail: str = "") -> None:
+    async def close_request(
+        self, run: RunFinished, status: str, *, epoch: int | None, version: int | None, detail: str = ""
+    ) -> None:
         """Record what became of the training request."""
         await self.db.execute(REQUEST, run.request_id, run.pipeline, run.run_id, status, epoch, version, detail)
 
     async def freeze(self, pipeline: str, *, frozen: bool) -> None:
         """Stop or resume automatic releases; the decision is in the audit chain."""
         await self.db.execute("UPDATE registry.pipelines SET frozen = $2 WHERE pipeline = $1", pipeline, frozen)
-        await self._audit(derived_id("freeze", pipeline, str(frozen)), "tidemill.freeze.v1", pipeline, {"frozen": frozen})
+        await self._audit(
+            derived_id("freeze", pipeline, str(frozen)), "tidemill.freeze.v1", pipeline, {"frozen": frozen}
+        )
 
     async def _lineage(self, run: RunFinished) -> None:
         edges = [
@@ -159,13 +182,20 @@ class PostgresUnit:
             edges.append(("request", str(run.request_id), run.cause.kind, str(run.cause.event_id)))
         await self.db.executemany(LINEAGE, [(*edge, run.pipeline) for edge in edges])
 
-    async def _announce(self, event: Event, key: str, event_id: UUID, time_us: int, *, cause: UUID | None = None) -> None:
+    async def _announce(
+        self, event: Event, key: str, event_id: UUID, time_us: int, *, cause: UUID | None = None
+    ) -> None:
         """Audit row and outbox row of a decision."""
         await self._audit(event_id, event.TYPE, key, json.loads(event.model_dump_json()))
         family = event.FAMILY
         assert family is not None  # noqa: S101 - every announced event has a topic
         envelope: Envelope = encode(
-            event, id=str(event_id), source=SOURCE, time_us=time_us, subject=key, causation=str(cause) if cause else None
+            event,
+            id=str(event_id),
+            source=SOURCE,
+            time_us=time_us,
+            subject=key,
+            causation=str(cause) if cause else None,
         )
         await enqueue(self.db, SCHEMA, topic(family, prefix=self.prefix), key.encode(), envelope)
 
@@ -192,7 +222,9 @@ class StoreQueries:
 
     async def audit_links(self) -> Sequence[audit.Link]:
         """The whole audit chain in order."""
-        rows = await self.pool.fetch("SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq")
+        rows = await self.pool.fetch(
+            "SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq"
+        )
         return [audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) for row in rows]
 
     async def releases(self, pipeline: str) -> list[dict[str, Any]]:
@@ -200,7 +232,10 @@ class StoreQueries:
         rows = await self.pool.fetch(
             "SELECT event_id, body, released_at FROM registry.releases WHERE pipeline = $1 ORDER BY epoch", pipeline
         )
-        return [{**json.loads(r["body"]), "event_id": str(r["event_id"]), "released_at": r["released_at"].isoformat()} for r in rows]
+        return [
+            {**json.loads(r["body"]), "event_id": str(r["event_id"]), "released_at": r["released_at"].isoformat()}
+            for r in rows
+        ]
 
     async def champion(self, pipeline: str, at_us: int | None) -> dict[str, Any] | None:
         """The release that answers, or that answered at an event time."""
@@ -211,7 +246,8 @@ class StoreQueries:
     async def versions(self, pipeline: str) -> list[dict[str, Any]]:
         """Versions, oldest first."""
         rows = await self.pool.fetch(
-            "SELECT version, model, manifest, run_id, at_us FROM registry.versions WHERE pipeline = $1 ORDER BY version", pipeline
+            "SELECT version, model, manifest, run_id, at_us FROM registry.versions WHERE pipeline = $1 ORDER BY version",
+            pipeline,
         )
         return [{**dict(row), "run_id": str(row["run_id"])} for row in rows]
 
@@ -228,7 +264,9 @@ class StoreQueries:
     async def request(self, request_id: UUID) -> dict[str, Any] | None:
         """What became of a training request."""
         row = await self.pool.fetchrow("SELECT * FROM registry.requests WHERE request_id = $1", request_id)
-        return None if row is None else {**dict(row), "request_id": str(row["request_id"]), "run_id": str(row["run_id"])}
+        return (
+            None if row is None else {**dict(row), "request_id": str(row["request_id"]), "run_id": str(row["run_id"])}
+        )
 
     async def lineage(self, kind: str, name: str) -> list[dict[str, str]]:
         """All ancestors of something, as edges from child to parent, nearest first."""

@@ -1,8 +1,8 @@
 """`python -m tidemill_trainer`."""
 
+from tidemill_runtime.service import run
 from tidemill_trainer.app import create
 from tidemill_trainer.settings import Settings
-from tidemill_runtime.service import run
 
 if __name__ == "__main__":
     run(create, Settings())  # type: ignore[call-arg]  # read from the environment

@@ -95,7 +95,12 @@ def routes(trainer: Trainer) -> list[Route]:
         row = await _found(trainer, request)
         state = {"queued": "pending", "running": "pending", "succeeded": "trained"}.get(row["status"], row["status"])
         result = json.loads(row["result"]) if row["result"] else {}
-        return RequestStatus(request_id=row["id"], status=state, progress=trainer.progress.get(row["id"]), detail=result.get("error") or "")
+        return RequestStatus(
+            request_id=row["id"],
+            status=state,
+            progress=trainer.progress.get(row["id"]),
+            detail=result.get("error") or "",
+        )
 
     return [
         Route(method="POST", path="/v1/pipelines/{pipeline}/train", endpoint=train, summary="Ask for a training by hand",
@@ -132,7 +137,9 @@ def _time(field: str, text: str) -> int:
     try:
         return parse_time(text)
     except ValueError as error:
-        raise HttpProblem(422, "a field is not valid", errors=[FieldError(field=field, rule="time", message=str(error))]) from None
+        raise HttpProblem(
+            422, "a field is not valid", errors=[FieldError(field=field, rule="time", message=str(error))]
+        ) from None
 
 
 def _run(row: Any, progress: dict[str, dict[str, Any]]) -> Run:  # noqa: ANN401 - a database row

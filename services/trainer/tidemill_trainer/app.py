@@ -54,7 +54,13 @@ class Trainer:
         self.queue = JobQueue(self.pool, SCHEMA, lease_s=self.settings.lease_s)
         router = control_router()
         handler = on_training_requested(self._enqueue, self.settings.prefix)
-        on(router, topic("training", prefix=self.settings.prefix), f"{self.settings.prefix}-trainer", handler, events=[TrainingRequested])
+        on(
+            router,
+            topic("training", prefix=self.settings.prefix),
+            f"{self.settings.prefix}-trainer",
+            handler,
+            events=[TrainingRequested],
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(self.watcher.run())
             await self.watcher.ready.wait()
@@ -88,12 +94,17 @@ class Trainer:
 
     async def _enqueue(self, unit: Unit, request: TrainingRequested) -> Any:  # noqa: ANN401 - the queue's own literal
         assert self.queue is not None  # noqa: S101 - set before the handler runs
-        return await self.queue.enqueue(unit.conn, request.pipeline, request.model_dump(mode="json"), str(request.request_id))
+        return await self.queue.enqueue(
+            unit.conn, request.pipeline, request.model_dump(mode="json"), str(request.request_id)
+        )
 
     async def _work(self) -> None:
         assert self.queue is not None and self.pool is not None  # noqa: S101, PT018 - set before this runs
         # A predecessor under this name is dead: its job can be taken over at once instead of when the lease runs out.
-        await self.pool.execute("UPDATE trainer.jobs SET lease_until = now() WHERE worker = $1 AND status = 'running'", self.settings.client_id)
+        await self.pool.execute(
+            "UPDATE trainer.jobs SET lease_until = now() WHERE worker = $1 AND status = 'running'",
+            self.settings.client_id,
+        )
         backoff = Backoff()
         while True:
             try:
@@ -140,7 +151,9 @@ class Trainer:
         if spec is None:
             return {"error": f"there is no pipeline {request.pipeline}"}
         champion = await self.champions.champion(request.pipeline)
-        order = Order(request=request, spec=spec, champion=champion, lock=self._lock(), cache=self.settings.state / "outcomes")
+        order = Order(
+            request=request, spec=spec, champion=champion, lock=self._lock(), cache=self.settings.state / "outcomes"
+        )
 
         def note(name: str, share: float) -> None:
             self.progress[str(request.request_id)] = {"name": name, "share": share}
@@ -166,7 +179,9 @@ class Trainer:
             causation=str(request.request_id), correlation=str(request.cause.event_id) if request.cause.event_id else None,
         )  # fmt: skip
         async with self.pool.acquire() as conn, conn.transaction():
-            await self.queue.finish(conn, job, "failed" if failed else "succeeded", {**result, "run_id": str(event.run_id)})
+            await self.queue.finish(
+                conn, job, "failed" if failed else "succeeded", {**result, "run_id": str(event.run_id)}
+            )
             await enqueue(conn, SCHEMA, topic("runs", prefix=self.settings.prefix), request.pipeline.encode(), envelope)
 
 

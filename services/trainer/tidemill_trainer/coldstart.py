@@ -87,11 +87,16 @@ def cold_rows(spec: PipelineSpec, location: str, *, as_of_us: int, positions: Po
         named.update(zip(spec.views[view].feature_names(view), values.T, strict=True))
     columns = encode_columns(field_types(spec.request.fields), spine.requests)
     for name, text in spec.request.features.items():
-        named[f"request.{name}"] = compile_expression(text, field_types(spec.request.fields))(columns, rows=len(spine.requests))
+        named[f"request.{name}"] = compile_expression(text, field_types(spec.request.fields))(
+            columns, rows=len(spine.requests)
+        )
     wanted = spec.feature_names()
-    features = np.column_stack([named[name] for name in wanted]).astype(np.float32).reshape(len(spine.requests), len(wanted))
+    features = (
+        np.column_stack([named[name] for name in wanted]).astype(np.float32).reshape(len(spine.requests), len(wanted))
+    )
     segments = {
-        name: np.array([str(request.get(name)) for request in spine.requests], dtype=np.str_) for name in spec.monitor.segments
+        name: np.array([str(request.get(name)) for request in spine.requests], dtype=np.str_)
+        for name in spec.monitor.segments
     }
     return Rows(spine.labelled_us, features, spine.labels, segments)
 
@@ -113,7 +118,9 @@ def _spine(spec: PipelineSpec, cold: ColdStartSpec, archive: Mapping[str, Archiv
         known = labels.get(str(body.get(join)))
         if known is not None and known[0] <= as_of_us and body.get(cold.time) is not None:
             request = {name: body.get(name) for name in spec.request.fields}
-            found.append((known[0], str(body[join]), request, _aligned(parse_time(body[cold.time]), cold.align), known[1]))
+            found.append(
+                (known[0], str(body[join]), request, _aligned(parse_time(body[cold.time]), cold.align), known[1])
+            )
     found.sort(key=lambda item: item[:2])
     return Spine(
         [item[2] for item in found],
@@ -147,7 +154,9 @@ def _view_values(spec: PipelineSpec, name: str, events: Archived, spine: Spine) 
     keys = _keys(EntityKey(spec.entities[view.entity].key, source.fields), events.bodies)
     reader = RowReader(plan.fields, source.fields)
     where = None if view.where is None else compile_expression(view.where, field_types(source.fields))
-    kept = [i for i, key in enumerate(keys) if key is not None and (where is None or where.row(events.bodies[i]) == 1.0)]
+    kept = [
+        i for i, key in enumerate(keys) if key is not None and (where is None or where.row(events.bodies[i]) == 1.0)
+    ]
     columns = Events(
         [keys[i] or b"" for i in kept],
         events.times_us[kept],

@@ -128,7 +128,14 @@ def _write_chunk(cache: Path, schema: str, columns: Columns, rows: Rows) -> None
     path = cache / f"{schema[:16]}-{columns.following // CHUNK - 1:06d}.npz"
     segments = {f"segment.{name}": values for name, values in rows.segments.items()}
     with (temporary := path.with_suffix(".tmp")).open("wb") as file:
-        np.savez(file, offset=columns.offset, labelled_us=rows.labelled_us, features=rows.features, labels=rows.labels, **segments)
+        np.savez(
+            file,
+            offset=columns.offset,
+            labelled_us=rows.labelled_us,
+            features=rows.features,
+            labels=rows.labels,
+            **segments,
+        )
     temporary.replace(path)
 
 

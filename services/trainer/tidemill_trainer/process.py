@@ -44,7 +44,9 @@ async def run_job(job: Job, *, timeout_s: float, progress: Callable[[str, float]
     return result
 
 
-async def _converse(process: asyncio.subprocess.Process, job: Job, progress: Callable[[str, float], None]) -> dict[str, Any] | None:
+async def _converse(
+    process: asyncio.subprocess.Process, job: Job, progress: Callable[[str, float], None]
+) -> dict[str, Any] | None:
     assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both are pipes
     process.stdin.write(job.model_dump_json().encode())
     process.stdin.close()

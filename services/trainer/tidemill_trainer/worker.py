@@ -65,9 +65,15 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     model = trained.fitted.to_onnx(names, trained.calibration)
     _progress("check", 0.9)
     store = Artifacts(settings.artifacts)
-    champion = store.get(job.champion.members[0].model) if job.champion is not None and job.champion.features == names else None
+    champion = (
+        store.get(job.champion.members[0].model)
+        if job.champion is not None and job.champion.features == names
+        else None
+    )
     evaluation, metrics = _evaluate(trained, model, champion)
-    manifest = manifest_of(job.spec, job.request, rows, trained, digests={"code": code_digest(_packages()), "lock": job.lock})
+    manifest = manifest_of(
+        job.spec, job.request, rows, trained, digests={"code": code_digest(_packages()), "lock": job.lock}
+    )
     return {
         "model": store.put(model),
         "manifest": store.put(canonical_bytes(manifest)),

@@ -22,7 +22,9 @@ class PipelineApplied(Event):
     pipeline: str
     revision: int = Field(ge=1)
     digest: Digest
-    spec: dict[str, Any] = Field(description="the pipeline file as JSON; tidemill_contracts.pipeline.PipelineSpec reads it")
+    spec: dict[str, Any] = Field(
+        description="the pipeline file as JSON; tidemill_contracts.pipeline.PipelineSpec reads it"
+    )
 
 
 class DriftDetected(Event):
@@ -120,7 +122,9 @@ class RunFinished(Event):
     cause: Cause
     model: Digest | None = None
     manifest: Digest | None = None
-    evaluation: Digest | None = Field(default=None, description="Parquet of the gate rows: time, label, candidate, champion, segments")
+    evaluation: Digest | None = Field(
+        default=None, description="Parquet of the gate rows: time, label, candidate, champion, segments"
+    )
     champion_epoch: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None

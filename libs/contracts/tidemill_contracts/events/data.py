@@ -72,13 +72,17 @@ class Prediction(Event):
     model: Digest
     version: int = Field(ge=1)
     score: float = Field(ge=0, le=1)
-    members: dict[str, float] = Field(default_factory=dict, description="score by model digest, where there are several")
+    members: dict[str, float] = Field(
+        default_factory=dict, description="score by model digest, where there are several"
+    )
     shadows: dict[str, float] = Field(default_factory=dict, description="score by shadow name")
     vector: list[float | None]
     features: Digest = Field(description="digest of the ordered feature names")
     revisions: dict[str, ViewRevision]
     request: dict[str, Scalar]
-    defaulted: list[str] = Field(default_factory=list, description="views whose entity was unknown, answered by default")
+    defaulted: list[str] = Field(
+        default_factory=list, description="views whose entity was unknown, answered by default"
+    )
     degraded: bool = False
     watermark_us: Micros | None = None
     trace_id: str | None = None
@@ -97,7 +101,9 @@ class Outcome(Event):
     labelled_us: Micros
     label: float
     score: float
-    reference: float | None = Field(default=None, description="score of the online reference learner before it saw this row")
+    reference: float | None = Field(
+        default=None, description="score of the online reference learner before it saw this row"
+    )
     shadows: dict[str, float] = Field(default_factory=dict)
     epoch: int
     version: int

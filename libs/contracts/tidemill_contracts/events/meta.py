@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Self
 
-
 from tidemill_contracts.base import Contract
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.topics import Family

@@ -82,7 +82,9 @@ def parse_pipeline(raw: bytes) -> PipelineSpec:
     try:
         return PipelineSpec.model_validate_json(data)
     except ValidationError as error:
-        raise PipelineError([_problem(item, root) for item in error.errors(include_url=False, include_input=False)]) from None
+        raise PipelineError(
+            [_problem(item, root) for item in error.errors(include_url=False, include_input=False)]
+        ) from None
 
 
 def _iso(value: object) -> str:

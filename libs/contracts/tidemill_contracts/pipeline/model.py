@@ -1,6 +1,6 @@
 """What is predicted and how the model is kept good: request, label, model, gate, monitor, rollout, policy."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,9 @@ class RequestSpec(Contract):
 
     fields: dict[FieldName, FieldSpec] = Field(min_length=1, max_length=256)
     key: FieldName = Field(description="joins the label: the value of the label source's join field")
-    time: FieldName | None = Field(default=None, description="timestamp field holding the event time; else the request's time")
+    time: FieldName | None = Field(
+        default=None, description="timestamp field holding the event time; else the request's time"
+    )
     features: dict[FieldName, Expression] = Field(default_factory=dict, max_length=256)
 
 
@@ -27,7 +29,9 @@ class LabelSpec(Contract):
     source: Name
     join: FieldName
     expression: Expression
-    expiry: Duration = Field(default=30 * _DAY, description="a prediction without a label for this long is counted as expired")
+    expiry: Duration = Field(
+        default=30 * _DAY, description="a prediction without a label for this long is counted as expired"
+    )
 
 
 class ColdStartSpec(Contract):
@@ -35,7 +39,9 @@ class ColdStartSpec(Contract):
 
     source: Name
     time: FieldName
-    align: Duration | None = Field(default=None, description="a row sees features as of the last multiple of this: how fresh serving's are")
+    align: Duration | None = Field(
+        default=None, description="a row sees features as of the last multiple of this: how fresh serving's are"
+    )
 
 
 class ModelSpec(Contract):
@@ -48,9 +54,12 @@ class ModelSpec(Contract):
     seed: int = 7
     features: list[str] | None = Field(default=None, description="names used as inputs; none: all")
     calibrate: Literal["never", "after_alarm", "always"] = Field(
-        default="after_alarm", description="when a Platt calibration is fitted; after_alarm: when label minus score had left its range"
+        default="after_alarm",
+        description="when a Platt calibration is fitted; after_alarm: when label minus score had left its range",
     )
-    calibration: Duration = Field(default=2 * _DAY, description="rows before the gate's that are kept from the trees for the calibration")
+    calibration: Duration = Field(
+        default=2 * _DAY, description="rows before the gate's that are kept from the trees for the calibration"
+    )
     validation: Duration = Field(default=7 * _DAY, description="rows that choose the window")
     minimum_rows: int = Field(default=1000, ge=1)
     maximum_rows: int = Field(default=2_000_000, ge=1)
@@ -59,11 +68,19 @@ class ModelSpec(Contract):
 class GateSpec(Contract):
     """No harm: non-inferior within `margin` at error `alpha`, and a point estimate at least as good, on rows never seen."""
 
-    period: Duration = Field(default=7 * _DAY, description="the most recent labelled rows, kept from training for the gate")
-    block: Duration = Field(default=_DAY, gt=0, description="length of the blocks that the interval takes as independent")
-    alarm_period: Duration | None = Field(default=None, description="the gate's period after a drift alarm, when history misleads")
+    period: Duration = Field(
+        default=7 * _DAY, description="the most recent labelled rows, kept from training for the gate"
+    )
+    block: Duration = Field(
+        default=_DAY, gt=0, description="length of the blocks that the interval takes as independent"
+    )
+    alarm_period: Duration | None = Field(
+        default=None, description="the gate's period after a drift alarm, when history misleads"
+    )
     alarm_block: Duration | None = Field(default=None, description="the gate's block after a drift alarm")
-    margin: float = Field(default=0.01, ge=0, description="log-loss a candidate may be worse by, at the upper confidence bound")
+    margin: float = Field(
+        default=0.01, ge=0, description="log-loss a candidate may be worse by, at the upper confidence bound"
+    )
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     minimum_rows: int = Field(default=500, ge=1)
     minimum_blocks: int = Field(default=3, ge=2)
@@ -87,13 +104,17 @@ class DriftSpec(Contract):
     pane_rows: int = Field(default=200, ge=10)
     delta: float = Field(default=0.002, gt=0, lt=1, description="ADWIN's confidence")
     warm_up_panes: int = Field(default=10, ge=1)
-    reference_rows: int = Field(default=5000, ge=0, description="labelled rows the reference learner sees before it is compared with")
+    reference_rows: int = Field(
+        default=5000, ge=0, description="labelled rows the reference learner sees before it is compared with"
+    )
     bias_panes: int = Field(default=10, ge=1, description="newest panes whose mean of label minus score is compared")
     bias_z: float = Field(default=5.0, gt=0)
     bias_minimum: float = Field(default=0.05, ge=0)
     population_pane: Duration = 24 * _HOUR
     population_reference_rows: int = Field(default=5000, ge=100)
-    population_effect: float = Field(default=0.25, gt=0, description="population stability index that counts as an effect")
+    population_effect: float = Field(
+        default=0.25, gt=0, description="population stability index that counts as an effect"
+    )
     population_alpha: float = Field(default=1e-6, gt=0, lt=1)
     parameters: dict[str, float] = Field(default_factory=dict)
 
@@ -103,7 +124,9 @@ class MonitorSpec(Contract):
 
     segments: list[FieldName] = Field(default_factory=list, max_length=16)
     drift: DriftSpec = DriftSpec()
-    quality_log_loss: float | None = Field(default=None, description="a rolling log-loss above this asks for a training")
+    quality_log_loss: float | None = Field(
+        default=None, description="a rolling log-loss above this asks for a training"
+    )
 
 
 class RolloutSpec(Contract):
@@ -121,7 +144,9 @@ class PolicySpec(Contract):
     drift_kinds: list[Literal["input", "prediction", "concept", "calibration"]] = ["concept", "calibration"]
     volume: int = Field(default=25_000, ge=1, description="new labels since the last request that ask for a training")
     schedule: Duration | None = None
-    cool_down: Duration = Field(default=3 * _DAY, description="event time after a request in which further causes are coalesced")
+    cool_down: Duration = Field(
+        default=3 * _DAY, description="event time after a request in which further causes are coalesced"
+    )
     training_duration: Duration | None = None
     budget: int = Field(default=1000, ge=0, description="runs per `budget_period`; more are refused")
     budget_period: Duration = 30 * _DAY

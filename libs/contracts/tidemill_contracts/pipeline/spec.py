@@ -77,7 +77,11 @@ class PipelineSpec(Contract):
             yield f"request.time: {self.request.time} is not a timestamp field of the request"
         for name, view in self.views.items():
             entity = self.entities.get(view.entity)
-            yield from (f"request.fields: {f} is missing, the key of {name}" for f in (entity.key if entity else []) if f not in fields)
+            yield from (
+                f"request.fields: {f} is missing, the key of {name}"
+                for f in (entity.key if entity else [])
+                if f not in fields
+            )
         yield from (f"monitor.segments: {f} is not a request field" for f in self.monitor.segments if f not in fields)
 
     def _label_problems(self) -> Iterator[str]:

@@ -15,12 +15,16 @@ class SourceSpec(Contract):
     """A stream of events: its fields, its key (the Kafka key and partition), its event time and how late events may be."""
 
     key: list[FieldName] = Field(min_length=1, max_length=4)
-    time: FieldName | None = Field(default=None, description="timestamp field holding the event time; else the CloudEvents time")
+    time: FieldName | None = Field(
+        default=None, description="timestamp field holding the event time; else the CloudEvents time"
+    )
     fields: dict[FieldName, FieldSpec] = Field(min_length=1, max_length=256)
     allowed_lateness: Duration = 0
     max_future: Duration = _DAY
     idle_timeout: Duration | None = None
-    keep: Duration | None = Field(default=None, description="retention of the topics; the archive keeps longer; none: for ever")
+    keep: Duration | None = Field(
+        default=None, description="retention of the topics; the archive keeps longer; none: for ever"
+    )
     keep_ids: Duration = Field(default=400 * _DAY, description="horizon of known event ids, in event time")
     archive: bool = True
 
@@ -81,11 +85,15 @@ class ViewSpec(Contract):
 
     source: Name
     entity: Name
-    where: str | None = Field(default=None, max_length=4096, description="expression over the source's fields; only true rows count")
+    where: str | None = Field(
+        default=None, max_length=4096, description="expression over the source's fields; only true rows count"
+    )
     windows: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+$")], WindowSpec] = Field(default_factory=dict)
     aggregations: list[AggregationSpec] = Field(min_length=1, max_length=256)
     ttl: Duration = Field(default=60 * _DAY, description="an entity without events for this long is forgotten")
-    missing: Literal["default", "refuse"] = Field(default="default", description="what a prediction does for an unknown entity")
+    missing: Literal["default", "refuse"] = Field(
+        default="default", description="what a prediction does for an unknown entity"
+    )
     owner: str = ""
     description: str = ""
 

@@ -133,7 +133,11 @@ class Join:
         return prediction, label
 
     def _table(self, kind: Kind) -> dict[str, Entry]:
-        tables: dict[Kind, dict[str, Entry]] = {"prediction": self.predictions, "label": self.labels, "closed": self.closed}  # type: ignore[dict-item]
+        tables: dict[Kind, dict[str, Entry]] = {
+            "prediction": self.predictions,
+            "label": self.labels,
+            "closed": self.closed,
+        }  # type: ignore[dict-item]
         return tables[kind]
 
     def _add(self, kind: Kind, key: str, entry: Entry) -> None:

@@ -47,7 +47,9 @@ class LabelReader:
         implied = envelope.time_us - self._lateness
         if value is None or math.isnan(value):
             return Read(watermark_us=implied)
-        label = Label(key, envelope.time_us, value, envelope.id, place[1], envelope.seq if envelope.seq is not None else -1)
+        label = Label(
+            key, envelope.time_us, value, envelope.id, place[1], envelope.seq if envelope.seq is not None else -1
+        )
         return Read(Row(envelope.time_us, envelope.id, place, offset, label), implied)
 
 

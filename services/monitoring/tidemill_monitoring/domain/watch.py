@@ -74,7 +74,9 @@ class Population:
         rows = np.frombuffer(base64.b64decode(state["rows"]), dtype=np.float32).reshape(-1, len(self.names))
         self._rows = rows.astype(np.float64).tolist()
         self._reference = None if state["reference"] is None else HistogramReference.from_dict(state["reference"])
-        self._counts = None if state["counts"] is None else tuple(np.array(counts, dtype=np.int64) for counts in state["counts"])
+        self._counts = (
+            None if state["counts"] is None else tuple(np.array(counts, dtype=np.int64) for counts in state["counts"])
+        )
         self._pane = state["pane"]
 
     def _matrix(self) -> Any:  # noqa: ANN401 - float32 [N, F + 1]
@@ -135,7 +137,10 @@ class Watch:
             self._calibration.reset()
         if outcome.epoch < self.epoch:
             return []
-        findings = [_finding("calibration", "label_minus_score", a) for a in self._calibration.update(outcome.label - outcome.score, outcome.seq)]
+        findings = [
+            _finding("calibration", "label_minus_score", a)
+            for a in self._calibration.update(outcome.label - outcome.score, outcome.seq)
+        ]
         loss = _loss(outcome.label, outcome.score)
         if outcome.reference is not None and outcome.seq >= self._spec.drift.reference_rows:
             paired = loss - _loss(outcome.label, outcome.reference)
@@ -154,7 +159,9 @@ class Watch:
         self.epoch, self._answering = state["epoch"], state["answering"]
         self._population.load(state["population"])
         self._concept = PairedDetector.from_state(PairedSettings.concept(self._spec.drift), state["concept"])
-        self._calibration = PairedDetector.from_state(PairedSettings.calibration(self._spec.drift), state["calibration"])
+        self._calibration = PairedDetector.from_state(
+            PairedSettings.calibration(self._spec.drift), state["calibration"]
+        )
         self._quality_open = list(state["quality"])
 
     def _quality(self, loss: float, seq: int) -> list[Finding]:
@@ -168,7 +175,11 @@ class Watch:
         mean = math.fsum(self._quality_open) / len(self._quality_open)
         first = seq + 1 - len(self._quality_open)
         self._quality_open = []
-        return [Finding("concept", "log_loss", "quality", mean - bound, bound, mean, outcomes=(first, seq + 1))] if mean > bound else []
+        return (
+            [Finding("concept", "log_loss", "quality", mean - bound, bound, mean, outcomes=(first, seq + 1))]
+            if mean > bound
+            else []
+        )
 
 
 def _finding(kind: Kind, subject: str, alarm: Alarm) -> Finding:

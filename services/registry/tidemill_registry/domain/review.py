@@ -35,14 +35,19 @@ def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing
         verdict = "fail" if verdict == "fail" else "inconclusive"
         reason = f"it was compared with the champion of epoch {run.champion_epoch}, now it is {epoch}"
         checks.append(GateCheck(name="champion", verdict="inconclusive", reason=reason))
-    evidence = [GateCheck(name=f"evidence.{name}", verdict="pass", value=value) for name, value in sorted(decision.evidence.items())]
+    evidence = [
+        GateCheck(name=f"evidence.{name}", verdict="pass", value=value)
+        for name, value in sorted(decision.evidence.items())
+    ]
     return GateDecided(
         pipeline=run.pipeline, version=version.version, verdict=verdict, checks=[*checks, *evidence], champion_epoch=epoch,
         run_id=run.run_id, at_us=run.at_us, policy=standing.spec.policy_digest(),
     )  # fmt: skip
 
 
-def follow_up(run: RunFinished, version: Version, decided: GateDecided, standing: Standing) -> tuple[Status, Released | None]:
+def follow_up(
+    run: RunFinished, version: Version, decided: GateDecided, standing: Standing
+) -> tuple[Status, Released | None]:
     """What the verdict leads to: only a pass releases, and only where the policy acts by itself and nothing is frozen."""
     if decided.verdict != "pass":
         return ("rejected" if decided.verdict == "fail" else "inconclusive"), None

@@ -42,4 +42,3 @@ def manifest_of(
 def canonical_bytes(manifest: TrainingManifest) -> bytes:
     """The manifest as it is stored and named by digest."""
     return json.dumps(manifest.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
-

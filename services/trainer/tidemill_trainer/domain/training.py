@@ -46,7 +46,11 @@ class Trained:
     def scores(self, features: Float32s) -> Floats:
         """Exact probabilities [N] of rows [N, F]; the ONNX bytes repeat them in float32."""
         raw = self.fitted.raw_scores(features)
-        return probabilities(raw) if self.calibration is None else probabilities(self.calibration.slope * raw + self.calibration.intercept)
+        return (
+            probabilities(raw)
+            if self.calibration is None
+            else probabilities(self.calibration.slope * raw + self.calibration.intercept)
+        )
 
 
 def fitter(model: ModelSpec, *, share: float = 1.0) -> Callable[[Float32s, Floats], Fitted]:

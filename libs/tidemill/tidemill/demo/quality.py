@@ -18,13 +18,17 @@ NEW_YORK_WINTER_US = 5 * HOUR
 
 @dataclass(slots=True)
 class Scores:
-    """Columns of all outcomes in order: when predicted, label, the loop's score, the frozen model's."""
+    """Columns of all outcomes in order: when predicted, label, the loop's score, the frozen model's.
+
+    `newest` is the id of the prediction that was labelled last.
+    """
 
     predicted_us: list[int] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
     frozen: list[float] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
+    newest: str | None = None
 
 
 async def read_scores(bootstrap: str, pipeline: str, *, prefix: str = "tidemill") -> Scores:
@@ -40,11 +44,12 @@ async def read_scores(bootstrap: str, pipeline: str, *, prefix: str = "tidemill"
         scores.loop.append(outcome["score"])
         scores.frozen.append(outcome["shadows"].get(BASELINE, outcome["score"]))
         scores.epochs.append(outcome["epoch"])
+        scores.newest = outcome["prediction_id"]
     return scores
 
 
 def quality(scores: Scores, *, since_us: int | None = None) -> dict[str, Any]:
-    """Log-loss, Brier, AUC, PR-AUC and n of loop and frozen model, overall and by month; `since_us` leaves out earlier ones."""
+    """Log-loss, Brier, AUC, PR-AUC and n of loop and frozen model, overall and by month, from `since_us` on."""
     times = np.array(scores.predicted_us, dtype=np.int64)
     columns = (np.array(scores.labels), np.array(scores.loop), np.array(scores.frozen))
     keep = times >= (since_us if since_us is not None else np.iinfo(np.int64).min)
@@ -65,7 +70,9 @@ def daily_curves(scores: Scores, *, window_days: int = 7) -> dict[str, list[floa
     rows = np.bincount(days - first, minlength=count)
     curves: dict[str, list[float | int | None]] = {"day_us": [(first + i) * DAY for i in range(count)]}
     for name, values in (("loop", scores.loop), ("frozen", scores.frozen)):
-        losses = np.bincount(days - first, weights=row_log_loss(np.array(scores.labels), np.array(values)), minlength=count)
+        losses = np.bincount(
+            days - first, weights=row_log_loss(np.array(scores.labels), np.array(values)), minlength=count
+        )
         kernel = np.ones(window_days)
         total, n = np.convolve(losses, kernel)[:count], np.convolve(rows, kernel)[:count]
         curves[name] = [float(a / b) if b else None for a, b in zip(total, n, strict=True)]

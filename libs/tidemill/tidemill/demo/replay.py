@@ -1,8 +1,8 @@
-"""Replays the year in event time: predictions of a tick first, then its events, then a wait until serving has seen them.
+"""Replays the year in event time: a tick's predictions, then its events, then a wait until serving has seen them.
 
-Event time never runs ahead of what the loop has decided. A tick is held until monitoring has judged everything older than the
-training duration and every training request that takes effect by its end has an outcome that serving has staged. So
-the speed of the machine changes nothing that is decided.
+Event time never runs ahead of what the loop has decided. A tick is held until monitoring has judged everything older
+than the training duration and every training request that takes effect by its end has an outcome that serving has
+staged. So the speed of the machine changes nothing that is decided.
 """
 
 import asyncio
@@ -98,7 +98,10 @@ class Replay:
         async def known() -> bool:
             ingestion = await self.transport.call("ingestion", "GET", "/v1/status")
             serving = await self.transport.call("serving", "GET", "/v1/status")
-            return all(name in ingestion["sources"] for name in self.spec.sources) and self.spec.name in serving["pipelines"]
+            return (
+                all(name in ingestion["sources"] for name in self.spec.sources)
+                and self.spec.name in serving["pipelines"]
+            )
 
         await self._until(known, "every service to know the pipeline", pause_s=0.1)
 
@@ -117,7 +120,9 @@ class Replay:
         if outcome["status"] != "released":
             msg = f"the first model was not released: {outcome}"
             raise UnreachableError(msg)
-        await self._until(lambda: self._serving_epoch(int(outcome["epoch"])), "the first release in serving", patience_s=120)
+        await self._until(
+            lambda: self._serving_epoch(int(outcome["epoch"])), "the first release in serving", patience_s=120
+        )
 
     async def run(self, low: int, high: int, *, tick: int) -> None:
         """The loop proper, tick by tick over [low, high)."""
@@ -212,7 +217,11 @@ class Replay:
 
     async def _positions(self) -> dict[str, dict[str, int]]:
         status = await self.transport.call("ingestion", "GET", "/v1/status")
-        return {f"events.{name}": entry["positions"] for name, entry in status["sources"].items() if name in self.spec.sources}
+        return {
+            f"events.{name}": entry["positions"]
+            for name, entry in status["sources"].items()
+            if name in self.spec.sources
+        }
 
     async def _predict(self, wanted: data.Ints) -> None:
         path = f"/v1/predict/{self.spec.name}"

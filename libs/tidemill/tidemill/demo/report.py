@@ -6,20 +6,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1120, 420, 64, 16, 26, 34
-LANES = (("change", "truth changes"), ("drift", "drift"), ("training", "training"), ("releases", "release"))
-DAY = 86_400_000_000
+from tidemill.demo.picture import picture
+
 STYLE = """
-:root{--ink:#16202a;--soft:#5b6875;--line:#dde3e8;--loop:#0b6e99;--frozen:#c2571a;--drift:#b3261e;--training:#7a5cc2;--releases:#2e7d32;--change:#16202a}
-*{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f6f8f9}
-main{max-width:1180px;margin:0 auto;padding:28px 24px 60px}h1{font-size:26px;margin:0 0 4px}h2{font-size:17px;margin:34px 0 10px}
-p.lead{color:var(--soft);margin:0 0 20px}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
-.card{background:#fff;border:1px solid var(--line);border-radius:8px;padding:12px 14px}.card b{display:block;font-size:22px;font-weight:600}
-.card span{color:var(--soft);font-size:13px}figure{margin:0;background:#fff;border:1px solid var(--line);border-radius:8px;padding:12px}
-svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
-table{border-collapse:collapse;width:100%;background:#fff;border:1px solid var(--line);border-radius:8px;font-size:14px}
-th,td{text-align:left;padding:6px 12px;border-bottom:1px solid var(--line)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-tr:last-child td{border-bottom:0}.ok{color:#2e7d32}.bad{color:#b3261e}code{font-size:13px}.legend span{margin-right:18px;font-size:13px}
+:root{--ink:#16202a;--soft:#5b6875;--line:#dde3e8}
+:root{--loop:#0b6e99;--frozen:#c2571a;--drift:#b3261e;--training:#7a5cc2;--releases:#2e7d32;--change:#16202a}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);margin:0;background:#f6f8f9}
+main{max-width:1180px;margin:0 auto;padding:28px 24px 60px}
+h1{font-size:26px;margin:0 0 4px}
+h2{font-size:17px;margin:34px 0 10px}
+p.lead{color:var(--soft);margin:0 0 20px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px}
+.card,figure,table{background:#fff;border:1px solid var(--line);border-radius:8px}
+.card{padding:12px 14px}
+.card b{display:block;font-size:22px;font-weight:600}
+.card span{color:var(--soft);font-size:13px}
+figure{margin:0;padding:12px}
+svg{width:100%;height:auto;display:block}
+svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
+table{border-collapse:collapse;width:100%;font-size:14px}
+th,td{text-align:left;padding:6px 12px;border-bottom:1px solid var(--line)}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+tr:last-child td{border-bottom:0}
+.ok{color:#2e7d32}
+.bad{color:#b3261e}
+code{font-size:13px}
+.legend span{margin-right:18px;font-size:13px}
 .legend i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}
 """
 
@@ -34,7 +47,7 @@ def render(report: dict[str, Any]) -> str:
     sections = [
         _cards(report),
         "<h2>The loop over time</h2>",
-        _picture(report["timeline"]),
+        picture(report["timeline"]),
         "<h2>Quality by month</h2>",
         _quality(report["quality"]),
         "<h2>Nothing lost, nothing twice</h2>",
@@ -51,7 +64,8 @@ def render(report: dict[str, Any]) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Tidemill: {days} days of flights</title><style>{STYLE}</style><main>"
         f"<h1>A model kept good over {days} days of flights</h1>"
-        "<p class=lead>Arrival delays of flights leaving New York in 2013, predicted at scheduled departure and learned hours later. "
+        "<p class=lead>Arrival delays of flights leaving New York in 2013, predicted at scheduled departure and "
+        "learned hours later. "
         "<b>Loop</b> is what was answered; <b>frozen</b> is the January model, scoring the very same vectors.</p>"
         + "".join(sections)
         + "</main></html>"
@@ -69,72 +83,11 @@ def _cards(report: dict[str, Any]) -> str:
         ("yes" if not report["ledger_broken"] else "NO", "every count adds up"),
         (report["decisions_digest"][:12], "digest of all decisions"),
     ]
-    return "<div class=cards>" + "".join(f"<div class=card><b>{b}</b><span>{html.escape(t)}</span></div>" for b, t in items) + "</div>"
-
-
-def _picture(timeline: dict[str, Any]) -> str:
-    curves = timeline["curves"]
-    days = curves["day_us"]
-    if not days:
-        return "<p>There are no labelled predictions yet.</p>"
-    low_us, high_us = days[0], days[-1] + DAY
-    values = [v for name in ("loop", "frozen") for v in curves[name] if v is not None]
-    low, high = min(values) - 0.01, max(values) + 0.01
-    plot_bottom = HEIGHT - BOTTOM - 22 * len(LANES)
-
-    def x(us: float) -> float:
-        return LEFT + (us - low_us) / (high_us - low_us) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (plot_bottom - TOP)
-
-    parts = [*_grid(low, high, y), *_months(low_us, high_us, x, plot_bottom)]
-    for name in ("frozen", "loop"):
-        points = " ".join(f"{x(d + DAY / 2):.1f},{y(v):.1f}" for d, v in zip(days, curves[name], strict=True) if v is not None)
-        parts.append(f"<polyline fill=none stroke='var(--{name})' stroke-width=2 points='{points}'/>")
-    parts += _lanes(timeline, x, plot_bottom)
-    legend = "".join(f"<span><i style='background:var(--{n})'></i>{t}</span>" for n, t in (("loop", "loop, 7-day log-loss"), ("frozen", "frozen January model")))
     return (
-        f"<figure><div class=legend>{legend}</div><svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img "
-        f"aria-label='Rolling log-loss of loop and frozen model with drifts, trainings and releases'>{''.join(parts)}</svg></figure>"
+        "<div class=cards>"
+        + "".join(f"<div class=card><b>{b}</b><span>{html.escape(t)}</span></div>" for b, t in items)
+        + "</div>"
     )
-
-
-def _grid(low: float, high: float, y: Any) -> Iterable[str]:  # noqa: ANN401 - a scale
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0) if (high - low) / s <= 7)  # noqa: PLR2004 - lines that stay readable
-    value = (int(low / step) + 1) * step
-    while value < high:
-        yield f"<line x1={LEFT} x2={WIDTH - RIGHT} y1={y(value):.1f} y2={y(value):.1f} stroke='var(--line)'/>"
-        yield f"<text x={LEFT - 8} y={y(value) + 4:.1f} text-anchor=end>{value:.2f}</text>"
-        value += step
-
-
-def _months(low_us: int, high_us: int, x: Any, bottom: float) -> Iterable[str]:  # noqa: ANN401 - a scale
-    for month in range(1, 14):
-        start = datetime(2013 + (month - 1) // 12, (month - 1) % 12 + 1, 1, tzinfo=UTC)
-        us = int(start.timestamp() * 1_000_000)
-        if low_us <= us <= high_us:
-            yield f"<line x1={x(us):.1f} x2={x(us):.1f} y1={TOP} y2={bottom} stroke='var(--line)'/>"
-            yield f"<text x={x(us) + 4:.1f} y={TOP - 8}>{start:%B}</text>"
-
-
-def _lanes(timeline: dict[str, Any], x: Any, bottom: float) -> Iterable[str]:  # noqa: ANN401 - a scale
-    change = timeline["change_us"]
-    marks = {
-        "change": [] if change is None else [(change, "the truth changes")],
-        "drift": [(e["at_us"], f"{e['kind']}: {e['subject']} {e['effect']:+.3f}") for e in timeline["events"]["drift"]],
-        "training": [(e["at_us"], e["cause"]["kind"]) for e in timeline["events"]["training"] if "request_id" in e and "cause_id" not in e],
-        "releases": [(e["effective_at_us"] or e["at_us"], f"epoch {e['epoch']}") for e in timeline["events"]["releases"]],
-    }
-    for row, (lane, label) in enumerate(LANES):
-        middle = bottom + 20 + 22 * row
-        yield f"<text x={LEFT - 8} y={middle + 4} text-anchor=end>{label.split()[-1]}</text>"
-        yield f"<line x1={LEFT} x2={WIDTH - RIGHT} y1={middle} y2={middle} stroke='var(--line)'/>"
-        for us, title in marks[lane]:
-            place = max(x(us), LEFT)
-            yield f"<circle cx={place:.1f} cy={middle} r=5 fill='var(--{lane})'><title>{html.escape(title)}</title></circle>"
-            if lane in {"change", "releases"}:
-                yield f"<line x1={place:.1f} x2={place:.1f} y1={TOP} y2={middle} stroke='var(--{lane})' stroke-dasharray='3 4' opacity=.55 />"
 
 
 def _quality(quality: dict[str, Any]) -> str:
@@ -146,24 +99,54 @@ def _quality(quality: dict[str, Any]) -> str:
         loop, frozen = pair["loop"], pair["frozen"]
         better = loop["log_loss"] is not None and loop["log_loss"] <= frozen["log_loss"]
         cells = [_number(pair[who][m]) for m in ("log_loss", "brier", "auc", "pr_auc") for who in ("loop", "frozen")]
-        body.append([name, f"{loop['n']:,}", *cells, f"<span class={'ok' if better else 'bad'}>{'better' if better else 'worse'}</span>"])
+        body.append(
+            [
+                name,
+                f"{loop['n']:,}",
+                *cells,
+                f"<span class={'ok' if better else 'bad'}>{'better' if better else 'worse'}</span>",
+            ]
+        )
     header = ["month", "n", "log-loss", "frozen", "Brier", "frozen", "AUC", "frozen", "PR-AUC", "frozen", ""]
     return _table(header, body)
 
 
 def _ledger(report: dict[str, Any]) -> str:
-    rows = [[part, ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())] for part, counts in report["ledger"].items()]
+    rows = [
+        [part, ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())]
+        for part, counts in report["ledger"].items()
+    ]
     broken = report["ledger_broken"]
-    verdict = "<p class=ok>Every equation holds.</p>" if not broken else "<p class=bad>" + "<br>".join(map(html.escape, broken)) + "</p>"
+    verdict = (
+        "<p class=ok>Every equation holds.</p>"
+        if not broken
+        else "<p class=bad>" + "<br>".join(map(html.escape, broken)) + "</p>"
+    )
     return verdict + _table(["", "counted in durable rows and topics"], rows)
 
 
 def _decisions(events: dict[str, list[dict[str, Any]]]) -> str:
     lines: list[tuple[int, str, str]] = []
-    lines += [(e["at_us"], "drift", f"{e['kind']} of {e['subject']}: {_number(e['before'])} to {_number(e['after'])} ({e['detector']})") for e in events["drift"]]
+    lines += [
+        (
+            e["at_us"],
+            "drift",
+            f"{e['kind']} of {e['subject']}: {_number(e['before'])} to {_number(e['after'])} ({e['detector']})",
+        )
+        for e in events["drift"]
+    ]
     lines += [(e["at_us"], "training", f"{e['cause']['kind']} {e['cause']['detail']}") for e in events["training"]]
-    lines += [(e["at_us"], "gate", f"version {e['version']}: {e['verdict']}") for e in events["versions"] if "verdict" in e]
-    lines += [(e["effective_at_us"] or e["at_us"], "release", f"epoch {e['epoch']}, version {e['members'][0]['version']}: {e['reason']['kind']}") for e in events["releases"]]
+    lines += [
+        (e["at_us"], "gate", f"version {e['version']}: {e['verdict']}") for e in events["versions"] if "verdict" in e
+    ]
+    lines += [
+        (
+            e["effective_at_us"] or e["at_us"],
+            "release",
+            f"epoch {e['epoch']}, version {e['members'][0]['version']}: {e['reason']['kind']}",
+        )
+        for e in events["releases"]
+    ]
     rows = [[_when(us), kind, html.escape(text)] for us, kind, text in sorted(lines)]
     return _table(["event time", "", ""], rows)
 
@@ -171,7 +154,9 @@ def _decisions(events: dict[str, list[dict[str, Any]]]) -> str:
 def _example(example: dict[str, Any]) -> str:
     if not example.get("prediction_id"):
         return "<p>There was no labelled prediction to show.</p>"
-    steps = [[html.escape(str(step["what"])), f"<code>{html.escape(str(step['which']))}</code>"] for step in example["steps"]]
+    steps = [
+        [html.escape(str(step["what"])), f"<code>{html.escape(str(step['which']))}</code>"] for step in example["steps"]
+    ]
     command = f"tidemill lineage {example['prediction_id']}"
     return f"<p id=lineage><code>{html.escape(command)}</code> prints this chain:</p>" + _table(["", ""], steps)
 
@@ -180,7 +165,13 @@ def _resources(report: dict[str, Any]) -> str:
     phases = _table(["phase", "seconds"], [[name, f"{seconds:.1f}"] for name, seconds in report["phases"].items()])
     memory = _table(["process", "peak MiB"], [[name, f"{mib:,.0f}"] for name, mib in report["memory_mib"].items()])
     kills = report["kills"]
-    killed = "" if not kills else "<p>Killed on the way: " + ", ".join(f"{k['victim']} (back after {k['back_after_s']} s)" for k in kills) + ".</p>"
+    killed = (
+        ""
+        if not kills
+        else "<p>Killed on the way: "
+        + ", ".join(f"{k['victim']} (back after {k['back_after_s']} s)" for k in kills)
+        + ".</p>"
+    )
     return f"{killed}<div class=cards style='grid-template-columns:1fr 1fr'>{phases}{memory}</div>"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tidemill.client.clients import AsyncClient
 from tidemill.client.transport import AsyncTransport, Endpoints, TidemillError
 from tidemill.demo import flights as data
 from tidemill.demo.quality import Scores, daily_curves, quality, read_scores
@@ -95,13 +96,18 @@ class Demo:
         with self._phase("report"):
             return await self._report(spec, stack, transport, change)
 
-    async def _report(self, spec: PipelineSpec, stack: Stack, transport: AsyncTransport, change: int | None) -> dict[str, Any]:
+    async def _report(
+        self, spec: PipelineSpec, stack: Stack, transport: AsyncTransport, change: int | None
+    ) -> dict[str, Any]:
         kafka = stack.endpoints().kafka
         scores = await read_scores(kafka, spec.name)
         ledger = await read_ledger(transport, kafka, spec)
         decisions = await read_decisions(kafka)
         artifacts = Artifacts(self.options.home / "artifacts")
-        events = {family: [{"at_us": r.envelope.time_us, **body(r)} for r in records if r.envelope] for family, records in decisions.items()}
+        events = {
+            family: [{"at_us": r.envelope.time_us, **body(r)} for r in records if r.envelope]
+            for family, records in decisions.items()
+        }
         memory = await asyncio.to_thread(stack.memory)
         report: dict[str, Any] = {
             "decisions_digest": decisions_digest(decisions, artifacts.get),
@@ -116,7 +122,7 @@ class Demo:
             "client_retries": transport.retries,
             "waits": self.progress.waits,
             "timeline": {"change_us": change, "curves": daily_curves(scores), "events": events},
-            "example": await self._example(spec, scores, transport),
+            "example": await self._example(scores, transport),
         }
         if change is not None:
             report["quality"]["recovered"] = quality(scores, since_us=change + 7 * data.DAY)
@@ -133,10 +139,13 @@ class Demo:
             "swaps": len(swapped),
         }  # fmt: skip
 
-    async def _example(self, spec: PipelineSpec, scores: Scores, transport: AsyncTransport) -> dict[str, Any]:
+    async def _example(self, scores: Scores, transport: AsyncTransport) -> dict[str, Any]:
         """The last labelled prediction, for the report's link into its lineage."""
-        del spec, transport
-        return {"outcomes": len(scores.labels)}
+        if scores.newest is None:
+            return {"prediction_id": None, "steps": []}
+        async with AsyncClient(endpoints=transport.endpoints, patience_s=transport.patience_s) as client:
+            found = await client.lineage(scores.newest)
+        return {"prediction_id": scores.newest, "steps": [{"what": s.what, "which": s.which} for s in found.steps]}
 
     def finish(self, report: dict[str, Any]) -> Path:
         """Write the report; its phases are known only now."""
@@ -156,7 +165,9 @@ class Demo:
                 moment, victim = due.pop(0)
                 since = time.monotonic()
                 await asyncio.to_thread(stack.kill, victim)
-                self.kills.append({"victim": victim, "at_us": int(moment), "back_after_s": round(time.monotonic() - since, 2)})
+                self.kills.append(
+                    {"victim": victim, "at_us": int(moment), "back_after_s": round(time.monotonic() - since, 2)}
+                )
 
         return on_tick
 
@@ -178,7 +189,7 @@ class Demo:
             self.phases[name] = time.monotonic() - since
 
     def _clear(self) -> None:
-        """The demo's own home starts empty, so that runs can be compared; only a directory that a stack made is removed."""
+        """Start with an empty home, so that runs can be compared; only what a stack has made is removed."""
         home = self.options.home
         if home.exists() and not self.options.keep:
             if any(home.iterdir()) and not (home / ".tidemill-home").exists():

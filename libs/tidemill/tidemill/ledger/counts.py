@@ -1,4 +1,4 @@
-"""Conservation: what came in is accounted for, each thing once. Every count is read from durable rows or from a topic."""
+"""Conservation: what came in is accounted for, each thing once. Counts are read from durable rows or from topics."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +25,9 @@ class Ledger:
         return not self.broken
 
 
-async def read_ledger(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, *, prefix: str = "tidemill") -> Ledger:
+async def read_ledger(
+    transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, *, prefix: str = "tidemill"
+) -> Ledger:
     """Counts of one pipeline, as of now; wait for the pipeline to come to rest first, or counts on the way differ."""
     counts: Counts = {
         "events": await _events(transport, bootstrap, spec, prefix),
@@ -107,7 +109,11 @@ async def _training(transport: AsyncTransport, bootstrap: str, spec: PipelineSpe
             requests.add(event["request_id"])
         elif record.envelope.type == TrainingCoalesced.TYPE:
             extra[event["cause_id"]] = event["outcome"]
-    runs = {run["request_id"] for run in (await transport.call("trainer", "GET", "/v1/runs"))["runs"] if run["pipeline"] == spec.name}
+    runs = {
+        run["request_id"]
+        for run in (await transport.call("trainer", "GET", "/v1/runs"))["runs"]
+        if run["pipeline"] == spec.name
+    }
     outcomes = Counter(extra.values())
     by_trainer = requests & set(extra)
     return {

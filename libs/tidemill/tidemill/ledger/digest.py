@@ -1,7 +1,7 @@
 """One hash over everything that was decided: two runs over the same log must print the same one.
 
-It covers drift, requests, manifests, model digests, gate verdicts and releases: event ids, event times and bodies, in the order of each
-topic. Physical offsets and wall-clock times are in no decision, so nothing has to be left out.
+It covers drift, requests, manifests, model digests, gate verdicts and releases: event ids, event times and bodies, in
+the order of each topic. Physical offsets and wall-clock times are in no decision, so nothing has to be left out.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ async def read_decisions(bootstrap: str, *, prefix: str = "tidemill") -> dict[st
 
 
 def decisions_digest(found: dict[str, list[Record]], manifest: Callable[[str], bytes]) -> str:
-    """The digest over all decision topics; `manifest` fetches a training manifest by its digest, so a wrong one is seen too."""
+    """The digest over all decision topics; `manifest` fetches a training manifest by digest: a wrong one shows too."""
     items: list[tuple[str, str, int, dict[str, Any]]] = []
     for family in DECISIONS:
         for record in found[family]:

@@ -25,9 +25,12 @@ class Record:
 
 
 async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[Record]:
-    """Every committed record of a topic up to its end as of now, partition by partition; nothing when it does not exist."""
+    """Every committed record of a topic up to its end as of now, by partition; nothing when it does not exist."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest", enable_auto_commit=False
+        bootstrap_servers=bootstrap,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
     )
     await consumer.start()
     try:

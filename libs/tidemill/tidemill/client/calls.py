@@ -1,0 +1,282 @@
+"""Every operation once, without a network: a generator that yields requests and is given the JSON of their answers.
+
+Both clients run these. An operation invents what ids are missing before its first request, so that a request which is
+sent again has one effect.
+"""
+
+import json
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from tidemill.client import results as r
+from tidemill.client.errors import RefusedError, TidemillError
+from tidemill_contracts import format_time
+from tidemill_contracts.events import DriftDetected, GateDecided, Released
+from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
+
+BATCH = 1000
+"""Events or instances in one request."""
+NOT_FOUND = 404
+Json = Any
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to a service."""
+
+    service: str
+    method: str
+    path: str
+    body: object = None
+    params: Mapping[str, Any] | None = None
+
+
+Steps = Generator[Call, Json, T]
+
+
+def send_events(source: str, events: Iterable[Mapping[str, Any]]) -> Steps[list[r.Accepted]]:
+    """Send events, each {"data": {...}} with optional "id" and "time"; returns where each stands, in order.
+
+    All of a batch of a thousand are taken or none. An event without an id is given one.
+    """
+    accepted: list[r.Accepted] = []
+    for batch in _batches([{"id": str(uuid4()), **event} for event in events]):
+        answer = yield Call("ingestion", "POST", f"/v1/events/{_part(source)}", batch)
+        accepted += [r.Accepted.model_validate(item) for item in answer["accepted"]]
+    return accepted
+
+
+def progress(source: str, time: str | int, *, reason: str = "progress") -> Steps[list[r.Place]]:
+    """Declare that no event older than `time` (RFC 3339 text or microseconds) will come from a source."""
+    body = {"time": _instant(time), "reason": reason}
+    answer = yield Call("ingestion", "POST", f"/v1/sources/{_part(source)}/progress", body)
+    return [r.Place.model_validate(item) for item in answer["timers"]]
+
+
+def event(source: str, event_id: str) -> Steps[r.EventFate]:
+    """What became of an event; RefusedError with status 404 while it waits to be processed."""
+    return r.EventFate.model_validate((yield Call("ingestion", "GET", f"/v1/events/{_part(source)}/{quote(event_id)}")))
+
+
+def apply(pipeline: PipelineSpec | Path | str) -> Steps[r.Applied]:
+    """Apply a pipeline, given as a specification or as the path of its file."""
+    spec = pipeline if isinstance(pipeline, PipelineSpec) else load_pipeline(Path(pipeline))
+    answer = yield Call("registry", "PUT", f"/v1/pipelines/{spec.name}", spec.model_dump(mode="json"))
+    return r.Applied.model_validate(answer)
+
+
+def pipelines() -> Steps[list[str]]:
+    """Names of the pipelines that serving knows, sorted."""
+    return sorted((yield Call("serving", "GET", "/v1/status"))["pipelines"])
+
+
+def pipeline(name: str) -> Steps[r.Pipeline]:
+    """A pipeline as it stands."""
+    return r.Pipeline.model_validate((yield Call("registry", "GET", f"/v1/pipelines/{_part(name)}")))
+
+
+def predict(
+    pipeline: str,
+    inputs: Mapping[str, Any],
+    *,
+    id: str | None = None,  # noqa: A002 - the wire's own name
+    time: str | int | None = None,
+) -> Steps[r.Prediction]:
+    """Predict one instance from its request fields. The same `id` again gives the same answer."""
+    return (yield from predict_many(pipeline, [_instance(inputs, id, time)]))[0]
+
+
+def predict_many(pipeline: str, instances: Sequence[Mapping[str, Any]]) -> Steps[list[r.Prediction]]:
+    """Predict many, each {"inputs": {...}} with optional "id" and "time"; answers in their order."""
+    answers: list[r.Prediction] = []
+    for batch in _batches([{"id": str(uuid4()), **instance} for instance in instances]):
+        answer = yield Call("serving", "POST", f"/v1/predict/{_part(pipeline)}", {"instances": batch})
+        answers += [r.Prediction.model_validate(item) for item in answer["predictions"]]
+    return answers
+
+
+def champion(pipeline: str, *, at: str | int | None = None) -> Steps[Released]:
+    """The release that answers, or that answered at an event time."""
+    params = None if at is None else {"at": _instant(at)}
+    return _event(Released, (yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/champion", params=params)))
+
+
+def releases(pipeline: str) -> Steps[list[Released]]:
+    """Releases by epoch."""
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/releases")
+    return [_event(Released, item) for item in answer["releases"]]
+
+
+def versions(pipeline: str) -> Steps[list[r.Version]]:
+    """Registered versions, oldest first."""
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/versions")
+    return [r.Version.model_validate(item) for item in answer["items"]]
+
+
+def gates(pipeline: str) -> Steps[list[GateDecided]]:
+    """Verdicts of the gate, oldest first."""
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/gates")
+    return [_event(GateDecided, item) for item in answer["items"]]
+
+
+def runs(pipeline: str | None = None) -> Steps[list[r.Run]]:
+    """Training runs, newest first; of one pipeline or of all."""
+    answer = yield Call("trainer", "GET", "/v1/runs")
+    found = [r.Run.model_validate(item) for item in answer["runs"]]
+    return [run for run in found if pipeline in {None, run.pipeline}]
+
+
+def train(pipeline: str, *, at: str | int | None = None, detail: str = "") -> Steps[str]:
+    """Ask for a training by hand and return the request's id.
+
+    It learns from the labelled predictions known now; before the first release from the archive (a cold start). `at` is
+    the event time from which it is seen; else where the pipeline's stream stands.
+    """
+    status = (yield Call("serving", "GET", "/v1/status"))["pipelines"].get(pipeline)
+    if status is None:
+        raise TidemillError(f"there is no pipeline {pipeline}: apply its file first")
+    body: dict[str, Any] = {"detail": detail}
+    if status["epoch"] is None:
+        sources = (yield Call("ingestion", "GET", "/v1/status"))["sources"]
+        wanted = (yield from _spec(pipeline)).sources
+        positions = {f"events.{name}": sources[name]["positions"] for name in wanted if name in sources}
+        body |= {"cause": "cold_start", "at": _now(at, status["watermark_us"]), "positions": positions}
+    else:
+        merged = (yield Call("monitoring", "GET", "/v1/status"))["pipelines"][pipeline]
+        body |= {"cause": "hand", "at": _now(at, merged["watermark_us"]), "outcomes_to": merged["outcomes"]}
+    answer = yield Call("trainer", "POST", f"/v1/pipelines/{_part(pipeline)}/train", body)
+    return str(answer["request_id"])
+
+
+def promote(
+    pipeline: str, version: int, *, at: str | int | None = None, expected_epoch: int | None = None, detail: str = ""
+) -> Steps[Released]:
+    """Release a version by hand, at an event time; 409 when `expected_epoch` is no longer the champion's."""
+    body = {"version": version, "at": (yield from _time_of(pipeline, at)), "detail": detail}
+    extra = {} if expected_epoch is None else {"expected_epoch": expected_epoch}
+    path = f"/v1/pipelines/{_part(pipeline)}/promote"
+    return _event(Released, (yield Call("registry", "POST", path, body | extra)))
+
+
+def rollback(
+    pipeline: str, *, to_epoch: int | None = None, at: str | int | None = None, detail: str = ""
+) -> Steps[Released]:
+    """Go back to an earlier release: to `to_epoch`, else to the latest with another model."""
+    body: dict[str, Any] = {"at": (yield from _time_of(pipeline, at)), "detail": detail}
+    extra = {} if to_epoch is None else {"to_epoch": to_epoch}
+    path = f"/v1/pipelines/{_part(pipeline)}/rollback"
+    return _event(Released, (yield Call("registry", "POST", path, body | extra)))
+
+
+def freeze(pipeline: str, *, frozen: bool = True) -> Steps[bool]:
+    """Stop (or resume) automatic releases; returns what holds now."""
+    path = f"/v1/pipelines/{_part(pipeline)}/freeze"
+    return bool((yield Call("registry", "POST", path, {"frozen": frozen}))["frozen"])
+
+
+def drifts(pipeline: str) -> Steps[list[r.Drift]]:
+    """Alarms, newest first."""
+    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{_part(pipeline)}/drifts")
+    return [r.Drift(event_id=item["event_id"], drift=_event(DriftDetected, item)) for item in answer["items"]]
+
+
+def metrics(pipeline: str) -> Steps[list[r.Metric]]:
+    """Prequential sums by pane and segment, oldest first."""
+    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{_part(pipeline)}/metrics")
+    return [r.Metric.model_validate(item) for item in answer["items"]]
+
+
+def audit_verify() -> Steps[r.Audit]:
+    """Whether the hash chain over all decisions holds."""
+    return r.Audit.model_validate((yield Call("registry", "GET", "/v1/audit/verify")))
+
+
+def status(
+    service: Literal["ingestion", "features", "trainer", "monitoring", "serving"],
+) -> Steps[dict[str, Any]]:
+    """Where a service stands, as it says it."""
+    answer: dict[str, Any] = yield Call(service, "GET", "/v1/runs" if service == "trainer" else "/v1/status")
+    return answer
+
+
+def letters(topic: str | None = None, *, limit: int = 50) -> Steps[list[r.Letter]]:
+    """The newest dead letters of a topic, or of the raw topics of all sources."""
+    params: dict[str, Any] = {"limit": limit} | ({} if topic is None else {"topic": topic})
+    answer = yield Call("ingestion", "GET", "/v1/dlq", params=params)
+    return [r.Letter.model_validate(item) for item in answer["letters"]]
+
+
+def letter(topic: str, partition: int, offset: int) -> Steps[r.OpenedLetter]:
+    """One dead letter with its bytes."""
+    answer = yield Call("ingestion", "GET", f"/v1/dlq/{_part(topic)}/{partition}/{offset}")
+    return r.OpenedLetter.model_validate(answer)
+
+
+def replay(
+    topic: str, *, place: tuple[int, int] | None = None, limit: int = 100, force: bool = False
+) -> Steps[r.Replayed]:
+    """Put dead letters back where they were: one by (partition, offset), or the newest that were not put back yet."""
+    body: dict[str, Any] = {"topic": topic, "limit": limit, "force": force}
+    if place is not None:
+        body |= {"partition": place[0], "offset": place[1]}
+    return r.Replayed.model_validate((yield Call("ingestion", "POST", "/v1/dlq/replay", body)))
+
+
+def or_none(steps: Steps[T]) -> Steps[T | None]:
+    """The result of an operation, or None where the service has nothing of that name (404)."""
+    try:
+        return (yield from steps)
+    except RefusedError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
+
+
+def _spec(name: str) -> Steps[PipelineSpec]:
+    return PipelineSpec.model_validate_json(json.dumps((yield from pipeline(name)).spec))
+
+
+def _time_of(name: str, at: str | int | None) -> Steps[str]:
+    """The event time of a decision: as given, else where the features of the pipeline stand."""
+    if at is not None:
+        return _instant(at)
+    status = (yield Call("serving", "GET", "/v1/status"))["pipelines"].get(name)
+    return _now(None, None if status is None else status["watermark_us"])
+
+
+def _now(at: str | int | None, watermark_us: int | None) -> str:
+    if at is not None:
+        return _instant(at)
+    if watermark_us is None or watermark_us < 0:
+        raise TidemillError("no event has said yet what time it is in this pipeline: give the event time (at)")
+    return format_time(watermark_us)
+
+
+def _instance(inputs: Mapping[str, Any], identity: str | None, time: str | int | None) -> dict[str, Any]:
+    named = {} if identity is None else {"id": identity}
+    return {**named, **({} if time is None else {"time": _instant(time)}), "inputs": dict(inputs)}
+
+
+def _instant(time: str | int) -> str:
+    return format_time(time) if isinstance(time, int) else time
+
+
+E_ = TypeVar("E_", Released, GateDecided, DriftDetected)
+
+
+def _event(kind: type[E_], item: Mapping[str, Any]) -> E_:
+    return kind.read(json.dumps(item).encode())
+
+
+def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (items[first : first + BATCH] for first in range(0, len(items), BATCH))
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return quote(name, safe="")

@@ -1,0 +1,161 @@
+"""What the services answer, as frozen models. Fields that a newer service adds are left out."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill_contracts.events import DriftDetected, GateDecided, Released
+
+
+class Result(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Place(Result):
+    """Where a record stands on a topic."""
+
+    partition: int
+    offset: int
+    topic: str = ""
+
+
+class Accepted(Place):
+    """The broker has the event of this id."""
+
+    id: str
+
+
+class EventFate(Result):
+    """What became of an event: `outcome` is applied, late, future or dead_lettered; `seq` its number if applied."""
+
+    id: str
+    outcome: str
+    topic: str
+    partition: int
+    seq: int | None
+    time: str
+    raw: Place
+    conflicts: int = 0
+
+
+class Applied(Result):
+    """An accepted pipeline definition."""
+
+    pipeline: str
+    revision: int
+    digest: str
+
+
+class Pipeline(Result):
+    """A pipeline as it stands; `spec` is its file as JSON, `epoch` the newest release (0: none)."""
+
+    pipeline: str
+    revision: int
+    digest: str
+    frozen: bool
+    epoch: int
+    spec: dict[str, Any]
+
+
+class Prediction(Result):
+    """An answer and what it rests on; `revisions` is per view the revision that was read, 0 for an unknown entity."""
+
+    prediction_id: str
+    score: float
+    epoch: int
+    version: int
+    model: str
+    revisions: dict[str, int]
+    features_at: str | None = None
+    defaulted: list[str] = []
+    degraded: bool = False
+    trace_id: str | None = None
+
+
+class Version(Result):
+    """A registered model; `at_us` is the event time of its training."""
+
+    version: int
+    model: str
+    manifest: str
+    run_id: str
+    at_us: int
+
+
+class Run(Result):
+    """A training run."""
+
+    request_id: str
+    pipeline: str
+    status: str
+    attempt: int
+    cause: dict[str, Any]
+    at_us: int
+    result: dict[str, Any] | None = None
+    seconds: float | None = None
+    progress: dict[str, Any] | None = None
+
+
+class Metric(Result):
+    """Exact sums over the labelled answers of one pane (`pane_us`) and segment, of the shadows on the same rows too."""
+
+    segment: str
+    pane_us: int
+    sums: dict[str, int]
+    shadows: dict[str, dict[str, int]]
+
+
+class Drift(Result):
+    """An alarm with its evidence."""
+
+    event_id: str
+    drift: DriftDetected
+
+
+class Audit(Result):
+    """Whether the chain of decisions holds; `broken_at` is the first link that does not fit."""
+
+    ok: bool
+    links: int
+    head: str
+    broken_at: int | None = None
+    reason: str = ""
+
+
+class Letter(Result):
+    """A dead letter: where it lies, where it was, why it could not be processed."""
+
+    topic: str
+    partition: int
+    offset: int
+    origin_topic: str
+    origin_partition: int | None
+    origin_offset: int | None
+    reason: str
+    error: str
+    replays: int
+    at: str | None
+    bytes: int
+
+
+class OpenedLetter(Letter):
+    """A dead letter with its bytes."""
+
+    headers: dict[str, str]
+    key_base64: str | None
+    value_base64: str | None
+
+
+class Replayed(Result):
+    """Dead letters that were put back, and how many were left out because they had been before."""
+
+    replayed: list[dict[str, Any]]
+    skipped: int
+
+
+__all__ = [
+    "Accepted", "Applied", "Audit", "Drift", "DriftDetected", "EventFate", "GateDecided", "Letter", "Metric",
+    "OpenedLetter", "Pipeline", "Place", "Prediction", "Released", "Replayed", "Run", "Version",
+]  # fmt: skip

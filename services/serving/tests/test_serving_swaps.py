@@ -20,7 +20,7 @@ RATE = 200
 
 @pytest.fixture
 async def stack(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with open_stack(kafka_bootstrap, topic_prefix[:31].rstrip("-"), tmp_path, SPEC) as opened:
+    async with open_stack(kafka_bootstrap, f"t-{topic_prefix[-8:]}", tmp_path, SPEC) as opened:
         yield opened
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tidemill_contracts import Envelope, EnvelopeError, read_envelope
+from tidemill_runtime.errors import Later
+from tidemill_runtime.kafka import end_offsets
 
 _DEADLINE_S = 60.0
 
@@ -24,8 +26,12 @@ class Record:
     size: int
 
 
-async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[Record]:
+async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]:
     """Every committed record of a topic up to its end as of now, by partition; nothing when it does not exist."""
+    try:
+        ends = await end_offsets(bootstrap, topic)
+    except Later:
+        return
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
@@ -34,14 +40,10 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncIterator[Record]:
     )
     await consumer.start()
     try:
-        if topic not in await consumer.topics():
-            return
-        partitions = sorted(consumer.partitions_for_topic(topic) or ())
-        for partition in partitions:
+        for partition, end in sorted(ends.items()):
             place = TopicPartition(topic, partition)
             consumer.assign([place])
-            await consumer.seek_to_beginning(place)
-            end = (await consumer.end_offsets([place]))[place]
+            consumer.seek(place, 0)
             async for record in _until(consumer, place, end):
                 yield record
     finally:

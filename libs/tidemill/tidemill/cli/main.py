@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import demo, stack
+from tidemill.cli import data, demo, evidence, letters, models, pipelines, stack
 from tidemill.cli.output import complain, say
 
 _INTERRUPTED = 130
-_GROUPS = (demo, stack)
+_GROUPS = (demo, stack, pipelines, data, letters, models, evidence)
 
 
 def build() -> typer.Typer:

@@ -1,0 +1,157 @@
+"""`events send`, `predict` and `dlq`: what goes in, what comes out, and what could not be processed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from tidemill.cli.connect import PipelineArgument, connected
+from tidemill.cli.output import HomeOption, JsonOption, console, emit, errors, say, table
+
+BATCH = 1000
+_Item = dict[str, Any]
+_PROGRESS_FROM_BYTES = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel="Data")(predict)
+    events = typer.Typer(help="Send events.", no_args_is_help=True)
+    events.command("send")(send)
+    events.callback()(_events)
+    app.add_typer(events, name="events", rich_help_panel="Data")
+
+
+def send(
+    source: Annotated[str, typer.Argument(help="The source's name.")],
+    file: Annotated[str, typer.Argument(help="JSON array or NDJSON; - is standard input.", metavar="[FILE|-]")] = "-",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send events, each {"data": {...}} with optional "id" and "time". The same id twice has one effect.
+
+    Example: [bold]tidemill events send arrivals arrivals.ndjson[/bold]
+    """
+    count, newest = 0, None
+    with connected(home) as client:
+        for batch in _batches(file):
+            try:
+                newest = client.send_events(source, batch)[-1]
+            except Exception:
+                errors.print(f"{count:,} events were sent; what follows is about those after them", highlight=False)
+                raise
+            count += len(batch)
+    if as_json:
+        emit({"sent": count, "newest": None if newest is None else newest.model_dump()})
+    else:
+        say(f"{count:,} events are on the log")
+
+
+def predict(
+    pipeline: PipelineArgument,
+    file: Annotated[
+        Path | None, typer.Argument(help="Instances: JSON or NDJSON.", exists=True, metavar="[FILE]")
+    ] = None,
+    given: Annotated[str | None, typer.Option("--input", help="One instance's inputs as JSON.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict one instance (--input) or the instances of a file, each {"inputs": {...}} with optional "id" and "time".
+
+    Example: [bold]tidemill predict flight-delay --input '{"flight": "UA1", "origin": "EWR", ...}'[/bold]
+    """
+    if (file is None) == (given is None):
+        raise typer.BadParameter("give either a FILE or --input")
+    if given is not None:
+        instances = [{"inputs": _parsed(given, "--input")}]
+    else:
+        instances = [each if "inputs" in each else {"inputs": each} for batch in _batches(str(file)) for each in batch]
+    with connected(home) as client:
+        answers = client.predict_many(pipeline, instances)
+    if as_json:
+        emit([answer.model_dump() for answer in answers])
+        return
+    shown = table("score", "epoch", "version", "defaulted", "prediction")
+    for answer in answers:
+        cells = (f"{answer.score:.4f}", str(answer.epoch), str(answer.version), str(len(answer.defaulted) or ""))
+        shown.add_row(*cells, answer.prediction_id)
+    console.print(shown)
+
+
+def _events() -> None:
+    """Send events to a source."""
+
+
+def _batches(file: str) -> Iterator[list[_Item]]:
+    """Events of a file in batches, with a progress bar where it is large and somebody watches."""
+    if file == "-":
+        yield from _chunked(_items(sys.stdin.buffer, "standard input"))
+        return
+    path = Path(file)
+    with path.open("rb") as stream:
+        if path.stat().st_size < _PROGRESS_FROM_BYTES or not errors.is_terminal:
+            yield from _chunked(_items(stream, file))
+            return
+        from rich.progress import Progress  # noqa: PLC0415 - only for what takes a while
+
+        with Progress(console=errors, transient=True) as progress:
+            task = progress.add_task(path.name, total=path.stat().st_size)
+            for batch in _chunked(_items(stream, file)):
+                yield batch
+                progress.update(task, completed=stream.tell())
+
+
+def _chunked(items: Iterator[_Item]) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _items(stream: IO[bytes], name: str) -> Iterator[_Item]:
+    """Objects of a JSON array or object, or of NDJSON, which is read line by line."""
+    first = b""
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        if not first and line.lstrip().startswith(b"["):
+            yield from _array(line + stream.read(), name)
+            return
+        first = first or line
+        try:
+            value = json.loads(line)
+        except ValueError:
+            if line is first:  # an object over several lines
+                yield _object(_loaded(line + stream.read(), name), name)
+                return
+            raise typer.BadParameter(f"line {number} of {name} is not JSON") from None
+        yield _object(value, f"line {number} of {name}")
+
+
+def _array(text: bytes, name: str) -> Iterator[_Item]:
+    for index, value in enumerate(_loaded(text, name)):
+        yield _object(value, f"item {index} of {name}")
+
+
+def _loaded(text: str | bytes, name: str) -> Any:  # noqa: ANN401 - whatever the document holds
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name} is not JSON: {error}") from None
+
+
+def _object(value: object, name: str) -> _Item:
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{name} is not an object")
+    return value
+
+
+def _parsed(text: str, name: str) -> _Item:
+    return _object(_loaded(text, name), name)

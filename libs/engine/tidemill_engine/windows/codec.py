@@ -24,6 +24,7 @@ from tidemill_engine.windows.program import (
     PER_GRID,
     Program,
 )
+from tidemill_engine.windows.records import copy_words
 
 VERSION = 1
 PREFIX, POSITIONS = 0, 1
@@ -42,7 +43,9 @@ def blob_words(program: Program, memory: Memory, keys: Words, watermark: int) ->
     for i in range(len(keys)):
         row = keys[i] * len(program.blank)
         roll(program, memory, row, max(memory.rows[row + LATEST], watermark))
-        size = 4 + 2 * np.sum(memory.positions[keys[i]] >= 0)
+        size = 4
+        for column in range(memory.positions.shape[1]):
+            size += 2 * (memory.positions[keys[i], column] >= 0)
         if program.blank_at[grids] >= 0:
             size += program.body_words[grids]
         for grid in range(grids):
@@ -68,7 +71,7 @@ def _write_panes(program: Program, memory: Memory, row: int, grid: int, out: Wor
     while pointer >= 0:
         at -= words
         out[at] = memory.pool[pointer + INDEX]
-        out[at + 1 : at + words] = memory.pool[pointer + BODY : pointer + BODY + words - 1]
+        copy_words(words - 1, out, at + 1, memory.pool, pointer + BODY)
         pointer = memory.pool[pointer + NEXT]
     return int(1 + count * words)
 
@@ -93,7 +96,7 @@ def write_blobs(  # noqa: PLR0913 - compiled
         at += 2
         if program.blank_at[grids] >= 0:
             words, source = program.body_words[grids], row + program.blank_at[grids]
-            out[at : at + words] = memory.rows[source : source + words]
+            copy_words(words, out, at, memory.rows, source)
             at += words
         for grid in range(grids):
             at += _write_panes(program, memory, row, grid, out[at:])
@@ -107,7 +110,7 @@ def _read_panes(program: Program, memory: Memory, row: int, grid: int, blob: Wor
         at = 1 + i * words
         pointer = take_record(program, memory, grid)
         memory.pool[pointer + INDEX], memory.pool[pointer + NEXT] = blob[at], memory.rows[slot]
-        memory.pool[pointer + BODY : pointer + BODY + words - 1] = blob[at + 1 : at + words]
+        copy_words(words - 1, memory.pool, pointer + BODY, blob, at + 1)
         memory.rows[slot] = pointer
     return int(1 + blob[0] * words)
 
@@ -121,7 +124,7 @@ def read_blob(program: Program, memory: Memory, key: int, blob: Words, watermark
     at += 2
     if program.blank_at[grids] >= 0:
         words, target = program.body_words[grids], row + program.blank_at[grids]
-        memory.rows[target : target + words] = blob[at : at + words]
+        copy_words(words, memory.rows, target, blob, at)
         at += words
     for grid in range(grids):
         at += _read_panes(program, memory, row, grid, blob[at:])

@@ -1,11 +1,14 @@
 """One way to compile kernels: cached on disk, no fast-math, IEEE division instead of Python's exception.
 
-numba's cache looks only at the file of the kernel that is called from Python. After an edit of a helper kernel in
-another file delete `__pycache__/*.nb?` of this folder.
+numba's cache looks only at the file of the kernel that is called from Python, so an edit of a helper in another file
+would leave old machine code in use. Here the cache is valid for the contents of all files of this package together.
 """
 
+import hashlib
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -13,13 +16,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@cache
+def source_digest() -> str:
+    """SHA-256 over the sources of this package."""
+    total = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
+    dispatcher = numba.njit(fastmath=False, error_model="numpy", **options)(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no directory to write to: compile in every process
+        return cast("Callable[P, R]", dispatcher)
+    # numba offers no way to say what else a cached function was built from; its stamp is compared by equality only.
+    dispatcher._cache._cache_file._source_stamp = source_digest()  # noqa: SLF001
+    return cast("Callable[P, R]", dispatcher)
+
+
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """The function compiled on first use; results do not depend on the machine's vector width (fastmath stays off)."""
-    return cast("Callable[P, R]", numba.njit(cache=True, fastmath=False, error_model="numpy")(function))
+    return _compile(function, {})
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """A small kernel that is always compiled into its callers: passing a dozen arrays costs more than its work."""
-    return cast(
-        "Callable[P, R]", numba.njit(cache=True, fastmath=False, error_model="numpy", forceinline=True)(function)
-    )
+    return _compile(function, {"forceinline": True})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words, magnitude, spread, square128, to_fixed, to_float
 from tidemill_engine.windows.jit import inlined, kernel
-from tidemill_engine.windows.memory import Memory, find_or_add, forget, next_change, roll, total_at
+from tidemill_engine.windows.memory import Memory, find_or_add, forget, has_died, next_change, roll, total_at
 from tidemill_engine.windows.program import (
     APPLIED,
     BODY,
@@ -27,7 +27,7 @@ from tidemill_engine.windows.program import (
     PER_GRID,
     Program,
 )
-from tidemill_engine.windows.records import Event, add_event, as_float
+from tidemill_engine.windows.records import Event, add_event, as_float, copy_words
 
 Floats = NDArray[np.float64]
 NOT_YET = -1  # no watermark: evaluation times come from events and queries alone
@@ -101,6 +101,8 @@ def _place_event(program: Program, memory: Memory, key: int, grid: int, event: E
 @kernel
 def _apply_event(program: Program, memory: Memory, key: int, event: Event, watermark: int) -> bool:
     row, time = key * len(program.blank), event.stamp[0]
+    if memory.rows[row + LATEST] >= 0 and has_died(program, memory.rows[row + LATEST], time):
+        forget(program, memory, key)  # as if a watermark had come between: cuts of batches must not matter
     if memory.rows[row + LATEST] < 0 and program.lifetime_us != NEVER:
         memory.due[key] = time + program.lifetime_us
     memory.rows[row + APPLIED] += 1
@@ -195,7 +197,7 @@ def advance_keys(program: Program, memory: Memory, rows: int, watermark: int) ->
         if memory.due[key] > watermark:
             continue
         row = key * len(program.blank)
-        if program.lifetime_us != NEVER and memory.rows[row + LATEST] + program.lifetime_us <= watermark:
+        if has_died(program, memory.rows[row + LATEST], watermark):
             forget(program, memory, key)
             dead[deaths] = key
             deaths += 1
@@ -212,27 +214,30 @@ def _is_known(program: Program, memory: Memory, key: int, time: int) -> bool:
     if key < 0:
         return False
     latest = memory.rows[key * len(program.blank) + LATEST]
-    return bool(latest >= 0 and (program.lifetime_us == NEVER or time < latest + program.lifetime_us))
+    return bool(latest >= 0 and not has_died(program, latest, time))
 
 
 @kernel
 def evaluate_keys(program: Program, memory: Memory, keys: Words, times: Words) -> Floats:
     """Vectors at given times, without changing the state; a row of NaN for a key that is not known then."""
     values = np.full((len(keys), len(program.features)), np.nan)
-    scratch = program.blank.copy()
+    scratch, start = program.blank.copy(), int(np.int64(0))  # a plain 0 would be compiled as a constant, once more
     for i in range(len(keys)):
         if not _is_known(program, memory, keys[i], times[i]):
             continue
         row = keys[i] * len(program.blank)
-        scratch[:] = memory.rows[row : row + len(program.blank)]
+        copy_words(len(scratch), scratch, start, memory.rows, row)
         total_at(program, memory, row, times[i], scratch)
-        read(program, scratch, 0, times[i], values, i)
+        read(program, scratch, start, times[i], values, i)
     return values
 
 
 @kernel
 def _has_room(program: Program, memory: Memory) -> bool:
-    return bool(memory.free[len(program.pane_us)] + np.sum(program.record_words) <= len(memory.pool))
+    room = len(memory.pool) - memory.free[len(program.pane_us)]
+    for grid in range(len(program.pane_us)):
+        room -= program.record_words[grid]
+    return bool(room >= 0)
 
 
 @kernel
@@ -260,7 +265,7 @@ def replay(  # noqa: PLR0913 - compiled
             if not _has_room(program, memory):
                 return False
             _load_event(program, batch, i, event)
-            _apply_event(program, memory, batch.keys[i], event, NOT_YET)
+            _apply_event(program, memory, batch.keys[i], event, int(np.int64(NOT_YET)))
             place[0] = i + 1
         if _is_known(program, memory, queries[q], times[q]):
             row = queries[q] * len(program.blank)

@@ -24,7 +24,7 @@ from tidemill_engine.windows.program import (
     PER_GRID,
     Program,
 )
-from tidemill_engine.windows.records import clear, clear_extremes, merge, merge_extremes, take_away
+from tidemill_engine.windows.records import clear, clear_extremes, copy_words, merge, merge_extremes, take_away
 
 
 class Memory(NamedTuple):
@@ -162,13 +162,22 @@ def total_at(program: Program, memory: Memory, row: int, time: int, into: Words)
                 pointer = memory.pool[pointer + NEXT]
 
 
+@inlined
+def has_died(program: Program, latest: int, time: int) -> bool:
+    """Whether a key without events since `latest` is forgotten at `time`: in whole steps, as watermarks move."""
+    return bool(
+        program.lifetime_us != NEVER and time // program.step_us * program.step_us >= latest + program.lifetime_us
+    )
+
+
 @kernel
 def forget(program: Program, memory: Memory, key: int) -> None:
     """Free everything a key holds."""
     row = key * len(program.blank)
     for grid in range(len(program.pane_us)):
         drop_until(memory, row + GRIDS + PER_GRID * grid + HEAD, grid, NEVER)
-    memory.rows[row : row + len(program.blank)] = program.blank
+    copy_words(len(program.blank), memory.rows, row, program.blank, 0)
     memory.due[key] = NEVER
     memory.dirty[key] = 0
-    memory.positions[key, :] = -1
+    for column in range(memory.positions.shape[1]):
+        memory.positions[key, column] = -1

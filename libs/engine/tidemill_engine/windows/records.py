@@ -64,8 +64,9 @@ def is_later(words: Words, at: int, other: Words, other_at: int) -> bool:
 
 
 @inlined
-def _copy3(words: Words, at: int, other: Words, other_at: int) -> None:
-    for word in range(3):
+def copy_words(count: int, words: Words, at: int, other: Words, other_at: int) -> None:
+    """As slices would; numba needs seconds to compile the shape check of each slice assignment."""
+    for word in range(count):
         words[at + word] = other[other_at + word]
 
 
@@ -116,9 +117,9 @@ def _merge_extremes(program: Program, j: int, words: Words, at: int, other: Word
     if high and as_float(other[other_at + high]) > as_float(words[at + high]):
         words[at + high] = other[other_at + high]
     if first and is_later(words, at + first, other, other_at + first):
-        _copy3(words, at + first, other, other_at + first)
+        copy_words(3, words, at + first, other, other_at + first)
     if last and is_later(other, other_at + last, words, at + last):
-        _copy3(words, at + last, other, other_at + last)
+        copy_words(3, words, at + last, other, other_at + last)
 
 
 @kernel

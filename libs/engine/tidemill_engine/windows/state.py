@@ -33,6 +33,10 @@ class ViewState:
     time. `age_of_last` is the age at the evaluation time; it grows with every second, so `advance` does not report it
     (serving may add the time since).
 
+    A key without events for the plan's lifetime is forgotten, by the watermark or by its own next event. What counts
+    from its first event on (revision, positions, all-time `first`) then starts anew, so across such a gap it follows
+    the log's order, though never the cuts of batches.
+
     Indices of keys stay valid until `advance` lets the key die.
     """
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from tidemill.stack.errors import AlreadyRunningError, NotRunningError, StartFailedError
-from tidemill.stack.files import Endpoints, MemoryReport, Plan, Process, Service, read_endpoints, write
+from tidemill.stack.files import FAILED, Endpoints, MemoryReport, Plan, Process, Service, read_endpoints, write
 from tidemill.stack.lock import holder
 from tidemill.stack.paths import Home
 from tidemill.stack.probes import ask
@@ -165,7 +165,8 @@ class Stack:
     def _give_up(self, seen: Endpoints | None, *, late: bool) -> None:
         """Raise if waiting longer is pointless."""
         if self._supervisor is not None and not self._supervisor.running():
-            raise StartFailedError(self._supervisor.tail() or "the supervisor ended without a word")
+            said = self._supervisor.tail().rpartition(f"\n{FAILED}")[2]
+            raise StartFailedError(said or "the supervisor ended without a word")
         for name, process in seen.processes.items() if seen else ():
             if process.state != "ready" and (late or process.restarts >= _GIVE_UP_AFTER):
                 why = self._why(process, name)

@@ -11,6 +11,8 @@ from tidemill.stack.paths import Home
 
 SERVICES = ("ingestion", "features", "registry", "trainer", "monitoring", "serving")
 
+FAILED = "cannot run: "  # before the reason, at the end of the supervisor's log
+
 State = Literal["waiting", "starting", "ready", "backing off", "stopped"]
 
 

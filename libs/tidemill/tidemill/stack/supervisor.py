@@ -16,7 +16,7 @@ from types import FrameType
 
 from tidemill.stack.environment import Addresses, External, service_environment
 from tidemill.stack.errors import StackError
-from tidemill.stack.files import Endpoints, Plan, Process, Service, read_endpoints, write
+from tidemill.stack.files import FAILED, Endpoints, Plan, Process, Service, read_endpoints, write
 from tidemill.stack.kafka import LocalKafka
 from tidemill.stack.lock import held
 from tidemill.stack.logs import rotate
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
             _on_signals(supervisor.request_stop)
             supervisor.run()
     except StackError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"\n{FAILED}{error}\n")
         return 1
     return 0
 

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tidemill_contracts import Envelope, EnvelopeError, read_envelope
 from tidemill_runtime.errors import Later
-from tidemill_runtime.kafka import end_offsets
+from tidemill_runtime.kafka import close_client, end_offsets
 
 _DEADLINE_S = 60.0
 
@@ -47,7 +47,7 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]
             async for record in _until(consumer, place, end):
                 yield record
     finally:
-        await consumer.stop()
+        await close_client(consumer)
 
 
 async def _until(consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> AsyncIterator[Record]:

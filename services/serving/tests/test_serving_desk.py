@@ -229,6 +229,13 @@ def test_without_a_release_there_is_no_answer() -> None:
     assert caught.value.status == 409
 
 
+def test_a_record_that_kafka_would_refuse_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidemill_serving.domain.desk.LARGEST_RECORD", 100)
+    drafts = answer(desk(loaded(0.5)), ask(desk(), {"inputs": inputs()}))
+    assert isinstance(drafts.results[0], RefusedError)
+    assert not drafts.entries
+
+
 def test_recent_answers_are_bounded() -> None:
     at = desk(loaded(0.5))
     answer(at, ask(at, *[{"id": str(i), "inputs": inputs()} for i in range(25)]))

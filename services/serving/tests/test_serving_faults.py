@@ -17,7 +17,7 @@ from serving_stack import Stack, open_stack, until
 from tidemill.stack import LocalKafka
 from tidemill_contracts.events import Prediction
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SPEC = pipeline()
 SEED = 7
 
@@ -104,7 +104,7 @@ async def test_a_killed_service_loses_and_repeats_nothing(stack: Stack) -> None:
     chance = random.Random(SEED)
     load = Load(stack)
     load.start(6)
-    for _ in range(4):
+    for _ in range(3):
         await load.until_more(chance.randrange(20, 120))
         assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
         stack.process.start()

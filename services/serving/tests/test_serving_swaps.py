@@ -12,7 +12,7 @@ from serving_stack import Stack, open_stack
 
 from tidemill_contracts.events import ModelSwapped
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SPEC = pipeline()
 SWAPS = 10
 RATE = 200

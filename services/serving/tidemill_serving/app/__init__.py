@@ -1,6 +1,7 @@
 """Composition root: settings to resources to routes and background work. Nothing here decides anything."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -72,7 +73,7 @@ class Serving:
             self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
             progress=self.batcher.progress,
         )  # fmt: skip
-        self.releaser = Releaser(self.house, models, progress=self.batcher.progress, follow=self.follower.follow)
+        self.releaser = Releaser(self.house, models, progress=self.batcher.progress, caught_up=self.follower.caught_up)
         self.follower.configured.append(self.releaser.reconsider)
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
@@ -91,6 +92,9 @@ class Serving:
 
     async def run(self) -> None:
         """Start from the disk, then follow Kafka until cancelled."""
+        # What was imported lives as long as the process, and an answer leaves no cycles: look for them rarely.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         for kept in self.store.load_releases():
             desk = self.house.desks[kept.spec.name] = self._make_desk(kept.spec)
             await self.releaser.restore(kept, desk)
@@ -117,7 +121,7 @@ class Serving:
         async with asyncio.TaskGroup() as group:
             work = (
                 self.shipper.run(), watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known),
-                self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable),
+                self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip
             for coroutine in work:
@@ -145,6 +149,19 @@ class Serving:
 
     def _watermark_us(self, desk: Desk) -> int | None:
         return desk.watermark_us(self.house.replica)
+
+    async def _is_refused(self) -> bool:
+        """Whether nobody listens where Kafka should be: waiting for it would be in vain."""
+        for address in self._settings.kafka.split(","):
+            host, _, port = address.strip().rpartition(":")
+            try:
+                async with asyncio.timeout(1.0):
+                    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            except (OSError, TimeoutError, ValueError):
+                continue
+            writer.close()
+            return False
+        return True
 
     def _keep_releases(self, desk: Desk) -> None:
         self.store.save_releases(desk.kept())

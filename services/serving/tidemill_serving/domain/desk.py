@@ -21,6 +21,8 @@ from tidemill_serving.domain.replica import Replica
 from tidemill_serving.domain.requests import Ask, Reader
 from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
 
+LARGEST_RECORD = 900_000
+"""Bytes; a record that Kafka refuses would hold up all behind it for ever."""
 PartitionOf = Callable[[bytes, int], int]
 
 
@@ -245,14 +247,21 @@ class _Batch:
         )
 
     def _take(self, index: int, record: Record, line: Line, query: Query) -> None:
+        entry = self._desk.prediction(record, query.traceparent)
+        if len(entry.value) > LARGEST_RECORD:
+            self._drafts.results[index] = _TOO_LARGE
+            return
         answer = answer_of(record, line.rows)
         self._drafts.results[index] = answer
-        self._drafts.entries.append(self._desk.prediction(record, query.traceparent))
+        self._drafts.entries.append(entry)
         if query.ask.id is not None:
             self._drafts.remembered.append((record.prediction_id, Remembered(mark_of(record.request), answer)))
 
 
 _UNANSWERED = RefusedError(503, "no answer", "no model of this pipeline has a finite answer to these inputs")
+
+
+_TOO_LARGE = RefusedError(422, "too large", "the record of this prediction would be too large for the log")
 
 
 def _repeat(known: Remembered, ask: Ask) -> Result:

@@ -97,9 +97,10 @@ class Follower:
             await self._restart()
 
     async def _restart(self) -> None:
+        # Before anything is waited for: a desk without vectors must not be taken for ready.
+        self.caught_up.clear()
         if self._tail is not None:
             await self._tail.stop()
-        self.caught_up.clear()
         if not self._views:
             self._caught_up()
             return

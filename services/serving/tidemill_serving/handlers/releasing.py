@@ -48,10 +48,8 @@ class Record(Protocol):
 class Releaser:
     """One at a time: a release that is refused leaves the earlier ones as they are."""
 
-    def __init__(
-        self, house: House, models: Models, *, progress: Callable[[], None], follow: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._house, self._models, self._progress, self._follow = house, models, progress, follow
+    def __init__(self, house: House, models: Models, *, progress: Callable[[], None], caught_up: asyncio.Event) -> None:
+        self._house, self._models, self._progress, self._caught_up = house, models, progress, caught_up
         self._pending: dict[str, dict[tuple[int, int], Released]] = {}
         self._unservable: dict[str, dict[tuple[int, int], Released]] = {}
         self._news = asyncio.Event()
@@ -133,8 +131,8 @@ class Releaser:
 
     async def _stage(self, desk: Desk, released: Released) -> None:
         loaded = await self._load(released, desk.spec)
+        await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)
-        await self._follow()
         self._progress()
         self._keep()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from tidemill_runtime.health import Health
@@ -31,8 +31,15 @@ class Standing:
         self._degraded_after = degraded_after_s
         self._is_borrowed = False
 
-    async def run(self, *, has_all: Callable[[], bool], reachable: Callable[[], bool]) -> None:
-        """Until cancelled; `has_all`: everything that Kafka held has been taken, `reachable`: the broker answers."""
+    async def run(
+        self, *, has_all: Callable[[], bool], reachable: Callable[[], bool], refused: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Until cancelled.
+
+        `has_all`: everything that Kafka held has been taken; `reachable`: the broker has answered lately; `refused`:
+        nobody listens at its address. A broker that listens and is only slow is given ten times as long, since answers
+        from the disk may be behind.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
         while True:
@@ -40,8 +47,10 @@ class Standing:
                 self._is_borrowed = False
                 for desk in self._house.desks.values():
                     desk.is_ready = True
-            elif not self._is_borrowed and not reachable() and loop.time() - started > self._degraded_after:
-                self._borrow()
+            elif not self._is_borrowed and not reachable():
+                waited = loop.time() - started
+                if waited > 10 * self._degraded_after or (waited > self._degraded_after and await refused()):
+                    self._borrow()
             self._house.degraded = self._is_borrowed or not reachable()
             self._tell(has_all())
             await asyncio.sleep(LOOK_EVERY_S)

@@ -80,6 +80,7 @@ class Shipper:
             producer = None
             try:
                 producer = await open_producer(self._settings)
+                self._heard()
                 self._landed.clear()
                 await self._follow(producer, backoff)
             except asyncio.CancelledError:

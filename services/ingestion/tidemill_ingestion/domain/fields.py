@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tidemill_contracts import format_time, parse_time
@@ -87,6 +88,11 @@ def instant(value: object) -> int:
     """Microseconds of an RFC 3339 text with offset between 1900 and 9998; raises ValueError with a `rule`."""
     if not isinstance(value, str):
         raise _RefusedError("type", "must be an RFC 3339 time in a string")
+    return _instant(value)
+
+
+@lru_cache(maxsize=4096)  # an event has its time in several places, and a batch has few times
+def _instant(value: str) -> int:
     if not _RFC3339.fullmatch(value):
         raise _RefusedError("time", "must be an RFC 3339 time with its offset, such as 2013-01-01T10:00:00Z")
     try:
@@ -96,6 +102,9 @@ def instant(value: object) -> int:
     if not EARLIEST_US <= us < LATEST_US:
         raise _RefusedError("range", "must lie between the years 1900 and 9998")
     return us
+
+
+canonical_time = lru_cache(maxsize=4096)(format_time)
 
 
 def issue_of(field: str, error: ValueError) -> Issue:
@@ -202,4 +211,4 @@ def _category(values: frozenset[str]) -> _Check:
 
 
 def _timestamp(value: Any) -> str:  # noqa: ANN401 - this is what is being found out
-    return format_time(instant(value))
+    return canonical_time(instant(value))

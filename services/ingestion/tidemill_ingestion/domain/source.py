@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tidemill_contracts import Envelope, parse_time
+from tidemill_contracts import Envelope
 from tidemill_contracts.events import Timer
 from tidemill_contracts.pipeline import SourceSpec
-from tidemill_ingestion.domain.fields import EARLIEST_US, LATEST_US, Fields, Issue, Value, issue_of, plain_text
+from tidemill_ingestion.domain.fields import EARLIEST_US, LATEST_US, Fields, Issue, Value, instant, issue_of, plain_text
 from tidemill_ingestion.domain.partition import partition_of
 
 MAXIMUM_ID = 256
@@ -98,7 +98,7 @@ class Source:
     def _time(self, fields: dict[str, Value], given: int | None) -> int | None:
         if self.spec.time is None:
             return given
-        return parse_time(str(fields[self.spec.time]))
+        return instant(fields[self.spec.time])
 
     def _key(self, fields: dict[str, Value]) -> bytes:
         values = [fields[name] for name in self.spec.key]

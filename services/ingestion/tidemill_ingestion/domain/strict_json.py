@@ -19,7 +19,7 @@ def loads(raw: bytes) -> Any:  # noqa: ANN401 - whatever the document holds
     Numbers such as 1e400 come back as infinities: the fields refuse them.
     """
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        return _DECODER.decode(raw.decode("utf-8"))
     except BadJsonError:
         raise
     except UnicodeDecodeError:
@@ -40,3 +40,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(_: str) -> Never:
     raise BadJsonError("finite", "NaN and Infinity are not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

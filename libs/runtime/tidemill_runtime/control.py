@@ -8,10 +8,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
@@ -31,7 +31,7 @@ from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Pool
 from tidemill_runtime.settings import ServiceSettings
 
-ACK_TIMEOUT_S = 5.0
+ACK_EVERY_S = 0.3
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +59,8 @@ class _Binding:
     schema: str
     producer: AIOKafkaProducer
     health: Health
+    handled: dict[TopicPartition, tuple[Any, int]] = field(default_factory=dict)
+    """Partition to its consumer and the offset after the last record that was brought to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,9 @@ def _subscribe(router: KafkaRouter, settings: ServiceSettings, subscription: _Su
     taker = _Taker(binding, subscription)
 
     async def take(message: KafkaMessage) -> None:
-        await taker.take(message.raw_message)
-        with suppress(KafkaError, TimeoutError):  # an event that is handed over again is known to the inbox
-            async with asyncio.timeout(ACK_TIMEOUT_S):
-                await message.ack()
+        record: ConsumerRecord = message.raw_message
+        await taker.take(record)
+        binding.handled[TopicPartition(record.topic, record.partition)] = message.consumer, record.offset + 1
 
     subscriber(take)
 
@@ -220,16 +221,33 @@ async def run_control(
 async def _session(router: ControlRouter, settings: ServiceSettings, pool: Pool, schema: str, health: Health) -> None:
     await partitions_of(settings.kafka, [subscription.topic for subscription in router.subscriptions])
     producer = await open_producer(settings, linger_ms=0)
-    ears = _Ears()
-    broker = kafka_broker(settings, router.build(settings, _Binding(pool, schema, producer, health)), logger=ears)
+    ears, binding = _Ears(), _Binding(pool, schema, producer, health)
+    broker = kafka_broker(settings, router.build(settings, binding), logger=ears)
+    acknowledging = asyncio.ensure_future(_acknowledge(binding))
     try:
         await broker.start()
         health.set("control", ok=True)
         await ears.heard.wait()
         raise Later(ears.words)
     finally:
+        acknowledging.cancel()
         await close_client(broker, timeout_s=2.0)
         await close_client(producer, timeout_s=1.0)
+
+
+async def _acknowledge(binding: _Binding) -> None:
+    """Commit what was handled, a few times a second: an event that is handed over again is known to the inbox.
+
+    FastStream's own `ack` commits the consumer's position, which may be behind a record that is not handled yet.
+    """
+    done: dict[TopicPartition, int] = {}
+    while True:
+        await asyncio.sleep(ACK_EVERY_S)
+        for tp, (consumer, offset) in list(binding.handled.items()):
+            if done.get(tp) != offset:
+                with suppress(KafkaError):
+                    await consumer.commit({tp: offset})
+                    done[tp] = offset
 
 
 class _Ears:

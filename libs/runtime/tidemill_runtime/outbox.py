@@ -108,7 +108,7 @@ class Relay:
         try:
             yield
         finally:
-            if not conn.is_closed():
+            with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # a lost connection holds no lock
                 await conn.remove_listener(_channel(self._schema), self._notified)
                 await conn.execute("SELECT pg_advisory_unlock(hashtext($1))", f"tidemill.relay.{self._schema}")
 

@@ -18,7 +18,7 @@ from tidemill_runtime.slot import PartitionTask, Slot
 __all__ = ["PartitionTask", "StreamRunner"]
 
 HINT_EVERY_S = 5.0
-HINT_TIMEOUT_S = 2.0
+CHECK_EVERY_S = 2.0
 _NOTHING = TopicPartition("", -1)
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class StreamRunner:
         await partitions_of(self._settings.kafka, self._topics)
         consumer = await open_consumer(self._settings, group=self._group)
         slots = _Slots(consumer, self._make_slot, lambda: self._health.set(self._group, ok=True))
+        hints = asyncio.ensure_future(_hint(consumer, slots))
         lost = False
         try:
             consumer.subscribe(self._topics, listener=slots)
@@ -78,20 +79,20 @@ class StreamRunner:
             lost = True
             raise
         finally:
+            hints.cancel()
             await slots.release_all(lost=lost)
             await close_client(consumer, timeout_s=1.0)
 
     async def _watch(self, consumer: AIOKafkaConsumer, slots: "_Slots") -> None:
-        """Give lag hints until `stop`; raises what broke the consumer."""
+        """Wait for `stop`; raises what broke the consumer."""
         stop = asyncio.ensure_future(self._stopping.wait())
         ends: set[asyncio.Future[Any]] = {stop, slots.broken}
         try:
             while not stop.done():
-                await asyncio.wait(ends, timeout=HINT_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(ends, timeout=CHECK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 if slots.broken.done():
                     slots.broken.result()
                 await _check(consumer)
-                await _hint(consumer, slots.positions())
         finally:
             stop.cancel()
 
@@ -105,14 +106,16 @@ class StreamRunner:
 async def _check(consumer: AIOKafkaConsumer) -> None:
     """Raise what broke the group's coordination: it is only told to those who poll, and without slots nobody does."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(HINT_TIMEOUT_S):
+        async with asyncio.timeout(CHECK_EVERY_S):
             await consumer.getmany(_NOTHING, timeout_ms=0)
 
 
-async def _hint(consumer: AIOKafkaConsumer, positions: dict[TopicPartition, int]) -> None:
-    if positions:
-        with suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(HINT_TIMEOUT_S):
+async def _hint(consumer: AIOKafkaConsumer, slots: "_Slots") -> None:
+    """Commit positions to Kafka now and then, without a deadline: it may wait for a broker that is away."""
+    while True:
+        await asyncio.sleep(HINT_EVERY_S)
+        if positions := slots.positions():
+            with suppress(KafkaError):
                 await consumer.commit(positions)
 
 

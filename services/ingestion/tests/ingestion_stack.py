@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +50,7 @@ label: {source: flights, join: tail, expression: delay > 15}
 """
 
 
-def flight(number: int, *, delay: float = 1.0, minute: int | None = None, prefix: str = "f") -> dict[str, object]:
+def flight(number: int, *, delay: float = 1.0, minute: int | None = None, prefix: str = "f") -> dict[str, Any]:
     """A valid event of the source `flights`; seven tails over three partitions."""
     at = f"2013-01-01T10:{(number if minute is None else minute) % 60:02d}:00Z"
     return {"id": f"{prefix}-{number}", "data": {"tail": f"N{number % 7}", "at": at, "delay": delay}}
@@ -130,7 +130,7 @@ class Running:
         found = await read_topic(self.settings, self.topic(family, source))
         return [record for partition in sorted(found) for record in found[partition]]
 
-    async def produce(self, records: list[Sent], *, partition: int | None = None, source: str = "flights") -> None:
+    async def produce(self, records: Sequence[Sent], *, partition: int | None = None, source: str = "flights") -> None:
         """Write to the raw topic as any Kafka client may."""
         await write_topic(self.settings, self.topic("raw", source), records, partition=partition)
 

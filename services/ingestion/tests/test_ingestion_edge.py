@@ -35,7 +35,7 @@ async def fate(service: Running, name: str, source: str = "flights") -> dict[str
 
 async def becomes(service: Running, name: str, outcome: str, source: str = "flights") -> dict[str, Any]:
     async def check() -> bool:
-        return (await fate(service, name, source))["outcome"] == outcome
+        return bool((await fate(service, name, source))["outcome"] == outcome)
 
     await until(check, f"{name} becomes {outcome}", timeout_s=30)
     return await fate(service, name, source)

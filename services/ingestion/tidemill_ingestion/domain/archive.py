@@ -66,8 +66,11 @@ class Late:
 
     name: str
     partitions: int
-    last: dict[int, int] = field(default_factory=dict)
+    last: dict[int, int] = field(init=False)
     offset: int = -1
+
+    def __post_init__(self) -> None:
+        self.last = dict.fromkeys(range(self.partitions), -1)
 
     def restore(self, positions: dict[str, int]) -> None:
         """Go on after what was committed."""

@@ -111,6 +111,17 @@ def test_ties_in_time_are_broken_by_the_hash_of_the_id() -> None:
         assert vector(state, b"k") == [2.0, 1.0]
 
 
+def test_the_sign_of_zero_depends_on_no_order() -> None:
+    functions = [Aggregation("min", "x"), Aggregation("max", "x"), Aggregation("last", "x"), Aggregation("sum", "x")]
+    digests = set()
+    for order in ([0.0, -0.0], [-0.0, 0.0]):
+        state = ViewState(ViewPlan(("x",), (), tuple(functions)))
+        put(state, b"k", [NOON, NOON], order, marks=[1, 1])
+        assert np.signbit(state.vectors([0])[0]).sum() == 0
+        digests.add(state.digest())
+    assert len(digests) == 1
+
+
 def test_null_counts_as_an_event_and_not_for_its_field() -> None:
     plan = ViewPlan(("x",), (Window(HOUR, 12),), tuple(Aggregation(f, "x", 0) for f in ("count", "mean", "last")))
     state = ViewState(ViewPlan(plan.fields, plan.windows, (*plan.aggregations, Aggregation("count", None, 0))))

@@ -61,6 +61,7 @@ class ModelSpec(Contract):
         default=2 * _DAY, description="rows before the gate's that are kept from the trees for the calibration"
     )
     validation: Duration = Field(default=7 * _DAY, description="rows that choose the window")
+    window_margin: float = Field(default=0.0, ge=0, description="log-loss by which a shorter window must beat a longer one")
     minimum_rows: int = Field(default=1000, ge=1)
     maximum_rows: int = Field(default=2_000_000, ge=1)
 

@@ -78,12 +78,19 @@ def split_recent(times_us: Int64s, *, calibration_us: int, gate_us: int, end_us:
     return Split(order[:first], order[first:second], order[second:last], calibration_from, gate_from)
 
 
-def choose_window(
-    rows: TimedRows, *, windows: Sequence[str], validation_us: int, fit: Fit, minimum_rows: int = 1000
+def choose_window(  # noqa: PLR0913 - the rows and the five settings of one choice
+    rows: TimedRows,
+    *,
+    windows: Sequence[str],
+    validation_us: int,
+    fit: Fit,
+    minimum_rows: int = 1000,
+    margin: float = 0.0,
 ) -> WindowChoice:
     """Train on each window (`30d`, `all`) before the last `validation_us` of rows, and take the lowest log-loss there.
 
-    A window with too few rows, or of one class, is passed over; of equal ones the longer wins. Without a usable
+    A window with too few rows, or of one class, is passed over; a shorter one must beat
+    a longer one by more than `margin`, so of equal ones the longer wins. Without a usable
     validation block or window the longest is taken, and the reason says so. The caller trains the chosen window anew,
     up to the end.
     """
@@ -97,10 +104,11 @@ def choose_window(
         reason = "one window only" if len(ordered) == 1 else "no validation rows"
         return WindowChoice(ordered[0], (), len(validation), split.gate_from_us, reason)
     results = tuple(_try(window, history, validation, split.gate_from_us, fit, minimum_rows) for window in ordered)
-    scored = [(result.log_loss, number) for number, result in enumerate(results) if result.log_loss is not None]
-    chosen, reason = (
-        (ordered[min(scored)[1]], "lowest log-loss") if scored else (ordered[0], "no window had enough rows")
-    )
+    best: WindowResult | None = None
+    for result in results:  # from the longest to the shortest
+        if result.log_loss is not None and (best is None or result.log_loss < (best.log_loss or 0.0) - margin):
+            best = result
+    chosen, reason = (best.window, "lowest log-loss") if best is not None else (ordered[0], "no window had enough rows")
     return WindowChoice(chosen, results, len(validation), split.gate_from_us, reason)
 
 

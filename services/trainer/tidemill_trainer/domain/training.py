@@ -87,7 +87,7 @@ def train(
     timed = TimedRows(history.labelled_us, history.features, history.labels)
     choice = choose_window(
         timed, windows=model.windows, validation_us=model.validation,
-        fit=fitter(model, share=VALIDATION_TREES), minimum_rows=model.minimum_rows,
+        fit=fitter(model, share=VALIDATION_TREES), minimum_rows=model.minimum_rows, margin=model.window_margin,
     )  # fmt: skip
     progress("fit", 0.4)
     chosen = _within(history, choice.window, split.calibration_from_us)

@@ -63,5 +63,7 @@ async def check_log(stack: Stack, answer: dict[str, Any], unknown: dict[str, Any
     assert logged.revisions["by-carrier"].positions == {"0": 7}
     assert logged.at_us == parse_time("2013-01-01T10:00:00Z")
     assert predictions[unknown["prediction_id"]].vector[:2] == [None, None]
-    (swap,) = [ModelSwapped.read(e.data) for _, e in await stack.logged("swaps")]
-    assert (swap.epoch, swap.pipeline) == (1, SPEC.name)
+    ((_, swap),) = await stack.logged("swaps")
+    assert (swap.subject, swap.causation) == (SPEC.name, "release-1")
+    assert swap.traceparent is not None
+    assert ModelSwapped.read(swap.data).epoch == 1

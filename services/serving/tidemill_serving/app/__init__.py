@@ -73,7 +73,10 @@ class Serving:
             self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
             progress=self.batcher.progress,
         )  # fmt: skip
-        self.releaser = Releaser(self.house, models, progress=self.batcher.progress, caught_up=self.follower.caught_up)
+        self._releases = topic("releases", prefix=settings.prefix)
+        self.releaser = Releaser(
+            self.house, models, topic=self._releases, progress=self.batcher.progress, caught_up=self.follower.caught_up
+        )
         self.follower.configured.append(self.releaser.reconsider)
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
@@ -99,7 +102,7 @@ class Serving:
             desk = self.house.desks[kept.spec.name] = self._make_desk(kept.spec)
             await self.releaser.restore(kept, desk)
         watcher = PipelineWatcher(self._settings, self.follower.on_pipelines)
-        releases = Tail(self._settings, [topic("releases", prefix=self._settings.prefix)], self.releaser.on_records)
+        releases = Tail(self._settings, [self._releases], self.releaser.on_records)
 
         def has_all() -> bool:
             caught_up = watcher.ready, releases.caught_up, self.follower.caught_up, self.releaser.settled

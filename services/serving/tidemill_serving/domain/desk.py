@@ -16,7 +16,7 @@ from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_o
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.plan import Line, MissingEntityError, Plan
-from tidemill_serving.domain.releases import Champion, Kept, KeptRelease, Order, Swap
+from tidemill_serving.domain.releases import Cause, Champion, Kept, KeptRelease, Order, Swap
 from tidemill_serving.domain.replica import Replica
 from tidemill_serving.domain.requests import Ask, Reader
 from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
@@ -36,6 +36,7 @@ class Loaded:
     members: list[Weighted]
     shadows: list[Weighted]
     loaded_ms: float = 0.0
+    cause: Cause = field(default_factory=Cause)
 
     @property
     def order(self) -> Order:
@@ -143,7 +144,11 @@ class Desk:
         )  # fmt: skip
         identity = str(derived_id("swap", self.source, self.spec.name, *loaded.order))
         time_us = at_us if watermark_us is None else watermark_us
-        envelope = encode(body, id=identity, source=self.source, time_us=time_us, subject=self.spec.name)
+        cause = loaded.cause
+        envelope = encode(
+            body, id=identity, source=self.source, time_us=time_us, subject=self.spec.name, causation=cause.event_id,
+            correlation=cause.correlation or cause.event_id, traceparent=cause.traceparent,
+        )  # fmt: skip
         name = topic("swaps", prefix=self.prefix)
         key = self.spec.name.encode()
         return Entry("swap", self.spec.name, name, 0, key, envelope.data, envelope.headers(), time_us)

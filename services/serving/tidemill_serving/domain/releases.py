@@ -17,6 +17,14 @@ class Swap(NamedTuple):
     at_watermark_us: int | None
 
 
+class Cause(NamedTuple):
+    """The event that brought a release: what its swap report names, and the trace it goes on in."""
+
+    event_id: str | None = None
+    correlation: str | None = None
+    traceparent: str | None = None
+
+
 class KeptRelease(NamedTuple):
     """A release and the pipeline file that it was planned under."""
 

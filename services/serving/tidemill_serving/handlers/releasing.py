@@ -4,19 +4,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
-from tidemill_contracts.envelope import EnvelopeError, read_envelope
+from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import Member, Released
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.errors import Later, Never
+from tidemill_runtime.telemetry import current_traceparent, processing
 from tidemill_serving.domain.desk import Desk, Loaded
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.plan import Plan, UnservableError
-from tidemill_serving.domain.releases import Kept
+from tidemill_serving.domain.releases import Cause, Kept, Order
 from tidemill_serving.domain.scoring import Model, Weighted
 
 _log = logging.getLogger(__name__)
@@ -45,13 +46,27 @@ class Record(Protocol):
     def offset(self) -> int: ...
 
 
+class Arrived(NamedTuple):
+    """A release, and the event that brought it."""
+
+    released: Released
+    envelope: Envelope
+
+
+Pending = dict[Order, Arrived]
+
+
 class Releaser:
     """One at a time: a release that is refused leaves the earlier ones as they are."""
 
-    def __init__(self, house: House, models: Models, *, progress: Callable[[], None], caught_up: asyncio.Event) -> None:
+    def __init__(
+        self, house: House, models: Models, *, topic: str, progress: Callable[[], None], caught_up: asyncio.Event
+    ) -> None:
+        """`topic` is where releases come from; `caught_up` is set while the replica holds what Kafka held."""
+        self._topic = topic
         self._house, self._models, self._progress, self._caught_up = house, models, progress, caught_up
-        self._pending: dict[str, dict[tuple[int, int], Released]] = {}
-        self._unservable: dict[str, dict[tuple[int, int], Released]] = {}
+        self._pending: dict[str, Pending] = {}
+        self._unservable: dict[str, Pending] = {}
         self._news = asyncio.Event()
         self.settled = asyncio.Event()
 
@@ -60,13 +75,15 @@ class Releaser:
         for record in records:
             try:
                 if record.value is not None:
-                    self._note(Released.read(read_envelope(record.headers, record.value).data))
+                    envelope = read_envelope(record.headers, record.value)
+                    self._note(Arrived(Released.read(envelope.data), envelope))
             except (EnvelopeError, ValidationError) as error:
                 self._house.counts.bad_records += 1
                 _log.warning("offset %d of the releases cannot be read: %s", record.offset, error)
 
-    def _note(self, released: Released) -> None:
-        self._pending.setdefault(released.pipeline, {})[released.epoch, released.sequence] = released
+    def _note(self, arrived: Arrived) -> None:
+        released = arrived.released
+        self._pending.setdefault(released.pipeline, {})[released.epoch, released.sequence] = arrived
         self.wake()
 
     def reconsider(self) -> None:
@@ -100,7 +117,7 @@ class Releaser:
             else:
                 await backoff.wait()
 
-    async def _take_all(self, desk: Desk, pending: dict[tuple[int, int], Released]) -> bool:
+    async def _take_all(self, desk: Desk, pending: Pending) -> bool:
         """Stage what may still answer; false when something must be tried again."""
         for order in self._obsolete(desk, pending):
             del pending[order]
@@ -112,25 +129,28 @@ class Releaser:
                 return False
             except UnservableError as error:
                 self._unservable.setdefault(desk.spec.name, {})[order] = pending[order]
-                self._refuse(desk, pending[order], str(error))
+                self._refuse(desk, order[0], str(error))
             except (ValueError, Never) as error:
-                self._refuse(desk, pending[order], str(error) or type(error).__name__)
+                self._refuse(desk, order[0], str(error) or type(error).__name__)
             pending.pop(order, None)
         return True
 
-    def _obsolete(self, desk: Desk, pending: dict[tuple[int, int], Released]) -> list[tuple[int, int]]:
+    def _obsolete(self, desk: Desk, pending: Pending) -> list[Order]:
         """Orders that can never answer: not above what is known, or below one whose time has come."""
         watermark = desk.watermark_us(self._house.replica)
         due = [
             order
-            for order, released in pending.items()
+            for order, (released, _) in pending.items()
             if released.effective_at_us is None or (watermark is not None and watermark >= released.effective_at_us)
         ]
         highest = max(due, default=(0, 0))
         return [order for order in pending if order < highest or not desk.champion.is_news(order)]
 
-    async def _stage(self, desk: Desk, released: Released) -> None:
-        loaded = await self._load(released, desk.spec)
+    async def _stage(self, desk: Desk, arrived: Arrived) -> None:
+        envelope = arrived.envelope
+        with processing(self._topic, "serving", [envelope.traceparent] if envelope.traceparent else []):
+            loaded = await self._load(arrived.released, desk.spec)
+            loaded.cause = Cause(envelope.id, envelope.correlation, current_traceparent())
         await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)
         self._progress()
@@ -155,10 +175,10 @@ class Releaser:
         model = await self._models.open(member.model, features)
         return Weighted(member.name, member.model, member.version, member.weight, model)
 
-    def _refuse(self, desk: Desk, released: Released, reason: str) -> None:
+    def _refuse(self, desk: Desk, epoch: int, reason: str) -> None:
         self._house.counts.refused_releases += 1
-        desk.refused[released.epoch] = reason
-        _log.error("epoch %d of %s is refused: %s", released.epoch, desk.spec.name, reason)
+        desk.refused[epoch] = reason
+        _log.error("epoch %d of %s is refused: %s", epoch, desk.spec.name, reason)
 
     def _keep(self) -> None:
         """Keep on disk only the models of releases on hand."""

@@ -79,7 +79,7 @@ def traceparents(records: Iterable[Any]) -> Iterator[str]:
     """The trace contexts that Kafka records carry."""
     for record in records:
         for name, value in record.headers:
-            if name == "traceparent":
+            if name == "traceparent" and value is not None:  # Kafka allows headers without a value
                 yield value.decode("ascii", "replace")
 
 

@@ -142,7 +142,7 @@ def test_a_service_that_cannot_start_is_reported_with_the_end_of_its_log(home: P
 
 
 def test_a_missing_program_is_reported(home: Path, no_servers: None) -> None:
-    with pytest.raises(StartFailedError, match="^lost: cannot run /no/such/program"):
+    with pytest.raises(StartFailedError, match=r"^lost: cannot run /no/such/program"):
         Stack(home, services=[Service(name="lost", command=("/no/such/program",))]).start()
 
 

@@ -9,7 +9,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from tidemill.cli.connect import PipelineArgument, connected
-from tidemill.cli.output import HomeOption, JsonOption, console, emit, errors, say, table
+from tidemill.cli.output import HomeOption, JsonOption, console, emit, errors, plain, say, table
 
 BATCH = 1000
 _Item = dict[str, Any]
@@ -77,7 +77,7 @@ def predict(
     shown = table("score", "epoch", "version", "defaulted", "prediction")
     for answer in answers:
         cells = (f"{answer.score:.4f}", str(answer.epoch), str(answer.version), str(len(answer.defaulted) or ""))
-        shown.add_row(*cells, answer.prediction_id)
+        shown.add_row(*plain(*cells, answer.prediction_id))
     console.print(shown)
 
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from tidemill.cli.connect import PipelineArgument, connected, instant
-from tidemill.cli.output import HomeOption, JsonOption, console, emit, say, table
+from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, say, table
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def drift(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOpti
     for each in found:
         one = each.drift
         figures = (_number(one.before), _number(one.after), "" if one.p_value is None else f"{one.p_value:.1e}")
-        shown.add_row(instant(one.at_us), one.kind, one.subject, *figures, one.detector, each.event_id)
+        shown.add_row(*plain(instant(one.at_us), one.kind, one.subject, *figures, one.detector, each.event_id))
     console.print(shown)
 
 
@@ -109,7 +109,7 @@ def ledger(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOpt
         shown = table("", "count", "")
         for part, counts in found.counts.items():
             for index, (name, count) in enumerate(counts.items()):
-                shown.add_row("" if index else part, f"{count:,}", name.replace("_", " "))
+                shown.add_row(*plain("" if index else part, f"{count:,}", name.replace("_", " ")))
         console.print(shown)
         for line in found.broken:
             say(f"[red]{line}[/]")

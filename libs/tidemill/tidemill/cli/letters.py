@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.connect import connected
-from tidemill.cli.output import HomeOption, JsonOption, console, emit, say, table
+from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, say, table
 
 TopicArgument = Annotated[str, typer.Argument(help="The topic, or its dead-letter topic.")]
 LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many of the newest.")]
@@ -39,7 +39,7 @@ def list_letters(
     shown = table("topic", "partition", "offset", "reason", "error", "put back")
     for each in found:
         back = str(each.replays or "")
-        shown.add_row(each.topic, str(each.partition), str(each.offset), each.reason, each.error[:60], back)
+        shown.add_row(*plain(each.topic, str(each.partition), str(each.offset), each.reason, each.error[:60], back))
     console.print(shown if found else "no dead letters", markup=False)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli.connect import AtOption, DetailOption, PipelineArgument, connected, instant
-from tidemill.cli.output import HomeOption, JsonOption, console, emit, say, table
+from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, say, table
 
 if TYPE_CHECKING:
     from tidemill_contracts.events import Released
@@ -59,7 +59,7 @@ def runs(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOptio
         seconds = f"{run.seconds:.1f}" if run.seconds is not None else _share(run.progress)
         cause = str(run.cause.get("kind", ""))
         version, verdict = str(numbers.get(run_id, "")), gate.verdict if gate is not None else ""
-        shown.add_row(run.request_id, instant(run.at_us), cause, run.status, version, verdict, seconds)
+        shown.add_row(*plain(run.request_id, instant(run.at_us), cause, run.status, version, verdict, seconds))
     console.print(shown)
 
 
@@ -153,7 +153,7 @@ def _show(found: "list[Released]", *, as_json: bool, one: bool = False) -> None:
         lead, since = release.members[0], release.effective_at_us
         when = instant(release.at_us if since is None else since)
         cells = (str(release.epoch), str(lead.version), lead.model[:12], when)
-        shown.add_row(*cells, release.reason.kind, release.reason.detail)
+        shown.add_row(*plain(*cells, release.reason.kind, release.reason.detail))
     console.print(shown)
 
 

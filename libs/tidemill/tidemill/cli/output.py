@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 errors = Console(stderr=True)
@@ -41,3 +42,8 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, no_wrap=True)
     return made
+
+
+def plain(*cells: str) -> tuple[Text, ...]:
+    """Cells of a table with text from elsewhere, which is not taken for markup."""
+    return tuple(Text(cell) for cell in cells)

@@ -48,7 +48,7 @@ class Rate:
 
     readings: list[tuple[float, int]] = field(default_factory=list)
 
-    def read(self, count: int, now_s: float, *, over_s: float = 3.0) -> float:
+    def read(self, count: int, now_s: float, *, over_s: float = 15.0) -> float:
         """Take a reading and return the rate; 0 until there are two."""
         self.readings = [each for each in self.readings if each[0] > now_s - over_s] + [(now_s, count)]
         (first_s, first), (last_s, last) = self.readings[0], self.readings[-1]

@@ -28,6 +28,8 @@ from tidemill_runtime.artifacts import Artifacts
 JANUARY_DAYS = 31
 CHANGE_DAY = 59
 """1 March, the day from which `inject` changes the truth."""
+START_S = 600.0
+"""The first start on a machine downloads Kafka and compiles the engine's kernels."""
 TICK = 30 * data.MINUTE
 """How far event time moves at a step, and so how fresh the features of a prediction are."""
 VICTIMS = ("ingestion", "features", "registry", "trainer", "monitoring", "serving", "kafka", "postgres")
@@ -65,7 +67,7 @@ class Demo:
         self._clear()
         stack = Stack(options.home)
         with self._phase("stack"):
-            await asyncio.to_thread(stack.start)
+            await asyncio.to_thread(stack.start, timeout_s=START_S)
         try:
             async with self._connected() as transport:
                 return await self._loop(spec, stack, transport)

@@ -109,42 +109,42 @@ class Releaser:
                 desk = self._house.desks.get(pipeline)
                 if desk is not None:
                     is_done = await self._take_all(desk, self._pending[pipeline]) and is_done
+            if not self._news.is_set():
+                self.settled.set()  # also when a model cannot be fetched: what is on hand must go on answering
             if is_done:
                 backoff.reset()
-                if not self._news.is_set():
-                    self.settled.set()
                 await self._news.wait()
             else:
                 await backoff.wait()
 
     async def _take_all(self, desk: Desk, pending: Pending) -> bool:
         """Stage what may still answer; false when something must be tried again."""
-        for order in self._obsolete(desk, pending):
-            del pending[order]
-        for order in sorted(pending):
+        is_done = True
+        for order in self._sequence(desk, pending):
             try:
-                await self._stage(desk, pending[order])
+                if desk.champion.is_news(order):
+                    await self._stage(desk, pending[order])
             except Later as error:
                 _log.warning("epoch %d of %s waits: %s", order[0], desk.spec.name, error)
-                return False
+                is_done = False
+                continue
             except UnservableError as error:
                 self._unservable.setdefault(desk.spec.name, {})[order] = pending[order]
                 self._refuse(desk, order[0], str(error))
             except (ValueError, Never) as error:
                 self._refuse(desk, order[0], str(error) or type(error).__name__)
             pending.pop(order, None)
-        return True
+        return is_done
 
-    def _obsolete(self, desk: Desk, pending: Pending) -> list[Order]:
-        """Orders that can never answer: not above what is known, or below one whose time has come."""
+    def _sequence(self, desk: Desk, pending: Pending) -> list[Order]:
+        """Those whose time has come, highest first: lower ones matter only if it is refused; then the others."""
         watermark = desk.watermark_us(self._house.replica)
-        due = [
+        waiting = [
             order
             for order, (released, _) in pending.items()
-            if released.effective_at_us is None or (watermark is not None and watermark >= released.effective_at_us)
+            if released.effective_at_us is not None and (watermark is None or watermark < released.effective_at_us)
         ]
-        highest = max(due, default=(0, 0))
-        return [order for order in pending if order < highest or not desk.champion.is_news(order)]
+        return sorted(pending.keys() - waiting, reverse=True) + sorted(waiting)
 
     async def _stage(self, desk: Desk, arrived: Arrived) -> None:
         envelope = arrived.envelope

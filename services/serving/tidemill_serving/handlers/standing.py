@@ -29,7 +29,7 @@ class Standing:
     def __init__(self, house: House, health: Health, snapshots: Snapshots, *, degraded_after_s: float) -> None:
         self._house, self._health, self._snapshots = house, health, snapshots
         self._degraded_after = degraded_after_s
-        self._is_borrowed = False
+        self._is_borrowed = self._has_begun = False
 
     async def run(
         self, *, has_all: Callable[[], bool], reachable: Callable[[], bool], refused: Callable[[], Awaitable[bool]]
@@ -44,7 +44,7 @@ class Standing:
         started = loop.time()
         while True:
             if has_all():
-                self._is_borrowed = False
+                self._is_borrowed, self._has_begun = False, True
                 for desk in self._house.desks.values():
                     desk.is_ready = True
             elif not self._is_borrowed and not reachable():
@@ -52,7 +52,7 @@ class Standing:
                 if waited > 10 * self._degraded_after or (waited > self._degraded_after and await refused()):
                     self._borrow()
             self._house.degraded = self._is_borrowed or not reachable()
-            self._tell(has_all())
+            self._tell()
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _borrow(self) -> None:
@@ -60,7 +60,7 @@ class Standing:
         waiting = [desk for desk in self._house.desks.values() if not desk.is_ready and desk.champion.active]
         if not waiting:
             return
-        self._is_borrowed = True
+        self._is_borrowed = self._has_begun = True
         _log.warning("Kafka does not answer: %d pipelines are served from the disk", len(waiting))
         replica = self._snapshots.load_snapshot() or Replica()
         for desk in waiting:
@@ -69,10 +69,9 @@ class Standing:
             desk.is_ready = True
         self._house.replica = replica
 
-    def _tell(self, has_all: bool) -> None:  # noqa: FBT001 - passed on
+    def _tell(self) -> None:
         waiting = [name for name, desk in self._house.desks.items() if not desk.is_ready]
-        is_ready = (has_all or self._is_borrowed) and not waiting
-        self._health.set("features", is_ready, "the features are being read")
+        self._health.set("features", self._has_begun and not waiting, "the features are being read")
 
     async def keep_snapshots(self, every_s: float) -> None:
         """Write the replica to disk now and then while it changes, and at the end."""

@@ -58,7 +58,7 @@ class Bench:
         readers: dict[str, Applied | Late] = {EVENTS: Applied(f"events/{partition}")}
         if partition == 0:
             readers[LATE] = Late("late/0", 3)
-        return ArchiveTask(self.archive, partition, readers)
+        return ArchiveTask(partition, [(self.archive, readers)])
 
     def ids(self, below: dict[int, int]) -> list[str]:
         found: list[str] = read_events(self.path, below)["id"].to_pylist()

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from tidemill_contracts import PipelineSpec, topic
-from tidemill_contracts.topics import source_topics
+from tidemill_contracts.topics import Family, source_topics
 from tidemill_ingestion.api import Desk, Edge, routes
 from tidemill_ingestion.archive import Archive, ArchiveTask, EventTable
 from tidemill_ingestion.domain.archive import Applied, Late, Reader
@@ -102,7 +102,8 @@ class Composition:
         )
         self._edge.sources = usable
         self._operators.apply(usable)
-        self._archivers.apply({name: source for name, source in usable.items() if source.spec.archive})
+        archived = tuple(source for source in usable.values() if source.spec.archive)
+        self._archivers.apply({"archive": archived} if archived else {})
 
     async def _ends(self, name: str) -> dict[int, int]:
         return await end_offsets(self._settings.kafka, name)
@@ -136,25 +137,34 @@ class Composition:
             make_task=task, health=self._health, max_records=OPERATOR_RECORDS,
         )  # fmt: skip
 
-    def _archiver(self, source: Source) -> StreamRunner:
-        prefix = self._settings.prefix
-        applied, late = (topic(family, source.name, prefix=prefix) for family in ("events", "late"))
-        archive = self._archives.get(source.name) or Archive(
-            EventTable(archive_path(self._settings.artifacts, source.name)), rows=self._settings.archive_rows,
-            seconds=self._settings.archive_seconds, clock=time.monotonic,
-        )  # fmt: skip
-        self._archives[source.name] = archive
+    def _archiver(self, sources: tuple[Source, ...]) -> StreamRunner:
+        families: tuple[Family, ...] = ("events", "late")
+        names = {s.name: [topic(f, s.name, prefix=self._settings.prefix) for f in families] for s in sources}
+
+        archives = {source.name: self._archive(source.name) for source in sources}
 
         def task(partition: int) -> ArchiveTask:
-            readers: dict[str, Reader] = {applied: Applied(f"events/{partition}")}
-            if partition == 0:
-                readers[late] = Late("late/0", source.partitions)
-            return ArchiveTask(archive, partition, readers)
+            parts: list[tuple[Archive, dict[str, Reader]]] = []
+            for source in sources:
+                applied, late = names[source.name]
+                readers: dict[str, Reader] = {applied: Applied(f"events/{partition}")}
+                if partition == 0:
+                    readers[late] = Late("late/0", source.partitions)
+                if partition < source.partitions:
+                    parts.append((archives[source.name], readers))
+            return ArchiveTask(partition, parts)
 
-        return StreamRunner(
-            self._settings, group=f"{prefix}.archive.{source.name}", topics=[applied, late], make_task=task,
-            health=self._health,
-        )  # fmt: skip
+        topics = [name for each in names.values() for name in each]
+        group = f"{self._settings.prefix}.archive"
+        return StreamRunner(self._settings, group=group, topics=topics, make_task=task, health=self._health)
+
+    def _archive(self, source: str) -> Archive:
+        if source not in self._archives:
+            self._archives[source] = Archive(
+                EventTable(archive_path(self._settings.artifacts, source)), rows=self._settings.archive_rows,
+                seconds=self._settings.archive_seconds, clock=time.monotonic,
+            )  # fmt: skip
+        return self._archives[source]
 
 
 def create(settings: Settings, health: Health) -> Service:

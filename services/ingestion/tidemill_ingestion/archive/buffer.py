@@ -127,26 +127,35 @@ class Archive:
 
 
 class ArchiveTask:
-    """Owns one partition of events.<source>, and partition 0 of late.<source> too; a PartitionTask."""
+    """Owns one partition number of the events topics of all sources, and of their late topics; a PartitionTask.
 
-    def __init__(self, archive: Archive, partition: int, readers: Mapping[str, Reader]) -> None:
-        self._archive, self._partition, self._readers = archive, partition, readers
+    One for all sources: the archive may wait, so it need not have a consumer for each. `parts` are the sources'
+    archives with their readers by topic.
+    """
+
+    def __init__(self, partition: int, parts: Sequence[tuple[Archive, Mapping[str, Reader]]]) -> None:
+        self._partition, self._parts = partition, parts
+        self._by_topic = {topic: (archive, reader) for archive, readers in parts for topic, reader in readers.items()}
 
     async def open(self) -> Mapping[str, int]:
-        """Read on after what the table holds."""
-        await self._archive.open(self._partition, list(self._readers.values()))
-        return {topic: reader.offset + 1 for topic, reader in self._readers.items()}
+        """Read on after what the tables hold."""
+        await asyncio.gather(
+            *(archive.open(self._partition, list(readers.values())) for archive, readers in self._parts)
+        )
+        return {topic: reader.offset + 1 for topic, (_, reader) in self._by_topic.items()}
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
-        """Take the rows; they are repeatable until the table has them."""
+        """Take the rows; they are repeatable until a table has them."""
         for topic, records in batches.items():
-            self._archive.add(self._partition, self._readers[topic].take(records))
-        await self._archive.flush_if_due(self._partition)
+            archive, reader = self._by_topic[topic]
+            archive.add(self._partition, reader.take(records))
+        await self.idle()
 
     async def idle(self) -> None:
-        """Write what has waited long enough."""
-        await self._archive.flush_if_due(self._partition)
+        """Write what has waited long enough, or is enough."""
+        for archive, _ in self._parts:
+            await archive.flush_if_due(self._partition)
 
     async def close(self, *, lost: bool) -> None:
         """Write what is left, or drop it."""
-        await self._archive.close(self._partition, lost=lost)
+        await asyncio.gather(*(archive.close(self._partition, lost=lost) for archive, _ in self._parts))

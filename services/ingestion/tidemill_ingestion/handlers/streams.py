@@ -1,24 +1,26 @@
-"""Stream runners that come and go with the sources."""
+"""Stream runners that come and go with what the pipelines declare."""
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
-from tidemill_ingestion.domain.source import Source
 from tidemill_runtime.stream import StreamRunner
 
+T = TypeVar("T")
 
-class Streams:
-    """One runner per source, started, restarted and stopped as the pipelines change."""
 
-    def __init__(self, make: Callable[[Source], StreamRunner]) -> None:
+class Streams(Generic[T]):
+    """One runner per name, started, restarted and stopped as what it is made from changes."""
+
+    def __init__(self, make: Callable[[T], StreamRunner]) -> None:
         self._make = make
-        self._wanted: Mapping[str, Source] = {}
-        self._running: dict[str, tuple[Source, StreamRunner, asyncio.Task[None]]] = {}
+        self._wanted: Mapping[str, T] = {}
+        self._running: dict[str, tuple[T, StreamRunner, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
 
-    def apply(self, sources: Mapping[str, Source]) -> None:
-        """From now on these sources are read, as they are defined in these objects."""
-        self._wanted = sources
+    def apply(self, wanted: Mapping[str, T]) -> None:
+        """From now on these run; one whose value is equal to what it was made from goes on."""
+        self._wanted = wanted
         self._changed.set()
 
     async def run(self) -> None:
@@ -27,12 +29,12 @@ class Streams:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                await self._stop([name for name, (source, *_) in self._running.items()
-                                  if self._wanted.get(name) is not source])  # fmt: skip
-                for name, source in self._wanted.items():
+                await self._stop([name for name, (made_of, *_) in self._running.items()
+                                  if self._wanted.get(name) != made_of])  # fmt: skip
+                for name, made_of in self._wanted.items():
                     if name not in self._running:
-                        runner = self._make(source)
-                        self._running[name] = (source, runner, group.create_task(runner.run()))
+                        runner = self._make(made_of)
+                        self._running[name] = (made_of, runner, group.create_task(runner.run()))
 
     async def _stop(self, names: list[str]) -> None:
         stopped = [self._running.pop(name) for name in names]

@@ -76,6 +76,28 @@ async def test_each_event_has_one_effect_however_often_it_arrives(settings: Serv
     assert health.ready()[0], health.ready()[1]
 
 
+async def test_one_group_reads_several_topics(settings: ServiceSettings, pool: Pool) -> None:
+    topics = [f"{settings.prefix}.{name}" for name in ("a", "b")]
+    await ensure_topics(settings.kafka, [TopicSpec(topic, 1) for topic in topics])
+    handled: list[int] = []
+
+    async def handle(event: ModelSwapped, _: Unit) -> None:
+        handled.append(event.epoch)
+
+    router = control_router()
+    for topic in topics:
+        on(router, topic, f"{settings.prefix}-g", handle)
+    health = Health()
+    task = asyncio.ensure_future(run_control(router, settings, pool, SCHEMA, health))
+    for epoch in range(1, 7):
+        await write_topic(settings, topics[epoch % 2], [record(swapped(epoch))])
+        await until(lambda: epoch in handled, "the event was handled")  # noqa: B023 - awaited in the same turn
+    assert sorted(handled) == [1, 2, 3, 4, 5, 6]
+    assert health.ready()[0]
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_later_holds_the_topic_and_never_buries_the_record(settings: ServiceSettings, pool: Pool) -> None:
     attempts: list[int] = []
 

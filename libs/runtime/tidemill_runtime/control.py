@@ -102,7 +102,8 @@ def on(router: ControlRouter, topic: str, group: str, handler: Handler, *, event
 
 def _subscribe(router: KafkaRouter, settings: ServiceSettings, subscription: _Subscription, binding: _Binding) -> None:
     subscriber = router.subscriber(
-        subscription.topic, group_id=subscription.group, group_instance_id=settings.client_id,
+        subscription.topic, group_id=subscription.group,
+        group_instance_id=f"{settings.client_id}-{subscription.topic}",  # a group may read several topics
         auto_offset_reset="earliest", isolation_level="read_committed", session_timeout_ms=settings.session_timeout_ms,
         heartbeat_interval_ms=500, rebalance_timeout_ms=60_000, fetch_max_wait_ms=200,
         partition_assignment_strategy=(RangePartitionAssignor,), ack_policy=AckPolicy.MANUAL, no_reply=True,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import httpx
 import numpy as np
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from features_cases import (
@@ -44,7 +45,7 @@ from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.kafka import partition_of
 from tidemill_runtime.kafka import ensure_topics
 
-DEADLINE_S = 90.0
+DEADLINE_S = 150.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:
@@ -64,6 +65,7 @@ class Reader:
 
     vectors: dict[str, FeatureVector] = field(default_factory=dict)
     watermarks: dict[int, Watermark] = field(default_factory=dict)
+    seen_us: dict[int, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
     records: int = 0
     arrived: dict[str, float] = field(default_factory=dict)
@@ -73,7 +75,8 @@ class Reader:
         if record.value is None:
             self.vectors.pop(record.key.decode(), None)
         elif record.key == WATERMARK_KEY:
-            self.watermarks[record.partition] = Watermark.read(record.value)
+            self.watermarks[record.partition] = mark = Watermark.read(record.value)
+            self.seen_us[record.partition] = max(mark.watermark_us, self.seen_us.get(record.partition, 0))
         else:
             vector = FeatureVector.read(record.value)
             self.last[vector.entity] = vector.revision
@@ -84,8 +87,7 @@ class Reader:
 
     def low(self) -> int:
         """The replica's watermark, -1 until every partition has one."""
-        lows = [mark.watermark_us for mark in self.watermarks.values()]
-        return min(lows) if len(lows) == PARTITIONS else -1
+        return min(self.seen_us.values()) if len(self.seen_us) == PARTITIONS else -1
 
 
 def check_vectors(stream: Stream, replicas: Mapping[str, Reader], *, until_us: int | None = END_US) -> None:
@@ -214,6 +216,8 @@ class Process:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = stack.folder / f"{instance}-{self.port}.log"
+        asleep = "SLEEP_BEFORE_WRITE" in environment
+        program = [str(Path(__file__).with_name("features_sleeper.py"))] if asleep else ["-m", "tidemill_features"]
         own = {
             "TIDEMILL_KAFKA": stack.kafka, "TIDEMILL_POSTGRES": stack.postgres, "TIDEMILL_PREFIX": stack.prefix,
             "TIDEMILL_ARTIFACTS": str(stack.folder / "artifacts"), "TIDEMILL_STATE": str(stack.folder / instance),
@@ -221,7 +225,7 @@ class Process:
         }  # fmt: skip
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tidemill_features"], env={**os.environ, **own, **environment}, stderr=log
+                [sys.executable, *program], env={**os.environ, **own, **environment}, stderr=log
             )
 
     async def ready(self) -> None:
@@ -241,8 +245,13 @@ class Process:
         async with httpx.AsyncClient() as client:
             return await client.get(self.url + path, timeout=10)
 
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+    def wake(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def is_asleep(self) -> bool:
+        """Whether a signal has stopped it."""
+        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""

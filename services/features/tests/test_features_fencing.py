@@ -1,14 +1,14 @@
 """An owner that slept and wakes up cannot put an old vector behind a new one: not in the log, not after compaction."""
 
 import asyncio
-import signal
+import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from features_cases import END_US, HOUR_US, Stream, departures, pipeline, timer_record
-from features_stack import Process, Reader, Stack, check_vectors, open_stack, until
+from features_stack import Reader, Stack, check_vectors, open_stack, until
 
 from tidemill_features.handlers.ports import Letter
 from tidemill_features.kafka import TransactionLog
@@ -43,22 +43,29 @@ async def test_a_second_writer_shuts_out_the_first(stack: Stack) -> None:
     assert values == [b"old", b"new", b"newer"]
 
 
-async def run_with_takeover(stack: Stack, stream: Stream, second: str) -> list[Process]:
-    """Freeze the first owner with work in its hands, let a second one finish everything, wake the first one up."""
-    sleeper = stack.start("0", TIDEMILL_LINGER_MS="400", TIDEMILL_CHECKPOINT_EVERY_S="0.3")
-    processes = [sleeper]
-    async with AsyncExitStack() as exits:
-        reader = await exits.enter_async_context(stack.reading("by-carrier"))
-        await sleeper.ready()
-        sending = asyncio.create_task(stack.send_events(stream, until_us=END_US))
-        await until(lambda: reader.records > 0, "the first owner has begun to tell")
-        sleeper.send(signal.SIGSTOP)
-        await sending
-        processes.append(stack.start(second, TIDEMILL_CHECKPOINT_EVERY_S="0.3"))
-        await until(lambda: reader.low() == END_US, "the second owner has told everything")
-        sleeper.send(signal.SIGCONT)
-        await until(lambda: "Fenced" in sleeper.log.read_text(), "the first owner knows that it was replaced")
-    return processes
+@asynccontextmanager
+async def takeover(stack: Stack, stream: Stream, second: str) -> AsyncIterator[str]:
+    """Freeze the first owner with vectors in its hands, let a second one finish everything, wake the first one up.
+
+    Yields what became of the vectors that the first one held.
+    """
+    sleeper = stack.start("0", SLEEP_BEFORE_WRITE="5", TIDEMILL_CHECKPOINT_EVERY_S="0.2")
+    processes, half = [sleeper], len(stream.by_partition[0]) // 2
+    try:
+        async with stack.reading("by-carrier") as reader:
+            await sleeper.ready()
+            for start in range(0, half, 50):
+                await stack.send_events(stream, part=slice(start, min(start + 50, half)))
+            await until(sleeper.is_asleep, "the first owner sleeps")
+            await stack.send_events(stream, part=slice(half, None), until_us=END_US)
+            processes.append(stack.start(second, TIDEMILL_CHECKPOINT_EVERY_S="0.2"))
+            await until(lambda: reader.low() == END_US, "the second owner has told everything")
+            sleeper.wake()
+            await until(lambda: "woke up" in sleeper.log.read_text(), "the first owner has tried to write")
+        yield re.findall("woke up: ([A-Za-z]+)", sleeper.log.read_text())[0]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 async def replicas(stack: Stack) -> dict[str, Reader]:
@@ -71,25 +78,24 @@ async def replicas(stack: Stack) -> dict[str, Reader]:
     return found
 
 
+@pytest.mark.timeout(300)
 async def test_a_sleeper_that_wakes_up_writes_nothing_behind_its_successor(stack: Stack) -> None:
     """The successor has the sleeper's identity, as when a supervisor replaces a process that it believes dead."""
     stream = departures(4000)
-    processes = await run_with_takeover(stack, stream, "0")
-    for process in processes:
-        process.kill()
-    check_vectors(stream, await replicas(stack))
+    async with takeover(stack, stream, "0") as result:
+        check_vectors(stream, await replicas(stack))
+        assert result == "Fenced"
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_after_takeover_and_compaction_a_fresh_replica_has_the_newest_vectors(stack: Stack) -> None:
     """Two members of one group: the second gets the partitions when the first has missed its session."""
     stream = departures(20_000, step_us=4_000_000)
-    processes = await run_with_takeover(stack, stream, "1")
-    before = (await replicas(stack))["by-carrier"].records
-    await until(lambda: is_compacted(stack, stream, before), "the broker has compacted the vectors", deadline_s=120)
-    for process in processes:
-        process.kill()
+    async with takeover(stack, stream, "1") as result:
+        assert result == "Fenced"
+        before = (await replicas(stack))["by-carrier"].records
+        await until(lambda: is_compacted(stack, stream, before), "the broker has compacted the vectors", deadline_s=150)
     check_vectors(stream, await replicas(stack), until_us=None)
 
 

@@ -165,6 +165,16 @@ def test_apply(services: Services) -> None:
     assert json.loads(run("apply", PIPELINE, "--json").stdout)["digest"] == DIGEST
 
 
+def test_tables_on_a_pipe_are_not_cut(services: Services) -> None:
+    long = "x" * 150
+    services.on("GET", "/v1/pipelines/p/champion", RELEASE | {"reason": {"kind": "hand", "detail": long}})
+    done = run_process(
+        [sys.executable, "-c", "from tidemill.cli import main; main()", "champion", "p"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert long in done.stdout
+
+
 def test_plan_shows_what_would_change(services: Services, tmp_path: Path) -> None:
     spec = load_pipeline(PIPELINE)
     new = run("plan", PIPELINE).stdout

@@ -52,14 +52,16 @@ def runs(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOptio
     if as_json:
         emit([run.model_dump() for run in found])
         return
-    shown = table("request", "at (event time)", "cause", "status", "version", "gate", "seconds")
+    shown = table("request", "at (event time)", "cause", "status", "version", "gate", "seconds", "detail")
     for run in found:
         run_id = str((run.result or {}).get("run_id", run.request_id)).replace("-", "")
         gate = verdicts.get(run_id)
         seconds = f"{run.seconds:.1f}" if run.seconds is not None else _share(run.progress)
         cause = str(run.cause.get("kind", ""))
         version, verdict = str(numbers.get(run_id, "")), gate.verdict if gate is not None else ""
-        shown.add_row(*plain(run.request_id, instant(run.at_us), cause, run.status, version, verdict, seconds))
+        detail = str((run.result or {}).get("error") or run.cause.get("detail", ""))
+        cells = (run.request_id, instant(run.at_us), cause, run.status, version, verdict, seconds, detail)
+        shown.add_row(*plain(*cells))
     console.print(shown)
 
 

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+_PIPED_COLUMNS = 240
+_LONG = frozenset({"request", "prediction", "event", "error", "detail"})
+console = Console(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 errors = Console(stderr=True)
 
 HomeOption = Annotated[
@@ -40,7 +42,7 @@ def table(*columns: str) -> Table:
     """An empty table in the house's look."""
     made = Table(box=None, header_style="dim", pad_edge=False)
     for column in columns:
-        made.add_column(column, no_wrap=True)
+        made.add_column(column, no_wrap=column not in _LONG, overflow="fold")  # an id is never cut off
     return made
 
 

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from tidemill_contracts.pipeline import ColdStartSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey, RowReader, event_mark
 from tidemill_engine.expressions import compile_expression, encode_columns, field_types
 from tidemill_engine.windows import Events, Queries, backfill, compile_view
-from tidemill_runtime.archive import read_events
+from tidemill_runtime.archive import archive_path, read_events
+from tidemill_runtime.errors import Later
 from tidemill_trainer.domain.rows import Floats, Rows
 
 _PATIENCE_S = 60.0
@@ -51,25 +51,23 @@ class Spine:
 
 
 async def wait_for_archive(location: str, positions: Positions) -> None:
-    """Until the archive holds everything below `positions`; raises ColdStartError naming what is missing."""
+    """Until the archive holds everything below `positions`; raises ColdStartError saying what is missing."""
     deadline = time.monotonic() + _PATIENCE_S
     for name, wanted in positions.items():
-        path = str(Path(location) / "archive" / "events" / name.removeprefix("events."))
+        path = archive_path(location, name.removeprefix("events."))
         while (missing := await asyncio.to_thread(_missing, path, wanted)) is not None:
             if time.monotonic() > deadline:
-                msg = f"the archive of {name} ends before {missing}; is ingestion running?"
+                msg = f"{missing}; is ingestion running?"
                 raise ColdStartError(msg)
             await asyncio.sleep(0.3)
 
 
 def _missing(path: str, wanted: Mapping[str, int]) -> str | None:
-    """The first partition whose archive is shorter than wanted."""
-    table = read_events(path, {int(partition): upto for partition, upto in wanted.items()})
-    partitions, counts = np.unique(table.column("partition").to_numpy(), return_counts=True)
-    found = dict(zip(partitions.tolist(), counts.tolist(), strict=True))
-    for partition, upto in sorted(wanted.items()):
-        if found.get(int(partition), 0) < upto:
-            return f"{partition}:{upto}"
+    """What the archive still lacks, in words."""
+    try:
+        read_events(path, dict(wanted), columns=("seq",))
+    except Later as error:
+        return str(error)
     return None
 
 
@@ -102,8 +100,10 @@ def cold_rows(spec: PipelineSpec, location: str, *, as_of_us: int, positions: Po
 
 
 def _read(location: str, source: str, below: Mapping[str, int] | None, as_of_us: int) -> Archived:
-    path = str(Path(location) / "archive" / "events" / source)
-    table = read_events(path, None if below is None else {int(partition): upto for partition, upto in below.items()})
+    if not below:
+        msg = f"the request does not say up to where the archive of {source} is to be read"
+        raise ColdStartError(msg)
+    table = read_events(archive_path(location, source), dict(below), columns=("seq", "id", "event_us", "body"))
     times = table.column("event_us").to_numpy()
     keep = np.flatnonzero(times <= as_of_us)
     ids, bodies = table.column("id").to_pylist(), table.column("body").to_pylist()

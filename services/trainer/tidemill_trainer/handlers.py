@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import TrainingCoalesced, TrainingRequested, encode
 from tidemill_contracts.ids import derived_id
+from tidemill_trainer.domain import SOURCE
 
 
 class Unit(Protocol):

@@ -27,7 +27,7 @@ class Contract(BaseModel):
 
 def parse_duration(text: str) -> int:
     """Microseconds of a duration such as `15m`, `24h`, `7d`; raises ValueError for anything else."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if match is None:
         msg = "a duration is a whole number and one of ms, s, m, h, d, such as 15m or 7d"
         raise ValueError(msg)

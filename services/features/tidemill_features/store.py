@@ -95,8 +95,9 @@ class Store:
         """Marks and keys of a view as last stored; empty marks for one that never was. Raises ValueError for damage."""
         key = (view.name, view.version, owner.partition)
         try:
-            marks = await self._pool.fetchval(_MARKS, *key)
-            rows = await self._pool.fetch(_SEGMENTS, *key)
+            async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+                marks = await conn.fetchval(_MARKS, *key)
+                rows = await conn.fetch(_SEGMENTS, *key)
         except _LOST as error:
             raise Later(f"the store does not answer: {error!r}") from error
         owner.known[view.owner] = [SegmentRef(row["number"], row["size"], row["digest"]) for row in rows]

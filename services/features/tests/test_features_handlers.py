@@ -1,0 +1,303 @@
+"""The tasks with everything around them faked: what is told before what is stored, and what a failure leaves behind."""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from features_cases import (
+    END_US,
+    PARTITIONS,
+    START_US,
+    FakeRecord,
+    departures,
+    source_record,
+    timer_record,
+    views,
+)
+from features_stack import until
+
+from tidemill_contracts.envelope import read_envelope
+from tidemill_contracts.events import FeatureVector, Watermark
+from tidemill_features.domain.aggregate import Capture, Marks, Rejected
+from tidemill_features.domain.encode import WATERMARK_KEY, Encoder
+from tidemill_features.domain.repartition import Row, read_row, write_row
+from tidemill_features.domain.route import RouteMarks
+from tidemill_features.domain.segments import Owner, merge
+from tidemill_features.domain.views import View
+from tidemill_features.handlers.aggregate import AggregateTask, Parts
+from tidemill_features.handlers.ports import Letter
+from tidemill_features.handlers.route import RouteTask
+from tidemill_runtime.errors import Fenced, Later
+
+pytestmark = pytest.mark.anyio
+Entries = list[tuple[bytes, bytes | None]]
+
+
+@dataclass
+class FakeLog:
+    """Keeps what was written; `fail` says what the next write raises."""
+
+    letters: list[Letter] = field(default_factory=list)
+    fail: Exception | None = None
+    held: asyncio.Event | None = None
+    opened: int = 0
+    writes: int = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def close(self) -> None:
+        self.opened -= 1
+
+    async def write(self, letters: Sequence[Letter]) -> None:
+        if self.held is not None:
+            await self.held.wait()
+        if self.fail is not None:
+            raise self.fail
+        self.writes += 1
+        self.letters += letters
+
+    def vectors(self) -> dict[bytes, bytes | None]:
+        return {letter.key: letter.value for letter in self.letters if letter.key and letter.key != WATERMARK_KEY}
+
+
+@dataclass
+class FakeStore:
+    """Keeps checkpoints in memory, fences by epoch."""
+
+    saved: dict[str, tuple[Marks, Entries]] = field(default_factory=dict)
+    routes: dict[str, RouteMarks] = field(default_factory=dict)
+    epoch: int = 0
+    down: bool = False
+    attempts: int = 0
+
+    async def own(self, partition: int) -> Owner:
+        self.epoch += 1
+        return Owner(partition, self.epoch, 0)
+
+    async def load(self, owner: Owner, view: View) -> tuple[Marks, Entries]:
+        assert owner.epoch == self.epoch
+        return self.saved.get(view.name, (Marks(), []))
+
+    async def save(self, owner: Owner, captures: Sequence[tuple[View, Capture]]) -> None:
+        self.attempts += 1
+        if self.down:
+            raise Later("the store is down")
+        if owner.epoch != self.epoch:
+            raise Fenced("somebody else")
+        for view, capture in captures:
+            _, known = self.saved.get(view.name, (Marks(), []))
+            self.saved[view.name] = (capture.marks, merge([known, capture.entries], oldest=True))
+
+    async def load_route(self, view: View, partition: int) -> RouteMarks:
+        return self.routes.get(f"{view.name}/{partition}", RouteMarks())
+
+    async def save_routes(self, partition: int, marks: Sequence[tuple[View, RouteMarks]]) -> None:
+        if self.down:
+            raise Later("the store is down")
+        self.routes.update({f"{view.name}/{partition}": mark for view, mark in marks})
+
+
+class FakeUndertaker:
+    """One letter for each record."""
+
+    def bury(self, rejected: Sequence[Rejected], *, among: int) -> list[Letter]:
+        assert len(rejected) <= among
+        return [Letter("dlq", 0, None, item.record.value, []) for item in rejected]
+
+
+def task(log: FakeLog, store: FakeStore, *, every_s: float = 0.0) -> AggregateTask:
+    parts = Parts(
+        log=log, store=store, undertaker=FakeUndertaker(), every_s=every_s, every_records=10**9, linger_s=0.0
+    )  # fmt: skip
+    return AggregateTask(0, [views()["by-flight"]], parts)
+
+
+def inputs(count: int = 60) -> tuple[str, list[FakeRecord]]:
+    stream = departures(count)
+    records = [source_record(event, n) for n, event in enumerate(stream.by_partition[0])]
+    return views()["by-flight"].input_topic, [*records, timer_record(END_US, 0, len(records))]
+
+
+async def turn(running: AggregateTask, batches: Mapping[str, Sequence[FakeRecord]]) -> None:
+    await running.process(batches)
+    await running.idle()
+
+
+async def told(log: FakeLog, condition: Callable[[], bool]) -> None:
+    await until(condition, "the readers were told", deadline_s=10)
+
+
+async def test_each_batch_delivered_twice_is_told_once() -> None:
+    log, store = FakeLog(), FakeStore()
+    running = task(log, store)
+    topic, records = inputs()
+    assert await running.open() == {topic: 0}
+    for batch in (records[:10], records[:10], records[10:], records[10:]):
+        await turn(running, {topic: batch})
+    await running.close(lost=False)
+    vectors = [FeatureVector.read(letter.value or b"") for letter in log.letters if letter.key != WATERMARK_KEY]
+    assert len({(vector.entity, vector.revision) for vector in vectors}) == len(vectors)
+    assert log.opened == 0
+    assert store.saved["by-flight"][0].next_offset == len(records)
+    assert store.saved["by-flight"][0].watermark_us == END_US
+
+
+async def test_nothing_is_stored_before_it_was_told() -> None:
+    log, store = FakeLog(held=asyncio.Event()), FakeStore()
+    running = task(log, store)
+    topic, records = inputs()
+    await running.open()
+    await turn(running, {topic: records})
+    await asyncio.sleep(0)
+    assert store.attempts == 0
+    assert log.held is not None
+    log.held.set()
+    await told(log, lambda: bool(store.saved))
+    assert log.vectors()
+    await running.close(lost=True)
+
+
+@pytest.mark.parametrize("error", [Later("no answer"), Fenced("a successor")])
+async def test_a_write_that_fails_ends_the_task_and_the_next_one_tells_the_same(error: Exception) -> None:
+    log, store = FakeLog(fail=error), FakeStore()
+    running = task(log, store)
+    topic, records = inputs()
+    await running.open()
+    await running.process({topic: records})
+    with pytest.raises(type(error)):
+        await idle_for_ever(running)
+    await running.close(lost=True)
+    assert store.saved == {}
+    log.fail = None
+    again = task(log, store)
+    assert await again.open() == {topic: 0}
+    await turn(again, {topic: records})
+    await again.close(lost=False)
+    undisturbed = FakeLog()
+    other = task(undisturbed, FakeStore())
+    await other.open()
+    await turn(other, {topic: records})
+    await other.close(lost=False)
+    assert log.vectors() == undisturbed.vectors()
+
+
+async def idle_for_ever(running: AggregateTask) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            await running.idle()
+            await asyncio.sleep(0)
+
+
+async def test_with_the_store_down_readers_are_told_and_the_checkpoint_comes_later() -> None:
+    log, store = FakeLog(), FakeStore(down=True)
+    running = task(log, store)
+    topic, records = inputs()
+    await running.open()
+    await turn(running, {topic: records[:20]})
+    await told(log, lambda: store.attempts > 0)
+    await turn(running, {topic: records[20:]})
+    await told(
+        log,
+        lambda: any(letter.key == WATERMARK_KEY and b"%d" % END_US in (letter.value or b"") for letter in log.letters),
+    )
+    assert store.saved == {}
+    store.down = False
+    await running.close(lost=False)
+    assert store.saved["by-flight"][0].next_offset == len(records)
+
+
+async def test_an_owner_that_was_replaced_stops_at_its_next_checkpoint() -> None:
+    log, store = FakeLog(), FakeStore()
+    running = task(log, store)
+    topic, records = inputs()
+    await running.open()
+    await store.own(0)
+    await turn(running, {topic: records})
+    with pytest.raises(Fenced):
+        await idle_for_ever(running)
+    await running.close(lost=True)
+    assert store.saved == {}
+
+
+async def test_rejected_records_go_out_with_the_vectors() -> None:
+    log = FakeLog()
+    running = task(log, FakeStore())
+    topic, records = inputs(9)
+    await running.open()
+    await turn(running, {topic: [FakeRecord(b"garbage", []), *records]})
+    await running.close(lost=False)
+    assert [letter.value for letter in log.letters if letter.topic == "dlq"] == [b"garbage"]
+    assert log.vectors()
+
+
+def route_task(log: FakeLog, store: FakeStore) -> RouteTask:
+    return RouteTask(
+        0, [views()["by-carrier"]], log=log, store=store, undertaker=FakeUndertaker(),
+        partitioner=lambda key, partitions: len(key) % partitions,
+    )  # fmt: skip
+
+
+async def test_rows_are_routed_once_and_again_after_a_crash() -> None:
+    log, store = FakeLog(), FakeStore()
+    running = route_task(log, store)
+    _, records = inputs()
+    topic = views()["by-carrier"].source_topic
+    assert await running.open() == {topic: 0}
+    for batch in (records[:10], records[:10], records[10:], records[10:]):
+        await running.process({topic: batch})
+        await running.idle()
+    rows = [dict(letter.headers)["tm_origin"] for letter in log.letters if letter.key]
+    assert len(set(rows)) == len(rows)
+    await running.close(lost=True)
+    assert store.routes == {}
+    again = route_task(log, store)
+    await again.open()
+    await again.process({topic: records})
+    await again.close(lost=False)
+    repeated = [dict(letter.headers)["tm_origin"] for letter in log.letters if letter.key]
+    assert repeated == rows + rows
+    assert store.routes == {"by-carrier/0": RouteMarks(len(records), len(records) - 2, END_US)}
+
+
+async def test_rows_that_are_not_acknowledged_end_the_task() -> None:
+    running = route_task(FakeLog(fail=Later("no answer")), FakeStore())
+    _, records = inputs()
+    await running.open()
+    with pytest.raises(Later):
+        await running.process({views()["by-carrier"].source_topic: records})
+
+
+async def test_a_vector_is_exactly_the_contract() -> None:
+    values = [1.0, 0.1, -0.0, 1e300, 5e-324, math.nan, 1 / 3]
+    output = Encoder("v", "0123456789abcdef").vector('é"x'.encode(), (START_US, 7), values, {1: 2, 0: 9}, b"00-x")
+    model = FeatureVector(
+        view="v", version="0123456789abcdef", entity='é"x', at_us=START_US, revision=7,
+        values=[None if math.isnan(value) else value for value in values], positions={"1": 2, "0": 9},
+    )  # fmt: skip
+    assert FeatureVector.read(output.value or b"") == model
+    assert json.loads(output.value or b"") == json.loads(model.model_dump_json())
+    assert list(json.loads(output.value or b"")) == list(FeatureVector.model_fields)
+    envelope = read_envelope(output.headers, output.value)
+    assert (envelope.type, envelope.time_us, envelope.traceparent) == (FeatureVector.TYPE, START_US, "00-x")
+
+
+async def test_a_watermark_is_exactly_the_contract() -> None:
+    output = Encoder("v", "0").watermark(2, START_US, dict.fromkeys(range(PARTITIONS), 5))
+    positions = {"0": 5, "1": 5, "2": 5}
+    expected = Watermark(view="v", partition=2, watermark_us=START_US, positions=positions)
+    assert Watermark.read(output.value or b"") == expected
+    assert output.key == WATERMARK_KEY
+    assert read_envelope(output.headers, output.value).type == Watermark.TYPE
+
+
+async def test_a_row_survives_its_way() -> None:
+    row = Row(b"k", START_US, 2**64 - 1, [0.1, math.nan, -1e300])
+    value, _ = write_row(row, version=b"0", origin=(1, 2), trace=None)
+    again = read_row(b"k", value)
+    assert (again.key, again.time_us, again.mark) == row[:3]
+    assert math.isnan(again.values[1])
+    assert again.values[::2] == row.values[::2]

@@ -59,7 +59,10 @@ class Services:
         self.log: list[tuple[str, str]] = []
         self.progress: dict[str, int] = {}
 
-    async def call(self, service: str, method: str, path: str, *, body: Any = None) -> Any:  # noqa: ANN401 - JSON
+    async def call(
+        self, service: str, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Any:  # noqa: ANN401 - JSON
+        del headers
         assert (service, method) in {
             ("ingestion", "POST"),
             ("serving", "POST"),

@@ -114,8 +114,15 @@ class AsyncTransport:
             headers=_headers(self.api_key), timeout=_TIMEOUT_S, limits=_limits(), trust_env=False, transport=self.inner
         )
 
-    async def call(
-        self, service: str, method: str, path: str, *, body: object = None, params: Mapping[str, Any] | None = None
+    async def call(  # noqa: PLR0913 - the parts of a request
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - the JSON of the answer
         """The answer's JSON; raises RefusedError for a final refusal and UnreachableError when patience runs out."""
         url, content = self.endpoints.url(service) + path, _content(body)
@@ -123,7 +130,8 @@ class AsyncTransport:
         while True:
             reason: httpx.TransportError | httpx.Response
             try:
-                reason = await self._client.request(method, url, content=content, headers=_kind(content), params=params)
+                sent = {**_kind(content), **(headers or {})}
+                reason = await self._client.request(method, url, content=content, headers=sent, params=params)
             except httpx.TransportError as error:
                 reason = error
             else:

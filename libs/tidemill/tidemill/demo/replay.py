@@ -131,7 +131,7 @@ class Replay:
             wanted = self.streams.scheduled(start, end)
             if len(wanted):
                 await self.wait_served(start)
-                await self._predict(wanted)
+                await self._predict(wanted, start)
             await self.hold(end)
             await self._send(start, end)
             self.progress.now_us = end
@@ -223,13 +223,14 @@ class Replay:
             if name in self.spec.sources
         }
 
-    async def _predict(self, wanted: data.Ints) -> None:
+    async def _predict(self, wanted: data.Ints, start_us: int) -> None:
+        """Ask for predictions; a replica that is behind (it was killed and reads its features again) says so and is asked again."""
+        fresh = {"tidemill-minimum-watermark": str(start_us)}
         path = f"/v1/predict/{self.spec.name}"
         for first in range(0, len(wanted), CHUNK):
             part = wanted[first : first + CHUNK]
-            answer = await self.transport.call(
-                "serving", "POST", path, body={"instances": data.prediction_inputs(self.streams.flights, part)}
-            )
+            body = {"instances": data.prediction_inputs(self.streams.flights, part)}
+            answer = await self.transport.call("serving", "POST", path, body=body, headers=fresh)
             self.progress.answered += len(answer["predictions"])
         self.progress.predictions += len(wanted)
 

@@ -282,14 +282,18 @@ async def create_restless(kafka: str, specs: Sequence[TopicSpec]) -> None:
 
 
 @asynccontextmanager
-async def open_stack(kafka: str, postgres: str, prefix: str, folder: Path, spec: PipelineSpec) -> AsyncIterator[Stack]:
-    """Topics made, pipeline announced, nothing running yet."""
+async def open_stack(
+    kafka: str, postgres: str, prefix: str, folder: Path, *, restless: bool = False
+) -> AsyncIterator[Stack]:
+    """Topics made (`restless`: those of vectors compact at once), pipeline announced, nothing running yet."""
+    spec = pipeline()
     specs = [*control_topics(prefix=prefix), *pipeline_topics(spec.name, spec.partitions, prefix=prefix)]
     for source in spec.sources:
         specs += source_topics(source, spec.partitions, prefix=prefix)
     for view in spec.views:
         specs += view_topics(view, spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix)
-    await create_restless(kafka, [s for s in specs if ".features." in s.name])
+    if restless:
+        await create_restless(kafka, [s for s in specs if ".features." in s.name])
     await ensure_topics(kafka, specs)
     producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True, linger_ms=2)
     await producer.start()

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from features_cases import END_US, HOUR_US, Stream, departures, pipeline, timer_record
+from features_cases import END_US, HOUR_US, Stream, departures, timer_record
 from features_stack import Reader, Stack, check_vectors, open_stack, until
 
 from tidemill_features.handlers.ports import Letter
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
     prefix = f"f-{topic_prefix[-8:]}"
-    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path, pipeline()) as opened:
+    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path, restless=True) as opened:
         yield opened
 
 

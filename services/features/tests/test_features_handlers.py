@@ -63,6 +63,10 @@ class FakeLog:
     def vectors(self) -> dict[bytes, bytes | None]:
         return {letter.key: letter.value for letter in self.letters if letter.key and letter.key != WATERMARK_KEY}
 
+    def watermarks(self) -> list[int]:
+        marks = [letter.value for letter in self.letters if letter.key == WATERMARK_KEY]
+        return [Watermark.read(value or b"").watermark_us for value in marks]
+
 
 @dataclass
 class FakeStore:
@@ -200,10 +204,7 @@ async def test_with_the_store_down_readers_are_told_and_the_checkpoint_comes_lat
     await turn(running, {topic: records[:20]})
     await told(log, lambda: store.attempts > 0)
     await turn(running, {topic: records[20:]})
-    await told(
-        log,
-        lambda: any(letter.key == WATERMARK_KEY and b"%d" % END_US in (letter.value or b"") for letter in log.letters),
-    )
+    await told(log, lambda: END_US in log.watermarks())
     assert store.saved == {}
     store.down = False
     await running.close(lost=False)

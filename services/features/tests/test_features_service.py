@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from features_cases import END_US, Stream, departures, pipeline
+from features_cases import END_US, Stream, departures
 from features_stack import Process, Reader, Stack, check_vectors, open_stack, until
 
 VIEWS = ("by-flight", "by-carrier", "by-route")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
     prefix = f"s-{topic_prefix[-8:]}"
-    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path, pipeline()) as opened:
+    async with open_stack(kafka_bootstrap, postgres_dsn, prefix, tmp_path) as opened:
         yield opened
 
 

@@ -62,7 +62,7 @@ async def check_http(process: Process, found: dict[str, Reader]) -> None:
         assert {part["watermark_us"] for part in view["partitions"]} == {END_US}
         assert sum(part["keys"] for part in view["partitions"]) == len(found[view["view"]].vectors)
     metrics = (await process.get("/metrics")).text
-    assert "tidemill_features_vectors_total" in metrics
+    assert "tidemill_features_outputs_total" in metrics
 
 
 async def test_killed_in_the_middle_of_twenty_thousand_events_it_ends_like_an_undisturbed_run(

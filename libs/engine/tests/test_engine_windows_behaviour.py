@@ -253,6 +253,16 @@ def test_the_past_cannot_be_evaluated_online() -> None:
         state.evaluate_at([b"k"], np.array([NOON - 1]))
 
 
+@pytest.mark.parametrize("index", [-1, 64])
+def test_an_index_nobody_gave_is_refused_before_compiled_code(index: int) -> None:
+    state = ViewState(PLAN)
+    put(state, b"k", [NOON], [1.0])
+    row = np.array([NOON]), np.array([1], np.uint64), np.ones((1, 1)), (np.zeros(1, np.int32), np.zeros(1, int))
+    for use in (state.vectors, state.positions, state.applied, lambda at: state.apply(np.array(at, np.int32), *row)):
+        with pytest.raises(IndexError):
+            use([index])
+
+
 def test_a_backfill_does_not_see_events_of_its_own_instant() -> None:
     plan = ViewPlan(("x",), (Window(HOUR, 12),), (Aggregation("count", None, 0), Aggregation("last", "x", 0)))
     events = Events([b"k", b"k"], np.array([NOON, NOON - 1]), np.array([1, 2], np.uint64), np.array([[1.0], [2.0]]))

@@ -175,9 +175,7 @@ class ViewState:
         columns = self._columns_of(np.asarray(positions[0], np.int32))
         if not len(rows) == len(columns) == len(batch.times):
             raise ValueError("columns differ in length")
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self._keys.size:
-            raise ValueError("keys holds an index that `intern` did not give")
-        return batch._replace(keys=np.ascontiguousarray(rows, np.int64), columns=columns)
+        return batch._replace(keys=self._checked(rows), columns=columns)
 
     def _apply(self, batch: kernels.Batch, out: Floats) -> NDArray[np.int32]:
         self._batches += 1
@@ -221,12 +219,18 @@ class ViewState:
         bits). It never falls, and for one log it names the value: two runs that reach the same revision have the same
         bits.
         """
+        return kernels.read_keys(self.program, self._memory, self._checked(indices), self.watermark_us)
+
+    def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Indices that compiled code may use: it looks at no bounds."""
         rows = np.ascontiguousarray(indices, np.int64)
-        return kernels.read_keys(self.program, self._memory, rows, self.watermark_us)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._keys.size:
+            raise IndexError("an index that `intern` did not give")
+        return rows
 
     def positions(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[Mapping[int, int]]:
         """For each key the highest sequence number of every source partition that its vector reflects."""
-        seqs = self._memory.positions[np.asarray(indices, np.int64)]
+        seqs = self._memory.positions[self._checked(indices)]
         names = sorted(self._columns)
         return [{p: row[self._columns[p]] for p in names if row[self._columns[p]] >= 0} for row in seqs.tolist()]
 
@@ -292,5 +296,5 @@ class ViewState:
 
     def applied(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Events applied to each key, int64 (k,)."""
-        rows = np.asarray(indices, np.int64) * len(self.program.blank) + APPLIED
+        rows = self._checked(indices) * len(self.program.blank) + APPLIED
         return np.asarray(self._memory.rows[rows], np.int64)

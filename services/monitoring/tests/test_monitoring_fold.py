@@ -23,7 +23,7 @@ sources:
   clicks: {key: [user], fields: {user: {type: string}, bought: {type: boolean}}}
 request: {key: user, fields: {user: {type: string}}, features: {a: "1", b: "1"}}
 label: {source: clicks, join: user, expression: bought, expiry: 1h}
-monitor: {segments: [user], drift: {pane_rows: 50, bias_panes: 5, reference_rows: 200, population_reference_rows: 200}}
+monitor: {segments: [user], drift: {pane_rows: 50, bias_panes: 5, bias_z: 3.5, reference_rows: 200, population_reference_rows: 200}}
 policy: {volume: 400, cool_down: 10s}
 """
 
@@ -159,7 +159,7 @@ def test_every_label_is_in_one_class() -> None:
 
 def test_cuts_and_restarts_change_no_effect(spec: PipelineSpec) -> None:
     """The same outcomes, alarms and requests with the same ids, however the rows are cut and the state is restored."""
-    rows = stream(1500, 900)
+    rows = stream(3000, 1800)
     whole = effects(state.fresh(spec), spec, rows, [], restore=False)
     cuts = sorted(random.Random(1).sample(range(1, len(rows)), 40))
     assert effects(state.fresh(spec), spec, rows, cuts, restore=True) == whole

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tidemill_features.handlers.ports import Letter
+from tidemill_features.domain.letter import Letter
 from tidemill_features.kafka import TransactionLog
 
 _write = TransactionLog.write

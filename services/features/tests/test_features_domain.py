@@ -26,6 +26,7 @@ from features_cases import (
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.aggregate import Marks, ViewPartition
 from tidemill_features.domain.encode import WATERMARK_KEY
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.domain.records import BadRecordError, read_repartitioned, read_source
 from tidemill_features.domain.route import Route, RouteMarks, RoutePartition
@@ -41,7 +42,7 @@ class Readers:
 
     def read(self, part: AggregatePartition) -> int:
         outputs = part.drain()
-        for _, output in outputs:
+        for output in outputs:
             if output.value is None:
                 self.vectors.pop(output.key, None)
             elif output.key == WATERMARK_KEY:
@@ -77,7 +78,7 @@ def routed(view: View, stream: Stream, *, repeat: bool = False, seed: int = 0) -
     return inputs
 
 
-def put(inputs: dict[int, list[FakeRecord]], out: Sequence[Any]) -> None:
+def put(inputs: dict[int, list[FakeRecord]], out: Sequence[Letter]) -> None:
     for item in out:
         at = inputs[item.partition]
         at.append(FakeRecord(item.value, item.headers, item.key, item.topic, item.partition, len(at)))
@@ -314,7 +315,7 @@ def test_the_router_tells_time_to_every_partition_behind_its_rows() -> None:
     routes = RoutePartition([Route(view, 1, RouteMarks(), by_sum)])
     out, _ = routes.take(view.source_topic, [source_record(Departure("e", START_US, body("AA"), 1, 0), 5)])
     assert [item.partition for item in out] == [by_sum(b"AA", PARTITIONS), 0, 1, 2]
-    assert json.loads(out[1].value)["source_partition"] == 1
+    assert json.loads(out[1].value or b"")["source_partition"] == 1
     ((_, marks),) = routes.marks()
     assert marks == RouteMarks(6, 0, START_US - 600_000_000)
     again, _ = routes.take(view.source_topic, [source_record(Departure("e", START_US, body("AA"), 1, 0), 5)])

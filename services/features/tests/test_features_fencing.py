@@ -10,7 +10,7 @@ import pytest
 from features_cases import END_US, HOUR_US, Stream, departures, timer_record
 from features_stack import Reader, Stack, check_vectors, open_stack, until
 
-from tidemill_features.handlers.ports import Letter
+from tidemill_features.domain.letter import Letter
 from tidemill_features.kafka import TransactionLog
 from tidemill_features.settings import Settings
 from tidemill_runtime.errors import Fenced

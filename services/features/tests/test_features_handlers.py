@@ -23,12 +23,12 @@ from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.aggregate import Capture, Marks, Rejected
 from tidemill_features.domain.encode import WATERMARK_KEY, Encoder
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.repartition import Row, read_row, write_row
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, merge
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.aggregate import AggregateTask, Parts
-from tidemill_features.handlers.ports import Letter
 from tidemill_features.handlers.route import RouteTask
 from tidemill_runtime.errors import Fenced, Later
 
@@ -274,7 +274,8 @@ async def test_rows_that_are_not_acknowledged_end_the_task() -> None:
 
 async def test_a_vector_is_exactly_the_contract() -> None:
     values = [1.0, 0.1, -0.0, 1e300, 5e-324, math.nan, 1 / 3]
-    output = Encoder("v", "0123456789abcdef").vector('é"x'.encode(), (START_US, 7), values, {1: 2, 0: 9}, b"00-x")
+    encoder = Encoder("v", "0123456789abcdef", topic="t", partition=0)
+    output = encoder.vector('é"x'.encode(), (START_US, 7), values, {1: 2, 0: 9}, b"00-x")
     model = FeatureVector(
         view="v", version="0123456789abcdef", entity='é"x', at_us=START_US, revision=7,
         values=[None if math.isnan(value) else value for value in values], positions={"1": 2, "0": 9},
@@ -287,7 +288,7 @@ async def test_a_vector_is_exactly_the_contract() -> None:
 
 
 async def test_a_watermark_is_exactly_the_contract() -> None:
-    output = Encoder("v", "0").watermark(2, START_US, dict.fromkeys(range(PARTITIONS), 5))
+    output = Encoder("v", "0", topic="t", partition=2).watermark(START_US, dict.fromkeys(range(PARTITIONS), 5))
     positions = {"0": 5, "1": 5, "2": 5}
     expected = Watermark(view="v", partition=2, watermark_us=START_US, positions=positions)
     assert Watermark.read(output.value or b"") == expected

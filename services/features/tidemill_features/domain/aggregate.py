@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 
 from tidemill_engine.windows import RejectedValuesError, ViewState
-from tidemill_features.domain.encode import Encoder, Output
+from tidemill_features.domain.encode import Encoder
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Progress, Record
 from tidemill_features.domain.repartition import Row
 from tidemill_features.domain.views import View
@@ -60,7 +61,7 @@ class ViewPartition:
         self.emitted = self.repeats = self.skipped = 0
         self._told: int | None = None
         self._sources = view.sources(partition)
-        self._encoder = Encoder(view.name, view.version)
+        self._encoder = Encoder(view.name, view.version, topic=view.output_topic, partition=partition)
         self._taken: list[_Taken] = []
         self._changed: dict[bytes, bytes | None] = {}  # entity to traceparent
         self._gone: set[bytes] = set()
@@ -160,18 +161,18 @@ class ViewPartition:
 
     # out
 
-    def drain(self) -> list[Output]:
+    def drain(self) -> list[Letter]:
         """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark."""
-        out = self._vectors(list(self._changed)) + self._encoder.deletions(sorted(self._gone))
+        out = self._vectors(list(self._changed)) + [self._encoder.deletion(entity) for entity in sorted(self._gone)]
         self._changed.clear()
         self._gone.clear()
         if self.watermark_us is not None and self.watermark_us != self._told:
-            out.append(self._encoder.watermark(self.partition, self.watermark_us, self.seqs))
+            out.append(self._encoder.watermark(self.watermark_us, self.seqs))
             self._told = self.watermark_us
         self.emitted += len(out)
         return out
 
-    def _vectors(self, entities: list[bytes]) -> list[Output]:
+    def _vectors(self, entities: list[bytes]) -> list[Letter]:
         rows = self.state.lookup(entities)
         alive = np.flatnonzero(rows >= 0)
         if not len(alive):
@@ -184,7 +185,7 @@ class ViewPartition:
             for n, at_us, revision, vector, reflected in columns
         ]
 
-    def current(self, entity: bytes) -> Output | None:
+    def current(self, entity: bytes) -> Letter | None:
         """The entity's vector now, None when it is unknown here."""
         return next(iter(self._vectors([entity])), None)
 

@@ -1,27 +1,19 @@
 """Feature vectors and watermarks as Kafka records: exactly the contracts' JSON, written fast."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import msgspec
 
 from tidemill_contracts.base import format_time
 from tidemill_contracts.envelope import Headers
 from tidemill_contracts.events import FeatureVector, Watermark
+from tidemill_features.domain.letter import Letter
 
 WATERMARK_KEY = b"\x00watermark"
 """Key of a partition's watermark in the compacted topic. Entity keys do not begin with a zero byte."""
 
 _ENCODER = msgspec.json.Encoder()
 _JSON = b"application/json"
-
-
-class Output(NamedTuple):
-    """One record of a compacted topic; a value of None deletes the key."""
-
-    key: bytes
-    value: bytes | None
-    headers: Headers
 
 
 class _Vector(msgspec.Struct):
@@ -37,10 +29,10 @@ class _Vector(msgspec.Struct):
 
 
 class Encoder:
-    """Writes the records of one view."""
+    """Writes the records of one partition of a view's compacted topic."""
 
-    def __init__(self, view: str, version: str) -> None:
-        self._view, self._version = view, version
+    def __init__(self, view: str, version: str, *, topic: str, partition: int) -> None:
+        self._view, self._version, self._topic, self._partition = view, version, topic, partition
         self._source = f"tidemill/features/{view}".encode()
         self._id = f"{view}/{version}/".encode()
         self._names = [str(number) for number in range(256)]
@@ -52,29 +44,29 @@ class Encoder:
         values: list[float],
         positions: Mapping[int, int],
         trace: bytes | None,
-    ) -> Output:
+    ) -> Letter:
         """A vector; `state` is (evaluation time in us, revision), `trace` the traceparent of the last event in it."""
         at_us, revision = state
         named = {self._names[partition]: seq for partition, seq in positions.items()}
         body = _Vector(self._view, self._version, entity.decode(), at_us, revision, values, named)
-        identity = b"%b%b/%d" % (self._id, entity, revision)
-        return Output(entity, _ENCODER.encode(body), self._headers(identity, FeatureVector.TYPE, at_us, trace))
+        headers = self._headers(b"%b%b/%d" % (self._id, entity, revision), FeatureVector.TYPE, at_us)
+        if trace is not None:
+            headers.append(("traceparent", trace))
+        return Letter(self._topic, self._partition, entity, _ENCODER.encode(body), headers)
 
-    def watermark(self, partition: int, watermark_us: int, positions: Mapping[int, int]) -> Output:
-        """The watermark of a partition and how far each source partition was read for it."""
-        named = {str(source): seq for source, seq in sorted(positions.items())}
-        body = Watermark(view=self._view, partition=partition, watermark_us=watermark_us, positions=named)
-        identity = b"%b%d/%d" % (self._id, partition, watermark_us)
-        return Output(
-            WATERMARK_KEY, body.model_dump_json().encode(), self._headers(identity, Watermark.TYPE, watermark_us, None)
-        )
+    def watermark(self, watermark_us: int, positions: Mapping[int, int]) -> Letter:
+        """The watermark of the partition and how far each source partition was read for it."""
+        named = {self._names[source]: seq for source, seq in sorted(positions.items())}
+        body = Watermark(view=self._view, partition=self._partition, watermark_us=watermark_us, positions=named)
+        headers = self._headers(b"%b%d/%d" % (self._id, self._partition, watermark_us), Watermark.TYPE, watermark_us)
+        return Letter(self._topic, self._partition, WATERMARK_KEY, body.model_dump_json().encode(), headers)
 
-    def deletions(self, entities: Sequence[bytes]) -> list[Output]:
-        """Tombstones of entities that were forgotten."""
-        return [Output(entity, None, []) for entity in entities]
+    def deletion(self, entity: bytes) -> Letter:
+        """A tombstone of an entity that was forgotten."""
+        return Letter(self._topic, self._partition, entity, None, [])
 
-    def _headers(self, identity: bytes, kind: str, time_us: int, trace: bytes | None) -> Headers:
-        headers: Headers = [
+    def _headers(self, identity: bytes, kind: str, time_us: int) -> Headers:
+        return [
             ("ce_specversion", b"1.0"),
             ("ce_id", identity),
             ("ce_type", kind.encode()),
@@ -82,6 +74,3 @@ class Encoder:
             ("ce_time", format_time(time_us).encode()),
             ("content-type", _JSON),
         ]
-        if trace is not None:
-            headers.append(("traceparent", trace))
-        return headers

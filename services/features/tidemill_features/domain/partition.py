@@ -1,18 +1,10 @@
 """One partition number of all views: what the aggregator's task for that number owns."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from tidemill_features.domain.aggregate import Capture, Rejected, ViewPartition
-from tidemill_features.domain.encode import Output
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_repartitioned, read_source
-
-
-class ViewOutput(NamedTuple):
-    """A record for one view's compacted topic."""
-
-    topic: str
-    output: Output
 
 
 class AggregatePartition:
@@ -52,9 +44,9 @@ class AggregatePartition:
             return str(error)
         return None
 
-    def drain(self) -> list[ViewOutput]:
+    def drain(self) -> list[Letter]:
         """What readers do not know yet, over all views; the caller tells them, or this partition is built anew."""
-        return [ViewOutput(part.view.output_topic, output) for part in self.views for output in part.drain()]
+        return [letter for part in self.views for letter in part.drain()]
 
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""

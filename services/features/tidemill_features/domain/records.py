@@ -6,13 +6,16 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from pydantic import ValidationError
 
+from tidemill_contracts.base import parse_time
 from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import Timer
 from tidemill_features.domain.repartition import TYPE, VIEW_HEADER, Row, read_row
 
 _BODY = msgspec.json.Decoder(dict[str, Any])
 _ORIGIN_PARTS = 3
-_LARGEST = 2**62  # sequence numbers beyond it are garbage, and would not fit a state's words
+_MOST_DIGITS = 18  # of sequence numbers: larger ones are garbage, and would not fit a state's words
+_LARGEST = 10**_MOST_DIGITS
+_TIMER, _ROW = Timer.TYPE.encode(), TYPE.encode()
 _END_OF_TIME_US = 2**32 * 1_000_000
 
 
@@ -66,6 +69,25 @@ class Routed(NamedTuple):
 
 def read_source(record: Record) -> Event | Progress:
     """A record of `events.<source>`; raises BadRecordError."""
+    return _plain_event(record) or _any_source(record)
+
+
+def _plain_event(record: Record) -> Event | None:
+    """An event as ingestion writes it, reading only what is needed; None for everything else."""
+    headers = dict(record.headers)
+    try:
+        seq, time_us = headers["tm_seq"], parse_time(headers["ce_time"].decode())
+        if headers["ce_type"] == _TIMER or headers["ce_specversion"] != b"1.0" or not headers["ce_source"]:
+            return None
+        body = _BODY.decode(record.value or b"")
+        if not seq.isdigit() or len(seq) > _MOST_DIGITS or not 0 <= time_us < _END_OF_TIME_US:
+            return None
+        return Event(headers["ce_id"].decode(), time_us, int(seq), body, headers.get("traceparent"))
+    except (KeyError, AttributeError, ValueError, RecursionError):
+        return None
+
+
+def _any_source(record: Record) -> Event | Progress:
     try:
         envelope = read_envelope(record.headers, record.value)
         if envelope.type == Timer.TYPE:
@@ -82,38 +104,33 @@ def read_source(record: Record) -> Event | Progress:
 
 def read_repartitioned(record: Record, version: bytes) -> Routed | Progress | None:
     """A record of `repartition.<view>`, None when written for another version of the view; raises BadRecordError."""
-    headers = _headers(record)
+    headers = dict(record.headers)
     if headers.get(VIEW_HEADER) != version:
-        if VIEW_HEADER not in headers:
+        if not isinstance(headers.get(VIEW_HEADER), bytes):
             raise BadRecordError(f"{VIEW_HEADER} is missing")
         return None
     kind = headers.get("ce_type")
-    if kind == Timer.TYPE.encode():
+    if kind == _TIMER:
         return _read_timer(record)
-    if kind != TYPE.encode() or not record.key or record.value is None:
+    if kind != _ROW or not record.key or record.value is None:
         raise BadRecordError(f"not a {TYPE} with key and body")
-    source_partition, seq = _origin(headers)
+    source_partition, seq = _origin(headers.get("tm_origin"))
     try:
         row = read_row(record.key, record.value)
         row.key.decode()
-        _checked_time(row.time_us)
     except ValueError:  # also msgspec's
         raise BadRecordError("the body is not a row") from None
+    _checked_time(row.time_us)
     return Routed(source_partition, seq, row, headers.get("traceparent"))
 
 
-def _headers(record: Record) -> dict[str, bytes]:
-    return {name: value for name, value in record.headers if isinstance(value, bytes)}
-
-
-def _origin(headers: Mapping[str, bytes]) -> tuple[int, int]:
-    parts = headers.get("tm_origin", b"").split(b":")
-    if len(parts) != _ORIGIN_PARTS or not all(part.isdigit() for part in parts):
+def _origin(header: object) -> tuple[int, int]:
+    parts = header.split(b":") if isinstance(header, bytes) else []
+    if len(parts) != _ORIGIN_PARTS or not parts[0].isdigit() or not parts[1].isdigit():
         raise BadRecordError("tm_origin must be partition:seq:ordinal")
-    partition, seq = int(parts[0]), int(parts[1])
-    if partition >= _LARGEST or seq >= _LARGEST:
+    if max(len(parts[0]), len(parts[1])) > _MOST_DIGITS:
         raise BadRecordError("tm_origin is too large")
-    return partition, seq
+    return int(parts[0]), int(parts[1])
 
 
 def _checked_time(time_us: int) -> int:

@@ -1,28 +1,17 @@
 """One source partition on its way to the views that are keyed by something else."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
-from tidemill_contracts.envelope import Headers
 from tidemill_features.domain.aggregate import Rejected
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_source
 from tidemill_features.domain.repartition import write_row, write_timer
 from tidemill_features.domain.views import View
 
 Partitioner = Callable[[bytes, int], int]
 """Key and number of partitions to partition."""
-
-
-class RoutedRecord(NamedTuple):
-    """A record for one partition of a repartition topic."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes
-    headers: Headers
 
 
 class RouteMarks(msgspec.Struct, frozen=True):
@@ -42,7 +31,7 @@ class Route:
         self.events = self.rows = 0
         self._version, self._partitioner = view.version.encode(), partitioner
 
-    def event(self, event: Event) -> RoutedRecord | None:
+    def event(self, event: Event) -> Letter | None:
         """The event as a row, None for a repeat or one the view does not want; raises ValueError for a bad body."""
         if self.seq is not None and event.seq <= self.seq:
             return None
@@ -55,14 +44,14 @@ class Route:
         self.rows += 1
         value, headers = write_row(row, version=self._version, origin=(self.partition, event.seq), trace=event.trace)
         target = self._partitioner(row.key, self.view.partitions)
-        return RoutedRecord(self.view.input_topic, target, row.key, value, headers)
+        return Letter(self.view.input_topic, target, row.key, value, headers)
 
     def time(self, time_us: int) -> None:
         """Nothing older follows."""
         if time_us >= 0 and (self.watermark_us is None or time_us > self.watermark_us):
             self.watermark_us = time_us
 
-    def timers(self) -> list[RoutedRecord]:
+    def timers(self) -> list[Letter]:
         """A word to every partition of the view when time has risen: it stands behind all rows that came before it."""
         if self.watermark_us is None or self.watermark_us == self._told:
             return []
@@ -71,7 +60,7 @@ class Route:
             self.view.source, self.partition, self.watermark_us, seq=self.seq, version=self._version
         )
         topic = self.view.input_topic
-        return [RoutedRecord(topic, target, None, value, headers) for target in range(self.view.partitions)]
+        return [Letter(topic, target, None, value, headers) for target in range(self.view.partitions)]
 
     def mark(self, next_offset: int) -> RouteMarks:
         """Where to begin again, once everything routed so far is acknowledged."""
@@ -85,10 +74,10 @@ class RoutePartition:
         self.routes = tuple(routes)
         self._offsets: dict[str, int] = {}
 
-    def take(self, topic: str, records: Sequence[Record]) -> tuple[list[RoutedRecord], list[Rejected]]:
+    def take(self, topic: str, records: Sequence[Record]) -> tuple[list[Letter], list[Rejected]]:
         """Route records of one source, in the order of their offsets; rows first, then the new time."""
         routes = [route for route in self.routes if route.view.source_topic == topic]
-        out: list[RoutedRecord] = []
+        out: list[Letter] = []
         rejected: list[Rejected] = []
         for record in records:
             try:
@@ -110,7 +99,7 @@ class RoutePartition:
         ]
 
 
-def _route(routes: Sequence[Route], record: Record, out: list[RoutedRecord]) -> None:
+def _route(routes: Sequence[Route], record: Record, out: list[Letter]) -> None:
     """Add the record's rows to `out`; raises BadRecordError when a view cannot read it, after the others have."""
     item = read_source(record)
     if isinstance(item, Progress):

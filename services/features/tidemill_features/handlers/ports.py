@@ -1,23 +1,13 @@
 """What the tasks need of the outside, no more."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from tidemill_contracts.envelope import Headers
 from tidemill_features.domain.aggregate import Capture, Marks, Rejected
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner
 from tidemill_features.domain.views import View
-
-
-class Letter(NamedTuple):
-    """A record for one partition of a topic."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
 
 
 class Log(Protocol):

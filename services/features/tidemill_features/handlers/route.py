@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import Counter
 
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Record
 from tidemill_features.domain.route import Partitioner, Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View
-from tidemill_features.handlers.ports import Letter, Log, Routes, Undertaker
+from tidemill_features.handlers.ports import Log, Routes, Undertaker
 from tidemill_runtime.backoff import Rarely
 from tidemill_runtime.errors import Later
 
@@ -56,7 +57,7 @@ class RouteTask:
         letters: list[Letter] = []
         for topic, records in batches.items():
             rows, rejected = self.state.take(topic, records)
-            letters += [Letter(*row) for row in rows]
+            letters += rows
             letters += self._undertaker.bury(rejected, among=len(records))
             EVENTS.labels(self.partition).inc(len(records))
             ROWS.labels(self.partition).inc(len(rows))

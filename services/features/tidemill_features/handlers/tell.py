@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter
 
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.handlers.checkpoint import Checkpointer
-from tidemill_features.handlers.ports import Letter, Log
+from tidemill_features.handlers.ports import Log
 
 OUTPUTS = Counter("tidemill_features_outputs", "Vectors, deletions and watermarks written.", ["partition"])
 TRANSACTIONS = Counter("tidemill_features_transactions", "Transactions committed.", ["partition"])
@@ -69,9 +70,8 @@ class Teller:
         untold, letters, self._letters = self._untold, self._letters, []
         outputs = self._state.drain()
         captures = self._state.capture() if store else []
-        letters += [Letter(topic, self._partition, *output) for topic, output in outputs]
-        if letters:
-            await self._log.write(letters)
+        if letters or outputs:
+            await self._log.write(letters + outputs)
             OUTPUTS.labels(self._partition).inc(len(outputs))
             TRANSACTIONS.labels(self._partition).inc()
         self._untold -= untold

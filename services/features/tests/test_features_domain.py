@@ -1,10 +1,11 @@
 """The domain: each batch twice is once, any order is one order, and online is the backfill, bit for bit."""
 
-import json
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from features_cases import (
@@ -23,12 +24,14 @@ from features_cases import (
     views,
 )
 
+from tidemill_contracts.envelope import Headers
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.aggregate import Marks, ViewPartition
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.partition import AggregatePartition
-from tidemill_features.domain.records import BadRecordError, read_repartitioned, read_source
+from tidemill_features.domain.records import BadRecordError, read_routed, read_source
+from tidemill_features.domain.repartition import RoutedRow, Row, Rows, read_rows, rows_per_record, write_rows
 from tidemill_features.domain.route import Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View, compile_program
 
@@ -43,6 +46,7 @@ class Readers:
     def read(self, part: AggregatePartition) -> int:
         outputs = part.drain()
         for output in outputs:
+            assert output.key is not None
             if output.value is None:
                 self.vectors.pop(output.key, None)
             elif output.key == WATERMARK_KEY:
@@ -54,7 +58,9 @@ class Readers:
         return len(outputs)
 
 
-def routed(view: View, stream: Stream, *, repeat: bool = False, seed: int = 0) -> dict[int, list[FakeRecord]]:
+def routed(
+    view: View, stream: Stream, *, repeat: bool = False, seed: int = 0, size: int = 60
+) -> dict[int, list[FakeRecord]]:
     """Records of each partition of the view's input, source partitions interleaved by chance."""
     chance = random.Random(seed)
     inputs: dict[int, list[FakeRecord]] = {p: [] for p in range(PARTITIONS)}
@@ -64,8 +70,8 @@ def routed(view: View, stream: Stream, *, repeat: bool = False, seed: int = 0) -
         records.append(timer_record(END_US, p))
     while any(pending.values()):
         p = chance.choice([p for p, records in pending.items() if records])
-        size = chance.randrange(1, 60)
-        batch, pending[p] = pending[p][:size], pending[p][size:]
+        taken = chance.randrange(1, size + 1)
+        batch, pending[p] = pending[p][:taken], pending[p][taken:]
         if repeat and chance.random() < 0.5:  # a router that died before it had stored how far it was
             route = routes[p].routes[0]
             marks = RouteMarks(0, route.seq, route.watermark_us)
@@ -189,11 +195,10 @@ def test_nothing_new_needs_no_checkpoint() -> None:
 def test_a_key_that_dies_is_deleted_everywhere() -> None:
     view = views(pipeline(ttl="24h"))["by-carrier"]
     stream = Stream({0: [Departure("e", START_US, body("AA"), 0, 0)], 1: [], 2: []})
-    inputs = routed(view, stream)
+    inputs = routed(view, stream, size=1)
     p = by_sum(b"AA", PARTITIONS)
     part, known = fresh(view, p), Readers()
-    born = [r for r in inputs[p] if r.key == b"AA"]
-    part.take({view.input_topic: born})
+    part.take({view.input_topic: [record for record in inputs[p] if read_rows(record.value or b"").rows]})
     known.read(part)
     assert set(known.vectors) == {b"AA"}
     assert part.capture()[0][1].entries[0][0] == b"AA"
@@ -252,46 +257,80 @@ def test_garbage_in_a_source_topic_is_named(headers: list[tuple[str, bytes]], va
 
 
 VERSION = b"0" * 16
-ROW = [("ce_type", b"tidemill.repartitioned.v1"), ("tm_view", VERSION), ("tm_origin", b"0:1:0")]
+ROWS = [("ce_type", b"tidemill.repartitioned.v1"), ("tm_view", VERSION)]
+
+
+def packed(*rows: object, source: object = 0, watermark: object = None, seq: object = None) -> bytes:
+    return msgspec.msgpack.encode((source, rows, watermark, seq))
 
 
 @pytest.mark.parametrize(
-    ("key", "headers", "value"),
+    ("headers", "value"),
     [
-        (b"k", [], b"[1,2,[]]"),
-        (b"k", ROW[1:], b"[1,2,[]]"),
-        (b"k", ROW[:2], b"[1,2,[]]"),
-        (b"k", [*ROW[:2], ("tm_origin", b"a:b:c")], b"[1,2,[]]"),
-        (b"k", [*ROW[:2], ("tm_origin", b"0:" + b"9" * 30 + b":0")], b"[1,2,[]]"),
-        (None, ROW, b"[1,2,[]]"),
-        (b"\xff", ROW, b"[1,2,[]]"),
-        (b"k", ROW, None),
-        (b"k", ROW, b"\x00"),
-        (b"k", ROW, b"[1,2]"),
-        (b"k", ROW, b"[-1,2,[]]"),
-        (b"k", ROW, b"[1,-2,[]]"),
-        (b"k", ROW, b'[1,2,["x"]]'),
-        (b"k", [TIMER, ROW[1]], b"{}"),
+        ([], packed()),
+        (ROWS[1:], packed()),
+        (ROWS[:1], packed()),
+        ([ROWS[0], ("tm_view", None)], packed()),
+        ([TIMER, ROWS[1]], packed()),
+        (ROWS, None),
+        (ROWS, b""),
+        (ROWS, b"\x00garbage"),
+        (ROWS, b"\x91" * 100_000),
+        (ROWS, packed(source=-1)),
+        (ROWS, packed(source=256)),
+        (ROWS, packed(watermark=-1)),
+        (ROWS, packed(watermark=2**62)),
+        (ROWS, packed(seq=-1)),
+        (ROWS, packed(seq=10**18)),
+        (ROWS, packed(((b"", 1, 2, []), 0, None))),
+        (ROWS, packed(((b"\xff", 1, 2, []), 0, None))),
+        (ROWS, packed(((b"k" * 3000, 1, 2, []), 0, None))),
+        (ROWS, packed(((b"k", -1, 2, []), 0, None))),
+        (ROWS, packed(((b"k", 2**62, 2, []), 0, None))),
+        (ROWS, packed(((b"k", 1, -2, []), 0, None))),
+        (ROWS, packed(((b"k", 1, 2, ["x"]), 0, None))),
+        (ROWS, packed(((b"k", 1, 2, []), -1, None))),
+        (ROWS, packed(((b"k", 1, 2, []), 10**18, None))),
     ],
 )
-def test_garbage_in_a_repartition_topic_is_named(
-    key: bytes | None, headers: list[tuple[str, bytes]], value: bytes | None
-) -> None:
+def test_garbage_in_a_repartition_topic_is_named(headers: Headers, value: bytes | None) -> None:
     with pytest.raises(BadRecordError):
-        read_repartitioned(FakeRecord(value, headers, key), VERSION)
+        read_routed(FakeRecord(value, headers), VERSION)
 
 
 def test_rows_for_another_version_of_the_view_are_passed_over() -> None:
-    assert read_repartitioned(FakeRecord(b"[1,2,[]]", ROW, b"k"), b"1" * 16) is None
+    assert read_routed(FakeRecord(packed(), ROWS), b"1" * 16) is None
 
 
-@pytest.mark.parametrize("value", [b"[1,2,[]]", b"[1,2,[1,2,3]]"])
-def test_a_row_that_does_not_fit_is_rejected_and_its_neighbours_count(value: bytes) -> None:
+def test_rows_survive_their_way() -> None:
+    row = Row(b"k", START_US, 2**64 - 1, [0.1, math.nan, -1e300])
+    body = Rows(1, [RoutedRow(row, 10**18 - 1, b"00-x")], START_US, 9)
+    again = read_rows(write_rows(body))
+    assert repr(again) == repr(body)
+
+
+def test_many_rows_are_dealt_to_records_that_fit_and_only_the_last_speaks_of_time() -> None:
+    view = views()["by-carrier"]
+    most = rows_per_record(len(view.plan.fields))
+    routes = RoutePartition([Route(view, 0, RouteMarks(), lambda _key, _partitions: 1)])
+    count = 2 * most + 1
+    events = [Departure(f"e{n}", START_US + n, body("AA" * 500), 0, n) for n in range(count)]
+    out, _ = routes.take(view.source_topic, [source_record(event, n) for n, event in enumerate(events)])
+    parts = [read_rows(letter.value or b"") for letter in out if letter.partition == 1]
+    assert [len(part.rows) for part in parts] == [most, most, 1]
+    assert [item.seq for part in parts for item in part.rows] == list(range(count))
+    assert [part.watermark_us is None for part in parts] == [True, True, False]
+    assert max(len(letter.value or b"") for letter in out) < 1_000_000
+
+
+@pytest.mark.parametrize("values", [[], [1.0, 2.0, 3.0]])
+def test_rows_that_do_not_fit_are_rejected_and_their_neighbours_count(values: list[float]) -> None:
     view, stream = views()["by-carrier"], departures(100)
     records = routed(view, stream)[0]
-    headers = [ROW[0], ("tm_view", view.version.encode()), ("tm_origin", b"0:1000000:0")]
-    strange = [("ce_type", b"tidemill.repartitioned.v1"), headers[1], ("tm_origin", b"99:0:0")]
-    garbage = [FakeRecord(value, headers, b"k"), FakeRecord(b"[1,2,[1]]", strange, b"k"), FakeRecord(b"", [], None)]
+    headers = [ROWS[0], ("tm_view", view.version.encode())]
+    wrong = packed(((b"k", 1, 2, values), 0, None))
+    strange = packed(((b"k", 1, 2, [1.0]), 0, None), source=99)
+    garbage = [FakeRecord(wrong, headers), FakeRecord(strange, headers), FakeRecord(b"", [], None)]
     part, known, clean = fresh(view, 0), Readers(), Readers()
     assert len(part.take({view.input_topic: [*garbage, *records]})) == 3
     known.read(part)
@@ -301,25 +340,37 @@ def test_a_row_that_does_not_fit_is_rejected_and_its_neighbours_count(value: byt
     assert known.vectors == clean.vectors
 
 
+@pytest.mark.parametrize("carrier", ["\0watermark", "x" * 3000])
+def test_a_text_that_cannot_be_a_key_is_rejected(carrier: str) -> None:
+    view = views()["by-carrier"]
+    routes = RoutePartition([Route(view, 0, RouteMarks(), by_sum)])
+    _, rejected = routes.take(view.source_topic, [source_record(Departure("e", START_US, body(carrier), 0, 0))])
+    assert "at most 2048 bytes" in rejected[0].reason
+
+
 def test_a_field_of_another_type_is_a_dead_letter_for_the_router_and_other_views_go_on() -> None:
     both = [views()["by-carrier"], views()["by-route"]]
     routes = RoutePartition([Route(view, 0, RouteMarks(), by_sum) for view in both])
     bad = Departure("e", START_US, body("AA") | {"carrier": ["AA"]}, 0, 0)
     out, rejected = routes.take(both[0].source_topic, [source_record(bad)])
     assert len(rejected) == 1
-    assert [item.topic for item in out if item.key] == [both[1].input_topic]
+    assert {letter.topic for letter in out if read_rows(letter.value or b"").rows} == {both[1].input_topic}
 
 
-def test_the_router_tells_time_to_every_partition_behind_its_rows() -> None:
+def test_the_router_tells_time_to_every_partition_with_its_rows() -> None:
     view = views()["by-carrier"]
     routes = RoutePartition([Route(view, 1, RouteMarks(), by_sum)])
-    out, _ = routes.take(view.source_topic, [source_record(Departure("e", START_US, body("AA"), 1, 0), 5)])
-    assert [item.partition for item in out] == [by_sum(b"AA", PARTITIONS), 0, 1, 2]
-    assert json.loads(out[1].value or b"")["source_partition"] == 1
+    event = source_record(Departure("e", START_US, body("AA"), 1, 0), 5)
+    out, _ = routes.take(view.source_topic, [event])
+    assert [letter.partition for letter in out] == [0, 1, 2]
+    told = {letter.partition: read_rows(letter.value or b"") for letter in out}
+    assert {(rows.source_partition, rows.watermark_us, rows.seq) for rows in told.values()} == {
+        (1, START_US - 600_000_000, 0)
+    }
+    assert [p for p, rows in told.items() if rows.rows] == [by_sum(b"AA", PARTITIONS)]
     ((_, marks),) = routes.marks()
     assert marks == RouteMarks(6, 0, START_US - 600_000_000)
-    again, _ = routes.take(view.source_topic, [source_record(Departure("e", START_US, body("AA"), 1, 0), 5)])
-    assert again == []
+    assert routes.take(view.source_topic, [event]) == ([], [])
 
 
 def test_the_same_view_in_two_pipelines_runs_once_and_a_different_one_is_refused() -> None:

@@ -100,10 +100,7 @@ class ViewPartition:
             self._taken.append(_Taken(row, source_partition, seq, trace, record))
 
     def progress(self, word: Progress) -> None:
-        """A source partition's word on time; raises ValueError for a partition that does not feed this one."""
-        if word.source_partition not in self._sources:
-            msg = f"source partition {word.source_partition} does not feed partition {self.partition} of this view"
-            raise ValueError(msg)
+        """A source partition's word on time."""
         known = self.watermarks.get(word.source_partition)
         if known is None or word.time_us > known:
             self.watermarks[word.source_partition] = word.time_us
@@ -130,7 +127,8 @@ class ViewPartition:
                 touched = self.state.names(self._apply_rows(taken).tolist())
             except RejectedValuesError as error:
                 bad = set(error.rows)
-                rejected += [Rejected(taken[at].record, error.rule) for at in sorted(bad)]
+                records = {id(taken[at].record): taken[at].record for at in sorted(bad)}
+                rejected += [Rejected(record, error.rule) for record in records.values()]
                 taken = [item for at, item in enumerate(taken) if at not in bad]
                 continue
             traces = {item.row.key: item.trace for item in taken if item.trace is not None}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tidemill_features.domain.aggregate import Capture, Rejected, ViewPartition
 from tidemill_features.domain.letter import Letter
-from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_repartitioned, read_source
+from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_routed, read_source
 
 
 class AggregatePartition:
@@ -63,21 +63,24 @@ class AggregatePartition:
 
 
 def _take_routed(part: ViewPartition, record: Record) -> None:
-    item = read_repartitioned(record, part.view.version.encode())
-    if isinstance(item, Progress):
-        _progress(part, item)
-    elif item is not None:
-        if item.source_partition >= part.view.partitions or len(item.row.values) != len(part.view.plan.fields):
-            raise BadRecordError("the row does not fit this view")
-        if not part.is_repeat(item.source_partition, item.seq):
-            part.take(record, item.source_partition, item.seq, item.row, item.trace)
+    rows = read_routed(record, part.view.version.encode())
+    if rows is None:
+        return
+    source, width = rows.source_partition, len(part.view.plan.fields)
+    if source >= part.view.partitions or any(len(item.row.values) != width for item in rows.rows):
+        raise BadRecordError("the rows do not fit this view")
+    for row, seq, trace in rows.rows:
+        if not part.is_repeat(source, seq):
+            part.take(record, source, seq, row, trace)
+    if rows.watermark_us is not None:
+        part.progress(Progress(source, rows.watermark_us, rows.seq))
 
 
 def _take_source(parts: Sequence[ViewPartition], record: Record) -> None:
     item = read_source(record)
     if isinstance(item, Progress):
         for part in parts:
-            _progress(part, item)
+            part.progress(item)
         return
     problem = ""
     for part in parts:
@@ -96,10 +99,3 @@ def _take_event(part: ViewPartition, record: Record, event: Event) -> str:
         return str(error)
     part.take(record, record.partition, event.seq, row, event.trace)
     return ""
-
-
-def _progress(part: ViewPartition, word: Progress) -> None:
-    try:
-        part.progress(word)
-    except ValueError as error:
-        raise BadRecordError(str(error)) from None

@@ -9,14 +9,11 @@ from pydantic import ValidationError
 from tidemill_contracts.base import parse_time
 from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import Timer
-from tidemill_features.domain.repartition import TYPE, VIEW_HEADER, Row, read_row
+from tidemill_features.domain.repartition import END_OF_TIME_US, MOST_DIGITS, TYPE, VIEW_HEADER, Rows, read_rows
 
 _BODY = msgspec.json.Decoder(dict[str, Any])
-_ORIGIN_PARTS = 3
-_MOST_DIGITS = 18  # of sequence numbers: larger ones are garbage, and would not fit a state's words
-_LARGEST = 10**_MOST_DIGITS
-_TIMER, _ROW = Timer.TYPE.encode(), TYPE.encode()
-_END_OF_TIME_US = 2**32 * 1_000_000
+_LARGEST = 10**MOST_DIGITS
+_TIMER, _ROWS = Timer.TYPE.encode(), TYPE.encode()
 
 
 class Record(Protocol):
@@ -58,15 +55,6 @@ class Progress(NamedTuple):
     seq: int | None = None
 
 
-class Routed(NamedTuple):
-    """A row on its way to its entity's partition, from event `seq` of `source_partition`."""
-
-    source_partition: int
-    seq: int
-    row: Row
-    trace: bytes | None
-
-
 def read_source(record: Record) -> Event | Progress:
     """A record of `events.<source>`; raises BadRecordError."""
     return _plain_event(record) or _any_source(record)
@@ -80,7 +68,7 @@ def _plain_event(record: Record) -> Event | None:
         if headers["ce_type"] == _TIMER or headers["ce_specversion"] != b"1.0" or not headers["ce_source"]:
             return None
         body = _BODY.decode(record.value or b"")
-        if not seq.isdigit() or len(seq) > _MOST_DIGITS or not 0 <= time_us < _END_OF_TIME_US:
+        if not seq.isdigit() or len(seq) > MOST_DIGITS or not 0 <= time_us < END_OF_TIME_US:
             return None
         return Event(headers["ce_id"].decode(), time_us, int(seq), body, headers.get("traceparent"))
     except (KeyError, AttributeError, ValueError, RecursionError):
@@ -102,57 +90,25 @@ def _any_source(record: Record) -> Event | Progress:
     return Event(envelope.id, _checked_time(envelope.time_us), envelope.seq, body, _trace(envelope))
 
 
-def read_repartitioned(record: Record, version: bytes) -> Routed | Progress | None:
+def read_routed(record: Record, version: bytes) -> Rows | None:
     """A record of `repartition.<view>`, None when written for another version of the view; raises BadRecordError."""
     headers = dict(record.headers)
     if headers.get(VIEW_HEADER) != version:
         if not isinstance(headers.get(VIEW_HEADER), bytes):
             raise BadRecordError(f"{VIEW_HEADER} is missing")
         return None
-    kind = headers.get("ce_type")
-    if kind == _TIMER:
-        return _read_timer(record)
-    if kind != _ROW or not record.key or record.value is None:
-        raise BadRecordError(f"not a {TYPE} with key and body")
-    source_partition, seq = _origin(headers.get("tm_origin"))
+    if headers.get("ce_type") != _ROWS:
+        raise BadRecordError(f"the type is not {TYPE}")
     try:
-        row = read_row(record.key, record.value)
-        row.key.decode()
-    except ValueError:  # also msgspec's
-        raise BadRecordError("the body is not a row") from None
-    _checked_time(row.time_us)
-    return Routed(source_partition, seq, row, headers.get("traceparent"))
-
-
-def _origin(header: object) -> tuple[int, int]:
-    parts = header.split(b":") if isinstance(header, bytes) else []
-    if len(parts) != _ORIGIN_PARTS or not parts[0].isdigit() or not parts[1].isdigit():
-        raise BadRecordError("tm_origin must be partition:seq:ordinal")
-    if max(len(parts[0]), len(parts[1])) > _MOST_DIGITS:
-        raise BadRecordError("tm_origin is too large")
-    return int(parts[0]), int(parts[1])
+        return read_rows(record.value or b"")
+    except (ValueError, RecursionError):  # also msgspec's
+        raise BadRecordError("the body does not hold rows") from None
 
 
 def _checked_time(time_us: int) -> int:
-    if not 0 <= time_us < _END_OF_TIME_US:
+    if not 0 <= time_us < END_OF_TIME_US:
         raise BadRecordError("the time is not between 1970 and 2106")
     return time_us
-
-
-def _read_timer(record: Record) -> Progress:
-    try:
-        envelope = read_envelope(record.headers, record.value)
-        timer = Timer.read(envelope.data)
-    except EnvelopeError as error:
-        raise BadRecordError(str(error)) from None
-    except ValidationError:
-        raise BadRecordError("the body is not a timer") from None
-    if timer.source_partition is None:
-        raise BadRecordError("a timer of a repartition topic names its source partition")
-    seq = envelope.origin[1] if envelope.origin else None
-    if seq is not None and seq >= _LARGEST:
-        raise BadRecordError("tm_origin is too large")
-    return Progress(timer.source_partition, _checked_time(timer.time_us), seq)
 
 
 def _trace(envelope: Envelope) -> bytes | None:

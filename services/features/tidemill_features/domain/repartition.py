@@ -1,53 +1,82 @@
-"""Records of a repartition topic: what one view needs of an event, on its way to the entity's partition.
+"""Records of a repartition topic: what one view needs of some events of one source partition, and how far that one is.
 
-Internal to this service: only its router writes them and only its aggregator reads them.
+Internal to this service: only its router writes them and only its aggregator reads them. Many rows share a record,
+because a record costs more than a row; a repeat is known by its event's dense number, not by its record.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
-from tidemill_contracts.envelope import Envelope, Headers
-from tidemill_contracts.events import Timer, encode
+from tidemill_contracts.envelope import Headers
 
 TYPE = "tidemill.repartitioned.v1"
 VIEW_HEADER = "tm_view"
-_TYPE = TYPE.encode()
-_ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(tuple[int, int, list[float | None]])
-_NULL = float("nan")
+MOST_DIGITS = 18  # of sequence numbers: larger ones are garbage, and would not fit a state's words
+END_OF_TIME_US = 2**32 * 1_000_000
+MOST_KEY_BYTES = 2048
+_RECORD_BYTES = 700_000  # with a margin below the largest record that is written
+_ROW_BYTES = 2300  # the longest key, a trace context and the numbers of the row itself
+
+Time = Annotated[int, msgspec.Meta(ge=0, lt=END_OF_TIME_US)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=10**MOST_DIGITS)]
+Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MOST_KEY_BYTES)]
 
 
 class Row(NamedTuple):
-    """What a view needs of one event; NaN is null."""
+    """What a view needs of one event; NaN is null, `mark` the 64-bit hash of the event's id."""
 
-    key: bytes
-    time_us: int
-    mark: int  # 64-bit hash of the event's id
+    key: Key
+    time_us: Time
+    mark: Annotated[int, msgspec.Meta(ge=0)]
     values: list[float]
 
 
-def write_row(row: Row, *, version: bytes, origin: tuple[int, int], trace: bytes | None) -> tuple[bytes, Headers]:
-    """Body and headers; `origin` is the source partition and the dense sequence number of the event in it."""
-    headers: Headers = [("ce_type", _TYPE), (VIEW_HEADER, version), ("tm_origin", b"%d:%d:0" % origin)]
-    if trace is not None:
-        headers.append(("traceparent", trace))
-    return _ENCODER.encode((row.time_us, row.mark, row.values)), headers
+class RoutedRow(NamedTuple):
+    """A row, the dense number of its event in the source partition, and the event's trace context."""
+
+    row: Row
+    seq: Number
+    trace: bytes | None
 
 
-def read_row(key: bytes, body: bytes) -> Row:
-    """Raises ValueError for anything but a row."""
-    time_us, mark, values = _DECODER.decode(body)
-    if not 0 <= mark < 2**64:
-        msg = "the hash of the id is not an unsigned 64-bit number"
-        raise ValueError(msg)
-    return Row(key, time_us, mark, [_NULL if value is None else value for value in values])
+class Rows(msgspec.Struct, array_like=True, frozen=True):
+    """Rows of one source partition in the order of their events.
+
+    Nothing older than `watermark_us` follows from it behind these rows; `seq` is the newest event that was looked at.
+    """
+
+    source_partition: Annotated[int, msgspec.Meta(ge=0, lt=256)]
+    rows: list[RoutedRow]
+    watermark_us: Time | None = None
+    seq: Number | None = None
 
 
-def write_timer(source: str, partition: int, time_us: int, *, seq: int | None, version: bytes) -> tuple[bytes, Headers]:
-    """A source partition's word that nothing older than `time_us` follows; `seq` is its last event before that word."""
-    body = Timer(source=source, time_us=time_us, source_partition=partition)
-    origin = None if seq is None else (partition, seq, 1)
-    identity = f"{source}/{partition}/{time_us}"
-    envelope: Envelope = encode(body, id=identity, source="tidemill/features", time_us=time_us, origin=origin)
-    return envelope.data, [*envelope.headers(), (VIEW_HEADER, version)]
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Rows)
+
+
+def rows_per_record(fields: int) -> int:
+    """How many rows of so many fields certainly fit a record."""
+    return max(1, _RECORD_BYTES // (_ROW_BYTES + 9 * fields))
+
+
+def headers(version: bytes) -> Headers:
+    """Headers of the records of one version of a view."""
+    return [("ce_type", TYPE.encode()), (VIEW_HEADER, version), ("content-type", b"application/msgpack")]
+
+
+def write_rows(rows: Rows) -> bytes:
+    """The body of a record."""
+    return _ENCODER.encode(rows)
+
+
+def read_rows(body: bytes) -> Rows:
+    """Raises ValueError for anything but rows of valid keys."""
+    rows = _DECODER.decode(body)
+    for item in rows.rows:
+        item.row.key.decode()
+        if item.row.mark >= 2**64:
+            msg = "the mark has more than 64 bits"
+            raise ValueError(msg)
+    return rows

@@ -7,7 +7,7 @@ import msgspec
 from tidemill_features.domain.aggregate import Rejected
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_source
-from tidemill_features.domain.repartition import write_row, write_timer
+from tidemill_features.domain.repartition import RoutedRow, Rows, headers, rows_per_record, write_rows
 from tidemill_features.domain.views import View
 
 Partitioner = Callable[[bytes, int], int]
@@ -26,41 +26,40 @@ class Route:
     """One source partition for one view. Readers drop repeats, so it may be made again from any earlier mark."""
 
     def __init__(self, view: View, partition: int, marks: RouteMarks, partitioner: Partitioner) -> None:
-        self.view, self.partition, self.marks = view, partition, marks
+        self.view, self.partition = view, partition
         self.seq, self.watermark_us, self._told = marks.seq, marks.watermark_us, marks.watermark_us
-        self.events = self.rows = 0
-        self._version, self._partitioner = view.version.encode(), partitioner
+        self._headers, self._partitioner = headers(view.version.encode()), partitioner
+        self._most = rows_per_record(len(view.plan.fields))
+        self._rows: dict[int, list[RoutedRow]] = {}
 
-    def event(self, event: Event) -> Letter | None:
-        """The event as a row, None for a repeat or one the view does not want; raises ValueError for a bad body."""
+    def event(self, event: Event) -> None:
+        """Take an event's row, none for a repeat or one the view does not want; raises ValueError for a bad body."""
         if self.seq is not None and event.seq <= self.seq:
-            return None
+            return
         self.seq = event.seq
-        self.events += 1
         self.time(event.time_us - self.view.lateness_us)
         row = self.view.read(event.id, event.time_us, event.body)
-        if row is None:
-            return None
-        self.rows += 1
-        value, headers = write_row(row, version=self._version, origin=(self.partition, event.seq), trace=event.trace)
-        target = self._partitioner(row.key, self.view.partitions)
-        return Letter(self.view.input_topic, target, row.key, value, headers)
+        if row is not None:
+            target = self._partitioner(row.key, self.view.partitions)
+            self._rows.setdefault(target, []).append(RoutedRow(row, event.seq, event.trace))
 
     def time(self, time_us: int) -> None:
         """Nothing older follows."""
         if time_us >= 0 and (self.watermark_us is None or time_us > self.watermark_us):
             self.watermark_us = time_us
 
-    def timers(self) -> list[Letter]:
-        """A word to every partition of the view when time has risen: it stands behind all rows that came before it."""
-        if self.watermark_us is None or self.watermark_us == self._told:
-            return []
-        self._told = self.watermark_us
-        value, headers = write_timer(
-            self.view.source, self.partition, self.watermark_us, seq=self.seq, version=self._version
-        )
-        topic = self.view.input_topic
-        return [Letter(topic, target, None, value, headers) for target in range(self.view.partitions)]
+    def drain(self) -> list[Letter]:
+        """The rows taken since the last call, and a word on time: to every partition when it has risen."""
+        targets = range(self.view.partitions) if self.watermark_us != self._told else sorted(self._rows)
+        letters = [letter for target in targets for letter in self._letters(target, self._rows.get(target, []))]
+        self._rows, self._told = {}, self.watermark_us
+        return letters
+
+    def _letters(self, target: int, rows: list[RoutedRow]) -> list[Letter]:
+        parts = [rows[at : at + self._most] for at in range(0, len(rows), self._most)] or [[]]
+        bodies = [Rows(self.partition, part) for part in parts[:-1]]
+        bodies.append(Rows(self.partition, parts[-1], self.watermark_us, self.seq))
+        return [Letter(self.view.input_topic, target, None, write_rows(body), self._headers) for body in bodies]
 
     def mark(self, next_offset: int) -> RouteMarks:
         """Where to begin again, once everything routed so far is acknowledged."""
@@ -75,17 +74,17 @@ class RoutePartition:
         self._offsets: dict[str, int] = {}
 
     def take(self, topic: str, records: Sequence[Record]) -> tuple[list[Letter], list[Rejected]]:
-        """Route records of one source, in the order of their offsets; rows first, then the new time."""
+        """Route records of one source, in the order of their offsets."""
         routes = [route for route in self.routes if route.view.source_topic == topic]
         out: list[Letter] = []
         rejected: list[Rejected] = []
         for record in records:
             try:
-                _route(routes, record, out)
+                _route(routes, record)
             except BadRecordError as error:
                 rejected.append(Rejected(record, str(error)))
         for route in routes:
-            out += route.timers()
+            out += route.drain()
         if records:
             self._offsets[topic] = records[-1].offset + 1
         return out, rejected
@@ -99,8 +98,8 @@ class RoutePartition:
         ]
 
 
-def _route(routes: Sequence[Route], record: Record, out: list[Letter]) -> None:
-    """Add the record's rows to `out`; raises BadRecordError when a view cannot read it, after the others have."""
+def _route(routes: Sequence[Route], record: Record) -> None:
+    """Hand a record to the routes; raises BadRecordError when one cannot read it, after the others have."""
     item = read_source(record)
     if isinstance(item, Progress):
         for route in routes:
@@ -109,11 +108,8 @@ def _route(routes: Sequence[Route], record: Record, out: list[Letter]) -> None:
     problem = ""
     for route in routes:
         try:
-            routed = route.event(item)
+            route.event(item)
         except ValueError as error:
             problem = str(error)
-            continue
-        if routed is not None:
-            out.append(routed)
     if problem:
         raise BadRecordError(problem)

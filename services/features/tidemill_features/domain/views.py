@@ -9,7 +9,7 @@ from tidemill_contracts.topics import topic
 from tidemill_engine.entities import EntityKey, RowReader, event_mark
 from tidemill_engine.expressions import Compiled, compile_expression, field_types
 from tidemill_engine.windows import ViewPlan, compile_view
-from tidemill_features.domain.repartition import Row
+from tidemill_features.domain.repartition import MOST_KEY_BYTES, Row
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,10 @@ def row_reader(
         entity = key(body)
         if entity is None:
             return None
-        if entity.startswith("\0"):
-            msg = "an entity's text must not begin with a zero character"
+        text = entity.encode()
+        if text[0] == 0 or len(text) > MOST_KEY_BYTES:
+            msg = f"an entity's text has at most {MOST_KEY_BYTES} bytes and does not begin with a zero"
             raise ValueError(msg)
-        return Row(entity.encode(), time_us, event_mark(event_id), numbers(body))
+        return Row(text, time_us, event_mark(event_id), numbers(body))
 
     return read

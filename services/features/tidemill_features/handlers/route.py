@@ -16,7 +16,7 @@ from tidemill_runtime.backoff import Rarely
 from tidemill_runtime.errors import Later
 
 EVENTS = Counter("tidemill_features_events", "Events read by the router.", ["partition"])
-ROWS = Counter("tidemill_features_rows", "Rows and words on time written to repartition topics.", ["partition"])
+ROUTED = Counter("tidemill_features_routed_records", "Records written to repartition topics.", ["partition"])
 _SAVE_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -54,13 +54,13 @@ class RouteTask:
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
         """Route and wait for the acknowledgements."""
-        letters: list[Letter] = []
+        letters = list[Letter]()
         for topic, records in batches.items():
             rows, rejected = self.state.take(topic, records)
             letters += rows
             letters += self._undertaker.bury(rejected, among=len(records))
             EVENTS.labels(self.partition).inc(len(records))
-            ROWS.labels(self.partition).inc(len(rows))
+            ROUTED.labels(self.partition).inc(len(rows))
         if letters:
             await self._log.write(letters)
         self._unsaved = True

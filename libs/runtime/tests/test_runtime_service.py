@@ -47,6 +47,14 @@ async def stubborn():
         except asyncio.CancelledError:
             pass
 
+async def leaning():
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        await asyncio.sleep(0.3)
+        found = open(os.environ["MARK"]).read()
+        open(os.environ["MARK"] + ".leaning", "w").write(found)
+
 def create(settings, health):
     extra = {name: globals()[name] for name in sys.argv[1:]}
     route = Route(method="GET", path="/slow", endpoint=slow, summary="Slow")
@@ -112,6 +120,15 @@ def test_background_that_will_not_stop_does_not_hold_the_exit(tmp_path: Path, fr
         assert child.wait(10) == 0
         assert time.monotonic() - started < 10
         assert "stubborn" in spoken(child)[0]["message"]
+        assert (tmp_path / "mark").read_text() == "flushed"
+
+
+def test_what_started_last_stops_first_and_in_peace(tmp_path: Path, free_port: int) -> None:
+    with program(tmp_path, "leaning", port=free_port) as child:
+        until_sync(lambda: answers(free_port), "the service is ready")
+        child.terminate()
+        assert child.wait(10) == 0
+        assert (tmp_path / "mark.leaning").read_text() == "started"
 
 
 def test_an_open_server_without_a_key_does_not_start(tmp_path: Path, free_port: int) -> None:

@@ -30,6 +30,8 @@ __all__ = ["Health", "Service", "build_app", "run", "serve"]
 DRAIN_S = 4
 """Seconds for requests under way to finish; the background then has `BACKGROUND_S`, together below ten."""
 BACKGROUND_S = 4.0
+TOGETHER_S = 1.0
+"""Of `BACKGROUND_S`: what is left for all others when one does not stop in its turn."""
 LAST_S = 0.5
 Background = Callable[[], Awaitable[None]]
 S = TypeVar("S", bound=ServiceSettings)
@@ -40,9 +42,10 @@ _log = logging.getLogger(__name__)
 class Service:
     """What a composition root hands over.
 
-    `background` names coroutines that run until they are cancelled; on cancellation they flush and return. `state`
-    becomes `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once.
-    `front` may put an ASGI application before the routes, for a path that must not pay for them.
+    `background` names coroutines that run until they are cancelled; on cancellation they flush and return. The last is
+    cancelled first, and the one before it when it has returned: what others need comes before them. `state` becomes
+    `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once. `front`
+    may put an ASGI application before the routes, for a path that must not pay for them.
     """
 
     routes: Sequence[Route]
@@ -145,12 +148,21 @@ async def _background(work: Mapping[str, Background], server: uvicorn.Server) ->
         yield crashed
     finally:
         stopping = True
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=BACKGROUND_S)
-            for task in late:
-                _log.error("background did not stop within %s s: %s", BACKGROUND_S, task.get_name())
+        await _stop(tasks)
+
+
+async def _stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel the last first, each once the one after it has flushed; one that is stubborn must not starve the rest."""
+    loop = asyncio.get_running_loop()
+    in_turn = loop.time() + BACKGROUND_S - TOGETHER_S
+    for task in reversed(tasks):
+        task.cancel()
+        await asyncio.wait({task}, timeout=max(0.0, in_turn - loop.time()))
+    if tasks:
+        await asyncio.wait(tasks, timeout=max(0.0, in_turn - loop.time()) + TOGETHER_S)
+    for task in tasks:
+        if not task.done():
+            _log.error("background did not stop within %s s: %s", BACKGROUND_S, task.get_name())
 
 
 async def _named(name: str, start: Background, ended: Callable[[asyncio.Task[None]], None]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tidemill_contracts.events import Prediction, TrainingCoalesced, TrainingReq
 from tidemill_contracts.ids import prediction_id
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_monitoring.domain import state
-from tidemill_monitoring.domain.join import Join, Label
+from tidemill_monitoring.domain.join import Entry, Join, Kind, Label
 from tidemill_monitoring.domain.merge import OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Monitor
 
@@ -23,7 +24,9 @@ sources:
   clicks: {key: [user], fields: {user: {type: string}, bought: {type: boolean}}}
 request: {key: user, fields: {user: {type: string}}, features: {a: "1", b: "1"}}
 label: {source: clicks, join: user, expression: bought, expiry: 1h}
-monitor: {segments: [user], drift: {pane_rows: 50, bias_panes: 5, bias_z: 3.5, reference_rows: 200, population_reference_rows: 200}}
+monitor:
+  segments: [user]
+  drift: {pane_rows: 50, bias_panes: 5, bias_z: 3.5, reference_rows: 200, population_reference_rows: 200}
 policy: {volume: 400, cool_down: 10s}
 """
 
@@ -56,14 +59,16 @@ def stream(n: int, change_at: int) -> list[Row]:
         score = float(1 / (1 + np.exp(-vector[0])))
         chance = score if i < change_at else min(1.0, score + 0.3)
         at, key = i * SECOND, str(i)
-        rows.append(
-            Row(
-                at, str(prediction_id("demo", key)), PREDICTIONS, i, a_prediction(key, at, score, tuple(vector.tolist()))
-            )
-        )
+        prediction = a_prediction(key, at, score, tuple(vector.tolist()))
+        rows.append(Row(at, str(prediction.prediction_id), PREDICTIONS, i, prediction))
         label = a_label(key, at + 5 * SECOND, float(rng.random() < chance))
         rows.append(Row(label.at_us, label.event_id, LABELS, i, label))
     return sorted(rows)
+
+
+def waiting_rows(join: Join) -> dict[Kind, Iterable[Entry]]:
+    """What the store keeps of a join, oldest first."""
+    return {"prediction": join.predictions.values(), "label": join.labels.values(), "closed": join.closed.values()}
 
 
 def effects(monitor: Monitor, spec: PipelineSpec, rows: list[Row], cuts: list[int], *, restore: bool) -> list[str]:
@@ -75,10 +80,10 @@ def effects(monitor: Monitor, spec: PipelineSpec, rows: list[Row], cuts: list[in
         out += [f"{d.event_id} {d.event.model_dump_json()}" for d in found.decisions]
         monitor.segments.take_changed()
         if restore:
-            waiting = monitor.join
+            waiting = waiting_rows(monitor.join)
             monitor = state.load(spec, state.dump(monitor))
-            for kind, table in (("prediction", waiting.predictions), ("label", waiting.labels), ("closed", waiting.closed)):
-                for entry in table.values():
+            for kind, entries in waiting.items():
+                for entry in entries:
                     monitor.join.restore(kind, entry)
     return sorted(out)
 
@@ -129,7 +134,10 @@ def test_a_repeat_is_dropped_while_it_waits_and_after_it_left() -> None:
 def test_a_label_joins_once_whichever_comes_first(order: str) -> None:
     """A second prediction or label of the key joins nothing."""
     join = Join(expiry_us=3600 * SECOND)
-    calls = [lambda: join.on_prediction(a_prediction("k", 1)), lambda: join.on_label(a_label("k", 1))]
+    calls: list[Callable[[], object]] = [
+        lambda: join.on_prediction(a_prediction("k", 1)),
+        lambda: join.on_label(a_label("k", 1)),
+    ]
     first, second = calls if order == "prediction first" else reversed(calls)
     assert first() is None
     assert second() is not None

@@ -79,14 +79,8 @@ class Outcome(BaseModel):
 def routes(reads: Reads) -> list[Route]:
     """The route table over what it reads from."""
 
-    def store() -> Queries:
-        found = reads.queries()
-        if found is None:
-            raise HttpProblem(503, "not ready yet", headers={"Retry-After": "1"})
-        return found
-
     async def status(_: Request) -> Status:
-        queries = store()
+        queries = _store(reads)
         found = {}
         for name, task in list(reads.tasks.items()):
             watermark = task.merged_us
@@ -95,22 +89,19 @@ def routes(reads: Reads) -> list[Route]:
         return Status(pipelines=found)
 
     async def metrics(request: Request) -> Items:
-        return Items(items=await store().metrics(request.path_params["pipeline"]))
+        return Items(items=await _store(reads).metrics(request.path_params["pipeline"]))
 
     async def drifts(request: Request) -> Items:
-        return Items(items=await store().decisions(request.path_params["pipeline"], DriftDetected.TYPE))
+        return Items(items=await _store(reads).decisions(request.path_params["pipeline"], DriftDetected.TYPE))
 
     async def causes(request: Request) -> Items:
-        name, queries = request.path_params["pipeline"], store()
+        name, queries = request.path_params["pipeline"], _store(reads)
         asked = await queries.decisions(name, TrainingRequested.TYPE)
         return Items(items=[*asked, *await queries.decisions(name, TrainingCoalesced.TYPE)])
 
     async def outcome(request: Request) -> Outcome:
-        try:
-            prediction_id = UUID(request.path_params["prediction_id"])
-        except ValueError:
-            raise HttpProblem(422, "a prediction id is a UUID") from None
-        found = await store().outcome_of(prediction_id)
+        prediction_id = _prediction_id(request.path_params["prediction_id"])
+        found = await _store(reads).outcome_of(prediction_id)
         if found is None:
             raise HttpProblem(404, "this prediction has no label yet, or there is no such prediction")
         return Outcome(**found)
@@ -118,12 +109,29 @@ def routes(reads: Reads) -> list[Route]:
     base = "/v1/pipelines/{pipeline}"
     return [
         Route(method="GET", path="/v1/status", endpoint=status, summary="Where each merge stands", response=Status),
-        Route(method="GET", path=f"{base}/metrics", endpoint=metrics, summary="Prequential metrics by day and segment", response=Items),
-        Route(method="GET", path=f"{base}/drifts", endpoint=drifts, summary="Alarms with their evidence", response=Items),
-        Route(method="GET", path=f"{base}/causes", endpoint=causes, summary="Training requests and what was coalesced", response=Items),
+        Route(method="GET", path=f"{base}/metrics", endpoint=metrics, summary="Prequential metrics by day and segment",
+              response=Items),
+        Route(method="GET", path=f"{base}/drifts", endpoint=drifts, summary="Alarms with their evidence",
+              response=Items),
+        Route(method="GET", path=f"{base}/causes", endpoint=causes, summary="Training requests and what was coalesced",
+              response=Items),
         Route(method="GET", path="/v1/outcomes/{prediction_id}", endpoint=outcome, summary="The label of a prediction",
               response=Outcome, statuses=(404, 422)),
     ]  # fmt: skip
+
+
+def _store(reads: Reads) -> Queries:
+    found = reads.queries()
+    if found is None:
+        raise HttpProblem(503, "not ready yet", headers={"Retry-After": "1"})
+    return found
+
+
+def _prediction_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise HttpProblem(422, "a prediction id is a UUID") from None
 
 
 def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> PipelineStatus:

@@ -1,7 +1,8 @@
-"""Composition root: settings -> pool, producer, one merge task per pipeline -> routes. Nothing here decides anything."""
+"""Composition root: settings -> pool, producer, one merge task per pipeline -> routes. It decides nothing."""
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from aiokafka import TopicPartition
 
@@ -62,7 +63,7 @@ class Monitoring:
             await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
             await self.pool.close()
 
-    async def _on_pipelines(self, pipelines: "dict[str, PipelineApplied]") -> None:
+    async def _on_pipelines(self, pipelines: Mapping[str, PipelineApplied]) -> None:
         for name, applied in pipelines.items():
             known = self._running.get(name)
             if known is not None and known[0] == applied.digest:

@@ -12,21 +12,9 @@ from tidemill_contracts import EnvelopeError, read_envelope
 from tidemill_contracts.events import Outcome
 from tidemill_monitoring.domain.merge import Input, OrderedMerge
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
-from tidemill_monitoring.domain.read import BadRecordError, Read
+from tidemill_monitoring.domain.read import BadRecordError, Read, Record
 
 BATCH_ROWS = 2000
-
-
-class Record(Protocol):
-    """A record as the log hands it over."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 Reader = Callable[[Record], Read]

@@ -13,7 +13,7 @@ from tidemill_monitoring import store
 from tidemill_monitoring.domain import state
 from tidemill_monitoring.domain.merge import OrderedMerge
 from tidemill_monitoring.domain.monitor import Decision, Monitor
-from tidemill_monitoring.handlers import Record
+from tidemill_monitoring.domain.read import Record
 from tidemill_runtime.errors import Later
 from tidemill_runtime.postgres import Pool
 
@@ -35,13 +35,14 @@ class LogAndStore:
     pending: list[Outcome]
 
     async def publish(self, outcomes: Sequence[Outcome]) -> None:
-        """Write outcomes in order and wait for the acks. A repeat after a crash has the same number, so readers drop it."""
+        """Write outcomes in order and wait for the acks. A repeat has the same number, so readers drop it."""
         name = topic("outcomes", self.monitor.spec.name, prefix=self.prefix)
         sent = []
         for outcome in outcomes:
             envelope = encode(
-                outcome, id=str(derived_id("outcome", outcome.pipeline, outcome.seq)), source=SOURCE, time_us=outcome.labelled_us,
-                subject=outcome.key, causation=outcome.label_event, origin=(0, outcome.seq, 0), seq=outcome.seq,
+                outcome, id=str(derived_id("outcome", outcome.pipeline, outcome.seq)), source=SOURCE,
+                time_us=outcome.labelled_us, subject=outcome.key, causation=outcome.label_event,
+                origin=(0, outcome.seq, 0), seq=outcome.seq,
             )  # fmt: skip
             sent.append(
                 await self.producer.send(
@@ -57,7 +58,7 @@ class LogAndStore:
         self.pending.extend(outcomes)
 
     async def commit(self, decisions: Sequence[Decision]) -> None:
-        """Everything up to here becomes durable at once. The snapshot is taken before the first await, so it is of one moment."""
+        """Make everything up to here durable at once; the snapshot, taken before the first await, is of one moment."""
         added, removed = self.monitor.join.take_changes()
         point = store.Checkpoint(
             released_until_us=self.merge.released_until_us,
@@ -87,6 +88,6 @@ class LogAndStore:
 
     def _envelope(self, decision: Decision) -> Envelope:
         return encode(
-            decision.event, id=str(decision.event_id), source=SOURCE, time_us=decision.at_us, subject=self.monitor.spec.name,
-            causation=None if decision.cause is None else str(decision.cause),
+            decision.event, id=str(decision.event_id), source=SOURCE, time_us=decision.at_us,
+            subject=self.monitor.spec.name, causation=None if decision.cause is None else str(decision.cause),
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Each label joins its prediction once, whichever comes first and however late; what does not join is counted by class."""
+"""Each label joins its prediction once, whichever comes first; what does not join is counted by class."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tidemill_contracts.events import Prediction
 
@@ -24,7 +24,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A key that has had its label (`value`) or has expired without one (`value` None): later labels are classed by it."""
+    """A key that has had its label (`value`) or expired without one (None): later labels are classed by it."""
 
     key: str
     at_us: int
@@ -102,7 +102,7 @@ class Join:
         return None
 
     def expire(self, now_us: int) -> None:
-        """Close what has waited longer than the expiry at event time `now_us`; kept closed keys are forgotten after one more."""
+        """Close what has waited longer than the expiry at event time `now_us`; forget closed keys after one more."""
         limit = now_us - self.expiry_us
         for key in list(_older(self.predictions, limit)):
             self._remove("prediction", key)
@@ -132,12 +132,13 @@ class Join:
         self._add("closed", label.key, Closed(label.key, max(label.at_us, prediction.at_us), label.value))
         return prediction, label
 
-    def _table(self, kind: Kind) -> dict[str, Entry]:
-        tables: dict[Kind, dict[str, Entry]] = {
+    def _table(self, kind: Kind) -> dict[str, Any]:
+        """The table of a kind; the class of its entries follows from the kind."""
+        tables: dict[Kind, dict[str, Any]] = {
             "prediction": self.predictions,
             "label": self.labels,
             "closed": self.closed,
-        }  # type: ignore[dict-item]
+        }
         return tables[kind]
 
     def _add(self, kind: Kind, key: str, entry: Entry) -> None:

@@ -1,7 +1,7 @@
 """The ordered merge: one order of rows on every run, whatever order the partitions arrived in.
 
-Rows are released sorted by (event time, id) once every input's watermark has passed them (design: time and order). Released rows
-are final: a row older than what was released is a repeat after a restart and is dropped, so resuming needs no table of ids.
+Rows are released sorted by (event time, id) once every input's watermark has passed them. Released rows are final: an
+older row is a repeat after a restart and is dropped, so resuming needs no table of ids.
 """
 
 import heapq
@@ -26,7 +26,7 @@ class Row:
 
 
 class OrderedMerge:
-    """Buffers rows of several inputs and releases them in order. Memory is bounded by how far the inputs are apart in time."""
+    """Buffers rows of several inputs, releases them in order. Memory grows with how far inputs are apart in time."""
 
     def __init__(self, inputs: list[Input], *, released_until_us: int = NEVER) -> None:
         self.released_until_us = released_until_us

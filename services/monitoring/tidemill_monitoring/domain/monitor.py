@@ -1,4 +1,4 @@
-"""The fold over the ordered merge: rows in, outcomes, alarms and training requests out. Same rows, same effects, bit for bit."""
+"""The fold over the ordered merge: rows in, outcomes, alarms and requests out. Same rows, same effects, bit for bit."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Effects:
 
 @dataclass(slots=True)
 class Monitor:
-    """All state of one pipeline's monitoring. `fold` is its only way forward; how rows are cut into batches changes nothing."""
+    """All state of one pipeline's monitoring. Only `fold` moves it; how rows are cut into batches changes nothing."""
 
     spec: PipelineSpec
     join: Join

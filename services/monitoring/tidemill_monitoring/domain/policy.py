@@ -34,7 +34,7 @@ class PolicyState:
 
 
 def decide(spec: PipelineSpec, state: PolicyState, cause: Cause, known: Known) -> TrainingRequested | TrainingCoalesced:
-    """A request, or the record of why there is none. Mutates `state`; ids follow from the cause, so a replay makes the same ones."""
+    """A request, or the record of why there is none. Mutates `state`; a replay makes the same ids."""
     policy = spec.policy
     cause_id = derived_id("cause", spec.name, cause.kind, str(cause.event_id), known.at_us)
     while state.recent_us and state.recent_us[0] <= known.at_us - policy.budget_period:

@@ -1,8 +1,10 @@
-"""Turns records of the merge's inputs into rows and watermarks. A bad record is refused with the reason, never guessed at."""
+"""Turns records of the merge's inputs into rows and watermarks. A bad record is refused with the reason."""
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tidemill_contracts import Envelope
 from tidemill_contracts.events import Prediction, Timer
@@ -14,6 +16,18 @@ from tidemill_monitoring.domain.merge import Input, Row
 
 class BadRecordError(ValueError):
     """A record of an input topic that can never be read."""
+
+
+class Record(Protocol):
+    """A record as the log hands it over; `timestamp` in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)

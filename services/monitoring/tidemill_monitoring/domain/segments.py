@@ -1,4 +1,4 @@
-"""Prequential metrics: every labelled row is scored by the answer given before its label was known, by day and segment."""
+"""Prequential metrics by day and segment: a labelled row is scored by the answer given before its label was known."""
 
 from dataclasses import dataclass, field
 
@@ -43,7 +43,7 @@ class Segments:
             self.changed.add((segment, start))
 
     def take_changed(self) -> dict[Place, tuple[dict[str, int], dict[str, dict[str, int]]]]:
-        """Panes changed since the last call, as plain sums; panes before the newest are then forgotten: they are closed."""
+        """Panes changed since the last call, as plain sums; those before the newest are closed and then forgotten."""
         out = {}
         for place in sorted(self.changed):
             pane = self.panes[place]

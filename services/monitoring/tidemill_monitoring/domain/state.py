@@ -42,7 +42,8 @@ def dump(monitor: Monitor) -> bytes:
         for place, pane in sorted(monitor.segments.panes.items())
     ]
     state = {
-        "version": VERSION, "names": monitor.spec.feature_names(), "counts": asdict(monitor.join.counts), "policy": policy, "panes": panes,
+        "version": VERSION, "names": monitor.spec.feature_names(), "counts": asdict(monitor.join.counts),
+        "policy": policy, "panes": panes,
         "features": monitor.features, "next_seq": monitor.next_seq, "positions": monitor.positions,
         "watch": monitor.watch.to_state(), "learner": _learner(monitor.learner),
     }  # fmt: skip

@@ -1,4 +1,7 @@
-"""All detectors of one pipeline: inputs and scores by population tests on panes of time, the concept and the calibration on labelled rows."""
+"""All detectors of one pipeline.
+
+Inputs and scores are watched by population tests on panes of time, the concept and the calibration on labelled rows.
+"""
 
 import base64
 import math
@@ -33,7 +36,7 @@ class Finding:
 
 
 class Population:
-    """Inputs and score of the predictions of one release: its first rows are the reference, every later pane of time is compared."""
+    """Inputs and score of one release's predictions: its first rows are the reference of every later pane of time."""
 
     def __init__(self, spec: DriftSpec, names: Sequence[str]) -> None:
         self.names = [*names, SCORE]
@@ -100,8 +103,9 @@ class Population:
         self._counts, self._pane = self._reference.empty(), pane
         return [
             Finding(
-                "prediction" if result.name == SCORE else "input", result.name, "population", result.effect, result.before,
-                result.after, result.adjusted_p, window_us=(first, first + self._spec.population_pane),
+                "prediction" if result.name == SCORE else "input", result.name, "population", result.effect,
+                result.before, result.after, result.adjusted_p,
+                window_us=(first, first + self._spec.population_pane),
             )
             for result in results
             if result.drifted
@@ -151,7 +155,8 @@ class Watch:
         """Plain JSON values."""
         return {
             "epoch": self.epoch, "answering": self._answering, "population": self._population.to_state(),
-            "concept": self._concept.to_state(), "calibration": self._calibration.to_state(), "quality": self._quality_open,
+            "concept": self._concept.to_state(), "calibration": self._calibration.to_state(),
+            "quality": self._quality_open,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:

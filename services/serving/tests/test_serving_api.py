@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from serving_cases import inputs, linear, pipeline, released
+from serving_stack import until
 from starlette.types import ASGIApp
 
 from tidemill_runtime.health import Health
@@ -23,8 +24,10 @@ from tidemill_serving.domain.desk import Desk, Loaded
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.plan import Plan
+from tidemill_serving.domain.replica import WATERMARK_KEY
 from tidemill_serving.domain.scoring import Weighted
 from tidemill_serving.handlers.batching import Batcher
+from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.onnx import Scorer
 from tidemill_serving.spool import partition_of
 
@@ -64,7 +67,8 @@ class Edge:
         for (view, version), width in self.desk.wants().items():
             self.house.replica.want(view, version, width=width, partitions=1)
         secret = SecretStr(key) if key else None
-        predictor = Predictor(self.house.desks, self.batcher, lambda desk: desk.watermark_us(self.house.replica))
+        self.freshness = Freshness(self.house)
+        predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         state = LogState({}, {}, {})
         routes = [
             *predict_routes(predictor), *status_routes(self.house, "0", lambda: state),
@@ -122,6 +126,8 @@ BAD: list[tuple[str, str, bytes, dict[str, str], int]] = [
     ("no pipeline", "/v1/predict/", body(), JSON, 404),
     ("deeper path", f"{PATH}/more", body(), JSON, 404),
     ("behind", PATH, body(), JSON | {MINIMUM_WATERMARK: "5"}, 503),
+    ("still behind", PATH, body(), JSON | {MINIMUM_WATERMARK: "5", "prefer": "wait=0"}, 503),
+    ("a wait that is none", PATH, body(), JSON | {MINIMUM_WATERMARK: "5", "prefer": "wait=long, return=minimal"}, 503),
     ("bad watermark", PATH, body(), JSON | {MINIMUM_WATERMARK: "soon"}, 422),
 ]
 
@@ -152,6 +158,32 @@ async def test_an_answer_carries_the_trace_it_was_asked_in(http: httpx.AsyncClie
     assert answer.status_code == 200
     assert answer.json()["trace_id"] == "c" * 32
     assert answer.headers["traceparent"].startswith(trace[:36])
+
+
+async def test_a_request_waits_for_the_features_that_it_prefers_to_wait_for(
+    http: httpx.AsyncClient, edge: Edge
+) -> None:
+    headers = JSON | {MINIMUM_WATERMARK: "5", "prefer": "respond-async, wait=20"}
+    asked = asyncio.ensure_future(http.post(PATH, content=body(), headers=headers))
+    [views] = [desk.spec.views for desk in edge.house.desks.values()]
+    for mark in (4, 5):
+        await until(lambda: edge.freshness.waiting == 1, "the request waits")
+        assert not asked.done()
+        for view in views:
+            edge.house.replica.apply(view, 0, WATERMARK_KEY, json.dumps({"watermark_us": mark}).encode())
+        edge.freshness.progress()
+    answer = await asked
+    assert answer.status_code == 200
+    assert edge.freshness.waiting == 0
+
+
+async def test_who_goes_away_waits_no_longer(edge: Edge) -> None:
+    [desk] = edge.house.desks.values()
+    asked = asyncio.ensure_future(edge.freshness.reached(desk, 5, 20.0))
+    await until(lambda: edge.freshness.waiting == 1, "the request waits")
+    asked.cancel()
+    await until(lambda: edge.freshness.waiting == 0, "the request is forgotten")
+    assert not await edge.freshness.reached(desk, 5, 0.001)
 
 
 async def test_many_are_answered_in_order_and_one_bad_one_refuses_all(http: httpx.AsyncClient, edge: Edge) -> None:

@@ -24,8 +24,8 @@ ROUTE = "/v1/predict/{pipeline}"
 _WANTED = frozenset(
     name.encode()
     for name in (
-        "authorization", "content-length", "content-type", "idempotency-key", "traceparent", "x-api-key",
-        MINIMUM_WATERMARK,
+        "authorization", "content-length", "content-type", "idempotency-key", "prefer", "traceparent",
+        "x-api-key", MINIMUM_WATERMARK,
     )
 )  # fmt: skip
 _OK = SECONDS.labels("POST", ROUTE, 200)

@@ -1,6 +1,7 @@
 """`POST /v1/predict/{pipeline}`: read, check, score in the tick's batch, log, answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import uuid4
 
@@ -20,6 +21,8 @@ JSON = "application/json"
 RETRY_AFTER_S = "1"
 MAXIMUM_BYTES = 1024 * 1024
 MINIMUM_WATERMARK = "tidemill-minimum-watermark"
+MAXIMUM_WAIT_S = 30
+_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.ASCII | re.IGNORECASE)
 
 
 class Batches(Protocol):
@@ -29,18 +32,28 @@ class Batches(Protocol):
         """The results, in order."""
 
 
+class Fresh(Protocol):
+    """How far event time has got."""
+
+    async def reached(self, desk: Desk, minimum_us: int, seconds: float) -> bool:
+        """Whether the features have reached an event time, now or within some seconds."""
+
+
 class Predictor:
     """The endpoint, apart from how its bytes arrive."""
 
-    def __init__(self, desks: Mapping[str, Desk], batches: Batches, watermark_us: Callable[[Desk], int | None]) -> None:
-        self._desks, self._batches, self._watermark_us = desks, batches, watermark_us
+    def __init__(self, desks: Mapping[str, Desk], batches: Batches, fresh: Fresh) -> None:
+        self._desks, self._batches, self._fresh = desks, batches, fresh
 
     async def predict(self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str) -> bytes:
         """The body of the answer; raises RefusedError."""
         desk = self._desks.get(pipeline)
         if desk is None:
             raise RefusedError(404, "unknown pipeline", "no such pipeline")
-        self._check_ready(desk, headers.get(MINIMUM_WATERMARK))
+        self._check_ready(desk)
+        minimum = headers.get(MINIMUM_WATERMARK)
+        if minimum is not None:
+            await self._check_fresh(desk, minimum, headers.get("prefer"))
         asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
         results = await self._batches.answer(desk, [_query(pipeline, ask, traceparent) for ask in asks])
         answers = []
@@ -50,17 +63,19 @@ class Predictor:
             answers.append(result)
         return b'{"predictions":[' + b",".join(answers) + b"]}" if is_list else answers[0]
 
-    def _check_ready(self, desk: Desk, minimum: str | None) -> None:
+    def _check_ready(self, desk: Desk) -> None:
         if not desk.is_ready:
             raise RefusedError(503, "starting", "the features of this pipeline are being read")
         if desk.champion.active is None:
             raise RefusedError(409, "no release yet", "no release yet: train first")
-        if minimum is None:
-            return
+
+    async def _check_fresh(self, desk: Desk, minimum: str, prefer: str | None) -> None:
+        """RFC 7240 for the wait: a preference that is not understood is ignored."""
         if not minimum.lstrip("-").isdigit() or len(minimum) > 20:  # noqa: PLR2004 - 64 bits
             raise RefusedError(422, "the request breaks its declaration", f"{MINIMUM_WATERMARK} is microseconds")
-        watermark = self._watermark_us(desk)
-        if watermark is None or watermark < int(minimum):
+        wait = _WAIT.search(prefer) if prefer else None
+        seconds = min(int(wait[1]), MAXIMUM_WAIT_S) if wait else 0
+        if not await self._fresh.reached(desk, int(minimum), seconds):
             raise RefusedError(503, "behind", "the features have not reached the watermark that was asked for")
 
 
@@ -95,6 +110,7 @@ def predict_routes(predictor: Predictor) -> list[Route]:
             statuses=(404, 409, 503), max_bytes=MAXIMUM_BYTES, tags=("predict",), headers={
                 "Idempotency-Key": "the id of a single instance, instead of one in the body",
                 MINIMUM_WATERMARK: "microseconds; 503 while the features are behind this event time",
+                "Prefer": f"wait=SECONDS, at most {MAXIMUM_WAIT_S}: the time to wait before that 503",
             },
         ),
     ]  # fmt: skip

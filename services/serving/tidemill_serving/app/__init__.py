@@ -30,6 +30,7 @@ from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.house import House
 from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.following import Follower, Follows
+from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.handlers.releasing import Releaser
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.settings import Settings
@@ -66,16 +67,17 @@ class Serving:
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
-        self.predictor = Predictor(self.house.desks, self.batcher, self._watermark_us)
+        self.freshness = Freshness(self.house)
+        self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
         models = Models(Artifacts(settings.artifacts), settings.state / "models", limit)
         self.follower = Follower(
             self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
-            progress=self.batcher.progress,
+            progress=self._progress,
         )  # fmt: skip
         self._releases = topic("releases", prefix=settings.prefix)
         self.releaser = Releaser(
-            self.house, models, topic=self._releases, progress=self.batcher.progress, caught_up=self.follower.caught_up
+            self.house, models, topic=self._releases, progress=self._progress, caught_up=self.follower.caught_up
         )
         self.follower.configured.append(self.releaser.reconsider)
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
@@ -150,8 +152,10 @@ class Serving:
     def _open_tail(self, topics: list[str], on_records: Any) -> Follows:  # noqa: ANN401 - aiokafka ships no types
         return Tail(self._settings, topics, on_records, max_records=TAIL_RECORDS)
 
-    def _watermark_us(self, desk: Desk) -> int | None:
-        return desk.watermark_us(self.house.replica)
+    def _progress(self) -> None:
+        """Releases that are due come first: who waited for an event time is answered by its champion."""
+        self.batcher.progress()
+        self.freshness.progress()
 
     async def _is_refused(self) -> bool:
         """Whether nobody listens where Kafka should be: waiting for it would be in vain."""

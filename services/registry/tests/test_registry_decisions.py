@@ -58,7 +58,7 @@ def a_version(number: int, model: str | None = None) -> Version:
     return Version(number, model or f"{number:064x}", ["request.a"], {}, "c" * 64)
 
 
-def a_run(number: int, *, champion_epoch: int = 0, **changes: Any) -> RunFinished:
+def a_run(number: int, *, champion_epoch: int = 0, **changes: object) -> RunFinished:
     """A run that succeeded."""
     fields: dict[str, Any] = {
         "run_id": uuid5(SPACE, f"run{number}"), "request_id": uuid5(SPACE, f"request{number}"), "pipeline": "demo",
@@ -66,7 +66,8 @@ def a_run(number: int, *, champion_epoch: int = 0, **changes: Any) -> RunFinishe
         "manifest": "d" * 64, "evaluation": "e" * 64, "champion_epoch": champion_epoch,
         "metrics": {"parity_error": 0.0, "size_bytes": 10.0, "base_rate": 0.5},
     }  # fmt: skip
-    return RunFinished(**{**fields, **changes})
+    fields.update(changes)
+    return RunFinished(**fields)
 
 
 def gate_rows(candidate_skill: float, champion_skill: float | None = None) -> GateRows:

@@ -5,4 +5,4 @@ from tidemill_registry.settings import Settings
 from tidemill_runtime.service import run
 
 if __name__ == "__main__":
-    run(create, Settings())  # type: ignore[call-arg]  # read from the environment
+    run(create, Settings())

@@ -1,4 +1,4 @@
-"""The only module here that speaks SQL. One unit is one transaction: rows, lineage, audit and outbox commit together or not at all."""
+"""The only module here that speaks SQL. Rows, lineage, audit and outbox of one decision are one transaction."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -29,22 +29,27 @@ SOURCE = "/services/registry"
 
 PIPELINE = "SELECT spec, revision, digest, frozen, epoch FROM registry.pipelines WHERE pipeline = $1"
 APPLY = """INSERT INTO registry.pipelines (pipeline, revision, digest, spec) VALUES ($1, 1, $2, $3)
-    ON CONFLICT (pipeline) DO UPDATE SET revision = registry.pipelines.revision + 1, digest = $2, spec = $3, applied_at = now()
-    RETURNING revision"""
+    ON CONFLICT (pipeline) DO UPDATE SET revision = registry.pipelines.revision + 1, digest = $2, spec = $3,
+    applied_at = now() RETURNING revision"""
 SPEC = "INSERT INTO registry.specs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, run_id, at_us, features, views, spec)
     SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM registry.versions WHERE pipeline = $1
     ON CONFLICT (pipeline, model) DO NOTHING RETURNING version"""
+VERSIONS = """SELECT version, model, manifest, run_id, at_us FROM registry.versions
+    WHERE pipeline = $1 ORDER BY version"""
 KNOWN_VERSION = "SELECT version FROM registry.versions WHERE pipeline = $1 AND model = $2"
 MOVE = "UPDATE registry.pipelines SET epoch = $3 WHERE pipeline = $1 AND epoch = $2"
-RELEASE = "INSERT INTO registry.releases (pipeline, epoch, event_id, at_us, effective_at_us, body) VALUES ($1, $2, $3, $4, $5, $6)"
+RELEASE = """INSERT INTO registry.releases (pipeline, epoch, event_id, at_us, effective_at_us, body)
+    VALUES ($1, $2, $3, $4, $5, $6)"""
 REQUEST = """INSERT INTO registry.requests (request_id, pipeline, run_id, status, epoch, version, detail)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (request_id) DO NOTHING"""
 LINEAGE = "INSERT INTO registry.lineage VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
 LAST_LINK = "SELECT seq, event_id, type, pipeline, body, previous, hash FROM registry.audit ORDER BY seq DESC LIMIT 1"
-LINK = "INSERT INTO registry.audit (seq, event_id, type, pipeline, body, previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+LINK = """INSERT INTO registry.audit (seq, event_id, type, pipeline, body, previous, hash)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 ANCESTORS = """WITH RECURSIVE up AS (
-    SELECT child_kind, child, parent_kind, parent, 1 AS distance FROM registry.lineage WHERE child_kind = $1 AND child = $2
+    SELECT child_kind, child, parent_kind, parent, 1 AS distance
+    FROM registry.lineage WHERE child_kind = $1 AND child = $2
     UNION SELECT l.child_kind, l.child, l.parent_kind, l.parent, up.distance + 1
     FROM registry.lineage l JOIN up ON l.child_kind = up.parent_kind AND l.child = up.parent WHERE up.distance < 16)
     SELECT child_kind, child, parent_kind, parent FROM up ORDER BY distance, parent_kind, parent"""
@@ -83,7 +88,7 @@ class PostgresUnit:
         return PipelineRow(spec, row["revision"], row["digest"], row["frozen"], row["epoch"])
 
     async def apply(self, spec: PipelineSpec) -> PipelineApplied:
-        """Save a definition and announce it; returns the event (a repeat of the current definition announces it again)."""
+        """Save a definition, announce it (again where it is the current one) and return the event."""
         body, digest = spec.model_dump_json(), spec.digest()
         revision = await self.db.fetchval(APPLY, spec.name, digest, body)
         await self.db.execute(SPEC, digest, spec.name, body)
@@ -132,7 +137,8 @@ class PostgresUnit:
             number = await self.db.fetchval(KNOWN_VERSION, run.pipeline, run.model)
         else:
             event = VersionRegistered(
-                pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest), run_id=run.run_id, at_us=run.at_us
+                pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest),
+                run_id=run.run_id, at_us=run.at_us,
             )  # fmt: skip
             await self._announce(
                 event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id
@@ -150,12 +156,13 @@ class PostgresUnit:
         await self._announce(decision, decision.pipeline, event_id, decision.at_us, cause=decision.run_id)
 
     async def release(self, release: Released) -> None:
-        """Move the champion pointer by compare-and-set on the epoch; raises EpochMovedError when another decision was first."""
+        """Move the champion pointer by compare-and-set on the epoch; raises EpochMovedError if another came first."""
         if await self.db.execute(MOVE, release.pipeline, release.previous_epoch, release.epoch) != "UPDATE 1":
             raise EpochMovedError
         event_id = UUID(release_id(release))
         await self.db.execute(
-            RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us, release.model_dump_json()
+            RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us,
+            release.model_dump_json(),
         )  # fmt: skip
         await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
 
@@ -245,10 +252,7 @@ class StoreQueries:
 
     async def versions(self, pipeline: str) -> list[dict[str, Any]]:
         """Versions, oldest first."""
-        rows = await self.pool.fetch(
-            "SELECT version, model, manifest, run_id, at_us FROM registry.versions WHERE pipeline = $1 ORDER BY version",
-            pipeline,
-        )
+        rows = await self.pool.fetch(VERSIONS, pipeline)
         return [{**dict(row), "run_id": str(row["run_id"])} for row in rows]
 
     async def gates(self, pipeline: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Method: linked timestamps (Haber and Stornetta, 1991), SHA-256 over the previous
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GENESIS = "0" * 64
 
@@ -40,10 +40,10 @@ def canonical(body: object) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
 
-def chain_hash(previous: str, *, seq: int, event_id: str, type_: str, pipeline: str, body: str) -> str:
-    """SHA-256 over the previous hash and all fields of the row, each length-prefixed."""
-    digest = hashlib.sha256(previous.encode())
-    for part in (str(seq), event_id, type_, pipeline, body):
+def chain_hash(link: Link) -> str:
+    """SHA-256 over the previous hash and all other fields of the row but its own hash, each length-prefixed."""
+    digest = hashlib.sha256(link.previous.encode())
+    for part in (str(link.seq), link.event_id, link.type, link.pipeline, link.body):
         raw = part.encode()
         digest.update(b"%d:" % len(raw))
         digest.update(raw)
@@ -54,9 +54,8 @@ def append(last: Link | None, *, event_id: str, type_: str, pipeline: str, body:
     """The link after `last` (None for an empty chain)."""
     previous = last.hash if last is not None else GENESIS
     seq = last.seq + 1 if last is not None else 1
-    text = canonical(body)
-    hashed = chain_hash(previous, seq=seq, event_id=event_id, type_=type_, pipeline=pipeline, body=text)
-    return Link(seq, event_id, type_, pipeline, text, previous, hashed)
+    link = Link(seq, event_id, type_, pipeline, canonical(body), previous, hash="")
+    return replace(link, hash=chain_hash(link))
 
 
 def verify(links: Iterable[Link]) -> Verdict:
@@ -66,10 +65,7 @@ def verify(links: Iterable[Link]) -> Verdict:
         expected = count + 1
         if link.seq != expected:
             return Verdict(False, count, previous, expected, f"row {expected} is missing")  # noqa: FBT003 - the field's name says it
-        hashed = chain_hash(
-            previous, seq=link.seq, event_id=link.event_id, type_=link.type, pipeline=link.pipeline, body=link.body
-        )
-        if link.previous != previous or link.hash != hashed:
+        if link.previous != previous or link.hash != chain_hash(link):
             return Verdict(False, count, previous, link.seq, f"row {link.seq} was changed")  # noqa: FBT003
         previous, count = link.hash, expected
     return Verdict(True, count, previous)  # noqa: FBT003

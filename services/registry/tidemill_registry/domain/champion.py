@@ -38,7 +38,7 @@ class Moment:
 def next_release(
     spec: PipelineSpec, champion: Released | None, candidate: Version, *, moment: Moment, reason: ReleaseReason
 ) -> Released:
-    """The release after `champion` with `candidate` answering; the first released model stays as baseline shadow if declared."""
+    """The release after `champion` with `candidate` answering; the first model stays as baseline shadow if declared."""
     shadows = list(champion.shadows) if champion is not None else []
     if spec.rollout.baseline_shadow and not shadows:
         shadows = [Member(name="baseline", model=candidate.model, version=candidate.version)]
@@ -59,7 +59,7 @@ def next_release(
 
 
 def rolled_back(history: Sequence[Released], to_epoch: int | None, *, at_us: int, reason: ReleaseReason) -> Released:
-    """A new release with the whole content of an earlier one (the latest with other members unless `to_epoch` says which)."""
+    """A new release with all that an earlier one had: that of `to_epoch`, else the latest with other members."""
     if not history:
         raise NothingToRollBackError
     champion = history[-1]

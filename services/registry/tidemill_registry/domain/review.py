@@ -24,7 +24,7 @@ class Standing:
 
 
 def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing) -> GateDecided:
-    """The gate's verdict. A run that was compared with another champion than today's is inconclusive: it must be compared again."""
+    """The gate's verdict; inconclusive where the run was compared with another champion than today's."""
     epoch = standing.champion.epoch if standing.champion is not None else 0
     decision = decide(
         rows, standing.spec.gate, parity_error=run.metrics.get("parity_error", float("inf")),
@@ -40,15 +40,15 @@ def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing
         for name, value in sorted(decision.evidence.items())
     ]
     return GateDecided(
-        pipeline=run.pipeline, version=version.version, verdict=verdict, checks=[*checks, *evidence], champion_epoch=epoch,
-        run_id=run.run_id, at_us=run.at_us, policy=standing.spec.policy_digest(),
+        pipeline=run.pipeline, version=version.version, verdict=verdict, checks=[*checks, *evidence],
+        champion_epoch=epoch, run_id=run.run_id, at_us=run.at_us, policy=standing.spec.policy_digest(),
     )  # fmt: skip
 
 
 def follow_up(
     run: RunFinished, version: Version, decided: GateDecided, standing: Standing
 ) -> tuple[Status, Released | None]:
-    """What the verdict leads to: only a pass releases, and only where the policy acts by itself and nothing is frozen."""
+    """What the verdict leads to: only a pass releases, and only where the policy acts by itself and is not frozen."""
     if decided.verdict != "pass":
         return ("rejected" if decided.verdict == "fail" else "inconclusive"), None
     if standing.frozen or standing.spec.policy.mode != "auto":

@@ -1,0 +1,37 @@
+"""Apply a pipeline and see how it stands."""
+
+from starlette.requests import Request
+
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_registry.api.fields import invalid
+from tidemill_registry.api.models import Applied, PipelineAnswer
+from tidemill_registry.api.ports import Registry
+from tidemill_runtime.http import HttpProblem, Route, read_model
+
+
+def routes(registry: Registry) -> list[Route]:
+    """Routes over the registry."""
+
+    async def put(request: Request) -> Applied:
+        spec = await read_model(request, PipelineSpec)
+        if spec.name != request.path_params["pipeline"]:
+            raise invalid("name", "path", "the name in the file and in the address differ")
+        await registry.make_topics(spec)
+        async with registry.unit() as unit:
+            await unit.lock(spec.name)
+            event = await unit.apply(spec)
+        return Applied(pipeline=spec.name, revision=event.revision, digest=event.digest)
+
+    async def get(request: Request) -> PipelineAnswer:
+        name = request.path_params["pipeline"]
+        row = await registry.queries().pipeline(name)
+        if row is None:
+            raise HttpProblem(404, "there is no such pipeline")
+        return PipelineAnswer(pipeline=name, **row)
+
+    return [
+        Route(method="PUT", path="/v1/pipelines/{pipeline}", endpoint=put, summary="Apply a pipeline file (as JSON)",
+              request=PipelineSpec, response=Applied, statuses=(400, 409, 422)),
+        Route(method="GET", path="/v1/pipelines/{pipeline}", endpoint=get, summary="A pipeline",
+              response=PipelineAnswer, statuses=(404,)),
+    ]  # fmt: skip

@@ -112,6 +112,9 @@ class DriftSpec(Contract):
     bias_z: float = Field(default=5.0, gt=0)
     bias_minimum: float = Field(default=0.05, ge=0)
     population_pane: Duration = 24 * _HOUR
+    population_panes: int = Field(
+        default=3, ge=1, le=1000, description="panes in a row that must differ; a drift is told once while it lasts"
+    )
     population_reference_rows: int = Field(default=5000, ge=100)
     population_effect: float = Field(
         default=0.25, gt=0, description="population stability index that counts as an effect"

@@ -36,7 +36,11 @@ class Finding:
 
 
 class Population:
-    """Inputs and score of one release's predictions: its first rows are the reference of every later pane of time."""
+    """Inputs and score of one release's predictions: its first rows are the reference of every later pane of time.
+
+    Rows of one pane depend on each other (a day has one weather), which no test of single rows accounts for. So a drift
+    has to last `population_panes` panes; it is told once, and again only after as many panes without it.
+    """
 
     def __init__(self, spec: DriftSpec, names: Sequence[str]) -> None:
         self.names = [*names, SCORE]
@@ -45,10 +49,15 @@ class Population:
         self._reference: HistogramReference | None = None
         self._counts: Any = None
         self._pane: int | None = None
+        self._rest()
+
+    def _rest(self) -> None:
+        self._open, self._against = [False] * len(self.names), [0] * len(self.names)
 
     def reset(self) -> None:
         """Re-anchor: a new release answers, so its own first predictions are the new reference."""
         self._rows, self._reference, self._counts, self._pane = [], None, None, None
+        self._rest()
 
     def add(self, prediction: Prediction, at_us: int) -> list[Finding]:
         """Take one prediction; the findings of the pane it ends, if it ends one."""
@@ -69,8 +78,8 @@ class Population:
             "rows": base64.b64encode(rows.tobytes()).decode(),
             "reference": None if self._reference is None else self._reference.to_dict(),
             "counts": None if self._counts is None else [counts.tolist() for counts in self._counts],
-            "pane": self._pane,
-        }
+            "pane": self._pane, "open": self._open, "against": self._against,
+        }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from what `to_state` gave."""
@@ -80,7 +89,7 @@ class Population:
         self._counts = (
             None if state["counts"] is None else tuple(np.array(counts, dtype=np.int64) for counts in state["counts"])
         )
-        self._pane = state["pane"]
+        self._pane, self._open, self._against = state["pane"], list(state["open"]), list(state["against"])
 
     def _matrix(self) -> Any:  # noqa: ANN401 - float32 [N, F + 1]
         return np.array(self._rows, dtype=np.float32)
@@ -96,20 +105,28 @@ class Population:
         if pane == self._pane or self._reference is None:
             return []
         self._count()
-        first = (self._pane or 0) * self._spec.population_pane
+        end = ((self._pane or 0) + 1) * self._spec.population_pane
         results = population_test(
             self._reference, self._counts, effect=self._spec.population_effect, alpha=self._spec.population_alpha
         )
         self._counts, self._pane = self._reference.empty(), pane
+        window_us = (end - self._spec.population_panes * self._spec.population_pane, end)
         return [
             Finding(
                 "prediction" if result.name == SCORE else "input", result.name, "population", result.effect,
-                result.before, result.after, result.adjusted_p,
-                window_us=(first, first + self._spec.population_pane),
+                result.before, result.after, result.adjusted_p, window_us=window_us,
             )
-            for result in results
-            if result.drifted
+            for column, result in enumerate(results)
+            if self._opens(column, drifted=result.drifted)
         ]  # fmt: skip
+
+    def _opens(self, column: int, *, drifted: bool) -> bool:
+        """Whether the drift of a column begins with this pane."""
+        self._against[column] = self._against[column] + 1 if drifted != self._open[column] else 0
+        if self._against[column] < self._spec.population_panes:
+            return False
+        self._against[column], self._open[column] = 0, drifted
+        return drifted
 
 
 class Watch:

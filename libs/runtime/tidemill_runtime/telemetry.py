@@ -6,12 +6,13 @@ cost of a dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans foll
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import AttributeValue
 
@@ -22,10 +23,12 @@ MAX_LINKS = 32
 SPANS: Mapping[str, Mapping[str, object]] = {
     "{method} {route}": {
         "kind": "server",
+        "links": "of a prediction: the contexts of the vectors that it read, and of the swap to its release",
         "attributes": ["http.request.method", "http.route", "http.response.status_code"],
     },
     "send {topic}": {
         "kind": "producer",
+        "links": "of feature vectors: the contexts of the events in them, at most 32",
         "attributes": ["messaging.system", "messaging.operation.type", "messaging.destination.name"],
     },
     "process {topic}": {
@@ -35,6 +38,23 @@ SPANS: Mapping[str, Mapping[str, object]] = {
             "messaging.system", "messaging.operation.type", "messaging.destination.name",
             "messaging.consumer.group.name", "messaging.batch.message_count",
         ],
+    },
+    "detect drift": {
+        "kind": "internal",
+        "links": "the contexts of predictions and labels among its evidence, at most 32",
+        "attributes": ["tidemill.pipeline", "tidemill.drift.kind", "tidemill.drift.subject"],
+    },
+    "request training": {
+        "kind": "internal",
+        "links": "as the drift's; its parent where a drift was the cause",
+        "attributes": ["tidemill.pipeline", "tidemill.cause"],
+    },
+    "train": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.cause", "tidemill.request"]},
+    "release": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.epoch"]},
+    "swap": {
+        "kind": "internal",
+        "links": "the context of the release",
+        "attributes": ["tidemill.pipeline", "tidemill.epoch"],
     },
 }  # fmt: skip
 """The spans of every service, for `schemas/telemetry.yaml`."""
@@ -142,13 +162,20 @@ def span(
 def _recording(
     name: str, kind: str, parent: str | None, links: Sequence[str], attributes: Attributes | None
 ) -> Iterator[Span]:
-    above = _context(parent)
-    context = trace.set_span_in_context(NonRecordingSpan(above)) if above else None
-    linked = [Link(found) for text in list(dict.fromkeys(links))[:MAX_LINKS] if (found := _context(text))]
+    linked = _links(list(dict.fromkeys(links)))
     with tracer().start_as_current_span(
-        name, context, kind=_KINDS[kind], links=linked, attributes=dict(attributes or {})
+        name, _above(parent), kind=_KINDS[kind], links=linked, attributes=dict(attributes or {})
     ) as recorded:
         yield recorded
+
+
+def _above(parent: str | None) -> Context | None:
+    found = _context(parent)
+    return trace.set_span_in_context(NonRecordingSpan(found)) if found else None
+
+
+def _links(distinct: Sequence[str]) -> list[Link]:
+    return [Link(found) for text in distinct[:MAX_LINKS] if (found := _context(text))]
 
 
 @contextmanager
@@ -157,6 +184,43 @@ def producing(topic: str, *, parent: str | None = None) -> Iterator[str]:
     attributes = {"messaging.system": "kafka", "messaging.operation.type": "send", "messaging.destination.name": topic}
     with span(f"send {topic}", "producer", parent=parent, attributes=attributes):
         yield _current.get() or new_traceparent()
+
+
+@contextmanager
+def sending(records: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """A producer span for each topic of one write whose records carry the contexts of what caused them.
+
+    `records` maps a topic to those contexts: its span is a child of the only one, and linked to the distinct ones. Only
+    to be called while `enabled`.
+    """
+    spans = []
+    for topic, contexts in records.items():
+        distinct = list(dict.fromkeys(contexts))
+        attributes = {
+            "messaging.system": "kafka", "messaging.operation.type": "send", "messaging.destination.name": topic,
+        }  # fmt: skip
+        above = (_above(distinct[0]) if len(distinct) == 1 else None) or Context()
+        spans.append(
+            tracer().start_span(
+                f"send {topic}", above, kind=SpanKind.PRODUCER, links=_links(distinct), attributes=attributes
+            )
+        )
+    try:
+        yield
+    finally:
+        for started in spans:
+            started.end()
+
+
+def linker() -> Callable[[Iterable[str]], None]:
+    """Links the span around this code, also from outside it, to contexts that are known later (the first 32)."""
+    linked = trace.get_current_span()
+
+    def link(contexts: Iterable[str]) -> None:
+        for found in _links(list(dict.fromkeys(contexts))):
+            linked.add_link(found.context)
+
+    return link
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from tidemill_registry.domain.champion import EpochMovedError, Version, release_
 from tidemill_registry.domain.review import Standing
 from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Pool
+from tidemill_runtime.telemetry import current_traceparent, span
 
 SCHEMA = "registry"
 SOURCE = "/services/registry"
@@ -160,11 +161,12 @@ class PostgresUnit:
         if await self.db.execute(MOVE, release.pipeline, release.previous_epoch, release.epoch) != "UPDATE 1":
             raise EpochMovedError
         event_id = UUID(release_id(release))
-        await self.db.execute(
-            RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us,
-            release.model_dump_json(),
-        )  # fmt: skip
-        await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
+        with span("release", attributes={"tidemill.pipeline": release.pipeline, "tidemill.epoch": release.epoch}):
+            await self.db.execute(
+                RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us,
+                release.model_dump_json(),
+            )  # fmt: skip
+            await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
 
     async def close_request(
         self, run: RunFinished, status: str, *, epoch: int | None, version: int | None, detail: str = ""
@@ -203,6 +205,7 @@ class PostgresUnit:
             time_us=time_us,
             subject=key,
             causation=str(cause) if cause else None,
+            traceparent=current_traceparent(),
         )
         await enqueue(self.db, SCHEMA, topic(family, prefix=self.prefix), key.encode(), envelope)
 

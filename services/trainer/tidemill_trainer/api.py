@@ -12,6 +12,7 @@ from tidemill_contracts.base import Contract
 from tidemill_contracts.events import Cause, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime.http import FieldError, HttpProblem, Route, read_model
+from tidemill_runtime.telemetry import current_traceparent
 from tidemill_trainer.domain import SOURCE
 
 
@@ -81,7 +82,10 @@ def routes(trainer: Trainer) -> list[Route]:
         if spec is None:
             raise HttpProblem(404, "there is no such pipeline; apply it first")
         event = _request(spec, order)
-        envelope = encode(event, id=str(event.request_id), source=SOURCE, time_us=event.at_us, subject=spec.name)
+        envelope = encode(
+            event, id=str(event.request_id), source=SOURCE, time_us=event.at_us, subject=spec.name,
+            traceparent=current_traceparent(),
+        )  # fmt: skip
         await trainer.ask(event, envelope)
         return Accepted(request_id=str(event.request_id))
 

@@ -12,6 +12,7 @@ import asyncpg
 from tidemill_contracts import Envelope, derived_id, topic
 from tidemill_contracts.events import RunFinished, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_runtime import telemetry
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.control import Unit, control_router, on, run_control
 from tidemill_runtime.errors import Fenced
@@ -123,6 +124,14 @@ class Trainer:
         assert self.queue is not None  # noqa: S101 - as above
         request = TrainingRequested.model_validate_json(json.dumps(job.payload))
         _log.info("training %s for %s, attempt %s", job.id, request.pipeline, job.attempt)
+        about = {
+            "tidemill.pipeline": request.pipeline, "tidemill.cause": request.cause.kind, "tidemill.request": job.id,
+        }  # fmt: skip
+        with telemetry.span("train", parent=job.traceparent, attributes=about):
+            await self._attempt(job, request)
+
+    async def _attempt(self, job: Job, request: TrainingRequested) -> None:
+        assert self.queue is not None  # noqa: S101 - as above
         if job.exhausted:
             await self._finish(job, request, {"error": "earlier attempts died without an answer"})
             return
@@ -177,6 +186,7 @@ class Trainer:
         envelope = encode(
             event, id=str(event.run_id), source=SOURCE, time_us=request.at_us, subject=request.pipeline,
             causation=str(request.request_id), correlation=str(request.cause.event_id) if request.cause.event_id else None,
+            traceparent=telemetry.current_traceparent(),
         )  # fmt: skip
         async with self.pool.acquire() as conn, conn.transaction():
             await self.queue.finish(

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import TrainingCoalesced, TrainingRequested, encode
 from tidemill_contracts.ids import derived_id
+from tidemill_runtime.telemetry import current_traceparent
 from tidemill_trainer.domain import SOURCE
 
 
@@ -26,7 +27,7 @@ def on_training_requested(queue: Queue, prefix: str) -> Callable[[TrainingReques
             event = coalesced(request)
             envelope = encode(
                 event, id=str(derived_id("coalesced", str(request.request_id))), source=SOURCE, time_us=request.at_us,
-                subject=request.pipeline, causation=str(request.request_id),
+                subject=request.pipeline, causation=str(request.request_id), traceparent=current_traceparent(),
             )  # fmt: skip
             await unit.enqueue(topic("training", prefix=prefix), request.pipeline.encode(), envelope)
 

@@ -12,6 +12,7 @@ from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.handlers.checkpoint import Checkpointer
 from tidemill_features.handlers.ports import Log
+from tidemill_runtime import telemetry
 
 OUTPUTS = Counter("tidemill_features_outputs", "Vectors, deletions and watermarks written.", ["partition"])
 TRANSACTIONS = Counter("tidemill_features_transactions", "Transactions committed.", ["partition"])
@@ -71,13 +72,23 @@ class Teller:
         outputs = self._state.drain()
         captures = self._state.capture() if store else []
         if letters or outputs:
-            await self._log.write(letters + outputs)
+            await self._write(letters + outputs)
             OUTPUTS.labels(self._partition).inc(len(outputs))
             TRANSACTIONS.labels(self._partition).inc()
         self._untold -= untold
         self._room.set()
         if store:
             self._checkpointer.save(captures)
+
+    async def _write(self, letters: Sequence[Letter]) -> None:
+        if not telemetry.enabled():
+            await self._log.write(letters)
+            return
+        contexts: dict[str, list[str]] = {}
+        for letter in letters:
+            contexts.setdefault(letter.topic, []).extend(telemetry.traceparents((letter,)))
+        with telemetry.sending(contexts):
+            await self._log.write(letters)
 
     async def finish(self) -> None:
         """Tell and store everything; raises what prevents it."""

@@ -69,11 +69,15 @@ Result = bytes | RefusedError
 
 
 class Drafts(NamedTuple):
-    """What a batch comes to: a result for each query, and the records that must be spooled before results leave."""
+    """What a batch comes to: a result for each query, and the records that must be spooled before results leave.
+
+    `reads` are the trace contexts behind each new answer, by its identity; None where nobody asked for them.
+    """
 
     results: list[Result]
     entries: list[Entry]
     remembered: list[tuple[str, Remembered]]
+    reads: dict[str, list[str]] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -120,9 +124,11 @@ class Desk:
         """How far all views of the pipeline have got; None while one of them is unknown."""
         return replica.watermark_us(self.spec.views)
 
-    def answer(self, replica: Replica, queries: Sequence[Query], *, now_us: int, degraded: bool) -> Drafts:
+    def answer(
+        self, replica: Replica, queries: Sequence[Query], *, now_us: int, degraded: bool, traced: bool = False
+    ) -> Drafts:
         """Score the queries as one batch per release; nothing leaves this function before the caller has spooled it."""
-        batch = _Batch(self, replica, now_us=now_us, degraded=degraded)
+        batch = _Batch(self, replica, now_us=now_us, degraded=degraded, traced=traced)
         return batch.run(queries)
 
     def timers(self, time_us: int) -> list[Entry]:
@@ -170,12 +176,12 @@ class Desk:
 class _Batch:
     """One batch under way."""
 
-    def __init__(self, desk: Desk, replica: Replica, *, now_us: int, degraded: bool) -> None:
+    def __init__(self, desk: Desk, replica: Replica, *, now_us: int, degraded: bool, traced: bool) -> None:
         self._desk, self._replica, self._now_us, self._degraded = desk, replica, now_us, degraded
         self._watermark = desk.watermark_us(replica)
         bounds = [bound for bound in (self._watermark, desk.floor_us) if bound is not None]
         self._lowest = max(bounds, default=None)
-        self._drafts = Drafts([], [], [])
+        self._drafts = Drafts([], [], [], {} if traced else None)
         self._fresh: dict[str, int] = {}
 
     def run(self, queries: Sequence[Query]) -> Drafts:
@@ -225,6 +231,9 @@ class _Batch:
             record = self._record(loaded, queries[index], line, (scores, row))
             record.degraded = self._degraded or fallback
             self._take(index, record, line, queries[index])
+            if self._drafts.reads is not None:
+                behind = [loaded.cause.traceparent, *(found.trace for found in line.rows.values())]
+                self._drafts.reads[record.prediction_id] = [context for context in behind if context is not None]
         return left
 
     def _record(self, loaded: Loaded, query: Query, line: Line, place: tuple[Scores, int]) -> Record:

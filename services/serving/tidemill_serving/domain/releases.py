@@ -18,11 +18,15 @@ class Swap(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """The event that brought a release: what its swap report names, and the trace it goes on in."""
+    """The event that brought a release: what its swap report names, and the trace it goes on in.
+
+    `released` is the context of that event, `traceparent` what came of it last: the taking, then the swap.
+    """
 
     event_id: str | None = None
     correlation: str | None = None
     traceparent: str | None = None
+    released: str | None = None
 
 
 class KeptRelease(NamedTuple):

@@ -13,12 +13,16 @@ WATERMARK_KEY: Final = b"\x00watermark"
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entity's newest vector; `revision_json` is its `ViewRevision`, encoded once for all its readers."""
+    """One entity's newest vector; `revision_json` is its `ViewRevision`, encoded once for all its readers.
+
+    `trace` is the context of the last event in it, kept only while spans are exported.
+    """
 
     values: Floats
     revision: int
     at_us: int | None
     revision_json: bytes
+    trace: str | None = None
 
 
 class BadRecordError(ValueError):
@@ -81,7 +85,9 @@ class Replica:
         self.tables[view, version] = Table(width)
         return True
 
-    def apply(self, view: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    def apply(
+        self, view: str, partition: int, key: bytes | None, value: bytes | None, *, trace: str | None = None
+    ) -> None:
         """Take one record of a view's topic; raises BadRecordError unless it is a vector, a watermark or a deletion."""
         self.changes += 1
         try:
@@ -90,7 +96,7 @@ class Replica:
             elif key is not None and value is None:
                 self._forget(view, key.decode())
             elif value is not None:
-                self._set(view, _VECTOR.decode(value))
+                self._set(view, _VECTOR.decode(value), trace)
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadRecordError(str(error)) from None
 
@@ -105,7 +111,7 @@ class Replica:
             if name == view:
                 table.rows.pop(entity, None)
 
-    def _set(self, view: str, vector: _Vector) -> None:
+    def _set(self, view: str, vector: _Vector, trace: str | None) -> None:
         table = self.tables.get((view, vector.version))
         if table is None:
             return  # a version of the view that no release and no pipeline file uses
@@ -113,7 +119,7 @@ class Replica:
             raise BadRecordError(f"{len(vector.values)} values, {table.width} were expected")
         known = table.rows.get(vector.entity)
         if known is None or vector.revision > known.revision:
-            table.rows[vector.entity] = row_of(vector.entity, vector)
+            table.rows[vector.entity] = row_of(vector.entity, vector, trace)
 
     def watermark_us(self, views: Iterable[str]) -> int | None:
         """Lowest watermark over all partitions of the views; None while one of them is unknown, or without views."""
@@ -140,12 +146,12 @@ class Replica:
         return wanted
 
 
-def row_of(entity: str, vector: _Vector) -> Row:
+def row_of(entity: str, vector: _Vector, trace: str | None = None) -> Row:
     """The row of a decoded vector; nulls become NaN."""
     values = np.array(vector.values, dtype=np.float64)
     values.flags.writeable = False
     revision = _Revision(entity, vector.revision, vector.at_us, vector.positions)
-    return Row(values, vector.revision, vector.at_us, msgspec.json.encode(revision))
+    return Row(values, vector.revision, vector.at_us, msgspec.json.encode(revision), trace)
 
 
 def unknown_row(entity: str, blank: Floats) -> Row:

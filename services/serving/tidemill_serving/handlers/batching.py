@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from tidemill_runtime import telemetry
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
@@ -18,6 +19,7 @@ class _Job(NamedTuple):
     desk: Desk
     queries: Sequence[Query]
     done: asyncio.Future[list[Result]]
+    link: Callable[[Iterable[str]], None] | None
 
 
 class Batcher:
@@ -45,7 +47,7 @@ class Batcher:
         if not self._jobs:
             # Tasks of requests that arrived together run before a call that is scheduled now.
             loop.call_soon(self._flush)
-        self._jobs.append(_Job(desk, queries, done))
+        self._jobs.append(_Job(desk, queries, done, telemetry.linker() if telemetry.enabled() else None))
         return done
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
@@ -67,8 +69,13 @@ class Batcher:
             return
         epoch = loaded.released.epoch
         _log.info("epoch %d of %s answers now", epoch, desk.spec.name, extra={"watermark_us": watermark})
-        self._append([desk.swapped(loaded, watermark, at_us=self._now_us())])
-        self._swapped(desk)
+        cause = loaded.cause
+        about: telemetry.Attributes = {"tidemill.pipeline": desk.spec.name, "tidemill.epoch": epoch}
+        links = [] if cause.released is None else [cause.released]
+        with telemetry.span("swap", parent=cause.traceparent, links=links, attributes=about):
+            loaded.cause = cause._replace(traceparent=telemetry.current_traceparent())
+            self._append([desk.swapped(loaded, watermark, at_us=self._now_us())])
+            self._swapped(desk)
 
     def _write_timers(self) -> None:
         self._timers_due = False
@@ -116,7 +123,7 @@ class Batcher:
                 alone.entries.extend(part.entries)
                 alone.remembered.extend(part.remembered)
             alone.results.append(first[query.identity])
-        return alone
+        return alone  # and without links: this is rare enough
 
     def _draft_alone(self, desk: Desk, query: Query) -> Drafts:
         try:
@@ -127,7 +134,9 @@ class Batcher:
     def _draft(self, desk: Desk, queries: Sequence[Query]) -> Drafts:
         house = self._house
         try:
-            return desk.answer(house.replica, queries, now_us=self._now_us(), degraded=house.degraded)
+            return desk.answer(
+                house.replica, queries, now_us=self._now_us(), degraded=house.degraded, traced=telemetry.enabled()
+            )
         except RefusedError as error:
             return Drafts([error] * len(queries), [], [])
 
@@ -143,6 +152,9 @@ class Batcher:
                     result if was or isinstance(result, RefusedError) else _FULL
                     for result, was in zip(mine, known, strict=True)
                 ]
+            if job.link is not None and draft.reads:
+                reads = draft.reads
+                job.link(context for query in job.queries for context in reads.get(query.identity, ()))
             if not job.done.done():  # else the client has gone
                 job.done.set_result(mine)
         if is_logged:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tidemill_contracts.events import PipelineApplied
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
+from tidemill_runtime import telemetry
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.replica import BadRecordError, Replica
@@ -30,6 +31,9 @@ class Record(Protocol):
 
     @property
     def offset(self) -> int: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 class Follows(Protocol):
@@ -121,10 +125,11 @@ class Follower:
 
     def on_records(self, topic_name: str, partition: int, records: "list[Record]") -> None:
         """Apply one partition's records; one that cannot be read is counted and left out, it cannot be mended here."""
-        view = self._views[topic_name]
+        view, traced = self._views[topic_name], telemetry.enabled()
         for record in records:
+            trace = next(telemetry.traceparents((record,)), None) if traced else None
             try:
-                self._fresh.apply(view, partition, record.key, record.value)
+                self._fresh.apply(view, partition, record.key, record.value, trace=trace)
             except BadRecordError as error:
                 self._house.counts.bad_records += 1
                 _log.warning("%s/%d offset %d is left out: %s", topic_name, partition, record.offset, error)

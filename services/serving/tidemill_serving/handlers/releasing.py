@@ -150,7 +150,7 @@ class Releaser:
         envelope = arrived.envelope
         with processing(self._topic, "serving", [envelope.traceparent] if envelope.traceparent else []):
             loaded = await self._load(arrived.released, desk.spec)
-            loaded.cause = Cause(envelope.id, envelope.correlation, current_traceparent())
+            loaded.cause = Cause(envelope.id, envelope.correlation, current_traceparent(), envelope.traceparent)
         await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)
         self._progress()

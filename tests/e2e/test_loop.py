@@ -1,4 +1,4 @@
-"""The whole loop on a short slice of real flights, on a real Kafka and a real Postgres: once undisturbed, once with everything killed."""
+"""The loop on a slice of real flights, on a real Kafka and Postgres: once undisturbed, once with everything killed."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def run_demo(folder: Path, *, kill: bool) -> Outcome:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder outside pytest's own: its parents are closed again by every pytest that starts, and Postgres has an account of its own."""
+    """A folder outside pytest's: every pytest that starts closes its parents to others, and Postgres has an account."""
     folder = Path(tempfile.mkdtemp(prefix="tm-loop-"))
     try:
         yield folder

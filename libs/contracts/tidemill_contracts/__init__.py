@@ -17,7 +17,7 @@ from tidemill_contracts.pipeline import PipelineError, PipelineSpec, load_pipeli
 from tidemill_contracts.topics import TopicSpec, dead_letters, topic
 
 __all__ = [
-    "Contract", "Digest", "Duration", "Envelope", "EnvelopeError", "Micros", "PipelineError", "PipelineSpec", "TopicSpec",
-    "dead_letters", "derived_id", "format_duration", "format_time", "load_pipeline", "parse_duration", "parse_pipeline",
-    "parse_time", "prediction_id", "read_envelope", "to_us", "topic",
+    "Contract", "Digest", "Duration", "Envelope", "EnvelopeError", "Micros", "PipelineError", "PipelineSpec",
+    "TopicSpec", "dead_letters", "derived_id", "format_duration", "format_time", "load_pipeline", "parse_duration",
+    "parse_pipeline", "parse_time", "prediction_id", "read_envelope", "to_us", "topic",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """CloudEvents 1.0 around every message: the binary mode of the Kafka protocol binding, read and written by hand.
 
-https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md; the public SDK is the oracle in tests.
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+The public SDK is the oracle in tests.
 """
 
 from collections.abc import Iterable
@@ -20,9 +21,10 @@ class EnvelopeError(ValueError):
 class Envelope:
     """One event with its context attributes; `data` is the JSON body as bytes, `time_us` the event time.
 
-    `origin` is (input partition, input offset, ordinal): where in its input this record came from. It rises within an output
-    partition per input partition, so a reader drops a repeat with one number per input partition. `seq` is the dense number
-    of the record within its topic partition (0, 1, 2, ...), free of the holes that transactions and repeats leave in offsets.
+    `origin` is (input partition, input offset, ordinal): where in its input this record came from. It rises within an
+    output partition per input partition, so a reader drops a repeat with one number per input partition. `seq` is the
+    dense number of the record within its topic partition (0, 1, 2, ...), free of the holes that transactions and
+    repeats leave in offsets.
     """
 
     id: str
@@ -47,8 +49,12 @@ class Envelope:
             ("ce_time", format_time(self.time_us).encode()),
             ("content-type", JSON.encode()),
         ]
-        extra = (("ce_subject", self.subject), ("ce_causationid", self.causation), ("ce_correlationid", self.correlation),
-                 ("traceparent", self.traceparent))  # fmt: skip
+        extra = (
+            ("ce_subject", self.subject),
+            ("ce_causationid", self.causation),
+            ("ce_correlationid", self.correlation),
+            ("traceparent", self.traceparent),
+        )
         out.extend((name, text.encode()) for name, text in extra if text is not None)
         if self.origin is not None:
             out.append(("tm_origin", b"%d:%d:%d" % self.origin))
@@ -78,8 +84,9 @@ def read_envelope(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> 
         raise EnvelopeError(msg) from None
     return Envelope(
         id=fields["ce_id"], type=fields["ce_type"], source=fields["ce_source"], time_us=time_us, data=value or b"",
-        subject=fields.get("ce_subject"), causation=fields.get("ce_causationid"), correlation=fields.get("ce_correlationid"),
-        traceparent=fields.get("traceparent"), origin=_origin(fields.get("tm_origin")), seq=_seq(fields.get("tm_seq")),
+        subject=fields.get("ce_subject"), causation=fields.get("ce_causationid"),
+        correlation=fields.get("ce_correlationid"), traceparent=fields.get("traceparent"),
+        origin=_origin(fields.get("tm_origin")), seq=_seq(fields.get("tm_seq")),
     )  # fmt: skip
 
 

@@ -60,7 +60,13 @@ class Services:
         self.progress: dict[str, int] = {}
 
     async def call(
-        self, service: str, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,  # noqa: ANN401 - JSON
+        headers: dict[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - JSON
         del headers
         assert (service, method) in {

@@ -30,8 +30,8 @@ from tidemill_contracts.events.data import (
 from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 
 __all__ = [
-    "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided", "Member",
-    "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "ReleaseReason", "Released", "RunFinished",
-    "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark",
-    "decode", "encode",
+    "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
+    "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "ReleaseReason",
+    "Released", "RunFinished", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
+    "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

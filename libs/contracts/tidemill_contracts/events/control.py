@@ -1,4 +1,4 @@
-"""Events of the control plane: few, ordered, each the effect of one transaction. None of them names a physical offset."""
+"""Events of the control plane: few, ordered, each the effect of one transaction. None names a physical offset."""
 
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -187,7 +187,7 @@ class ReleaseReason(Contract):
 
 
 class Released(Event):
-    """The unit that moves and rolls back: models, weights, views, thresholds, policy, under one epoch. Compacted by pipeline."""
+    """What moves and rolls back as one: models, weights, views, thresholds, policy, under one epoch."""
 
     TYPE: ClassVar[str] = "tidemill.released.v1"
     FAMILY: ClassVar[Family | None] = "releases"

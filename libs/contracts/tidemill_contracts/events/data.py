@@ -16,7 +16,7 @@ Scalar = str | int | float | bool | None
 
 
 class Timer(Event):
-    """A clock's or producer's word, written down: no event of this source older than `time_us` will follow in the partition."""
+    """The written word of a clock or producer: nothing older than `time_us` of this source follows in the partition."""
 
     TYPE: ClassVar[str] = "tidemill.timer.v1"
     source: str
@@ -26,7 +26,7 @@ class Timer(Event):
 
 
 class Watermark(Event):
-    """The watermark of one partition of a compacted features topic, under the key `\\x00watermark`."""
+    r"""The watermark of one partition of a compacted features topic, under the key `\x00watermark`."""
 
     TYPE: ClassVar[str] = "tidemill.watermark.v1"
     FAMILY: ClassVar[Family | None] = "features"
@@ -60,7 +60,7 @@ class ViewRevision(Contract):
 
 
 class Prediction(Event):
-    """One answer, written to the log before it left. `at_us` orders it in the merge; `vector` is the model's whole input."""
+    """One answer, logged before it left. `at_us` orders it in the merge; `vector` is the model's whole input."""
 
     TYPE: ClassVar[str] = "tidemill.prediction.v1"
     FAMILY: ClassVar[Family | None] = "predictions"
@@ -89,7 +89,7 @@ class Prediction(Event):
 
 
 class Outcome(Event):
-    """A label joined to its prediction, once. `seq` is dense and the same on every run: it numbers the ordered merge."""
+    """A label joined to its prediction, once. `seq` is dense and the same on every run: it numbers the merge."""
 
     TYPE: ClassVar[str] = "tidemill.outcome.v1"
     FAMILY: ClassVar[Family | None] = "outcomes"

@@ -23,7 +23,7 @@ class Event(Contract):
 
     @classmethod
     def read(cls, data: bytes) -> Self:
-        """The event in a JSON body; raises pydantic.ValidationError. Unknown fields are ignored: topics outlive writers."""
+        """The event in a JSON body; raises pydantic.ValidationError. Topics outlive writers: ignores unknown fields."""
         return cls.model_validate_json(data, extra="ignore")
 
 

@@ -24,8 +24,8 @@ from tidemill_contracts.pipeline.spec import PipelineSpec
 from tidemill_contracts.pipeline.views import AggregationSpec, EntitySpec, SourceSpec, ViewSpec, WindowSpec
 
 __all__ = [
-    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldSpec", "GateSpec",
-    "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec", "PolicySpec", "Problem",
-    "RequestSpec", "RolloutSpec", "SourceSpec", "StringField", "TimestampField", "ViewSpec", "WindowSpec",
+    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldSpec",
+    "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec", "PolicySpec",
+    "Problem", "RequestSpec", "RolloutSpec", "SourceSpec", "StringField", "TimestampField", "ViewSpec", "WindowSpec",
     "load_pipeline", "parse_pipeline",
 ]  # fmt: skip

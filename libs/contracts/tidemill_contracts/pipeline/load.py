@@ -102,7 +102,7 @@ def _problem(item: Any, root: yaml.Node | None) -> Problem:  # noqa: ANN401 - py
 
 
 def _line(root: yaml.Node | None, location: Sequence[str | int]) -> tuple[int, list[str | int]]:
-    """Line of the deepest node on the location's path, and the path without the parts that only pydantic knows (union tags)."""
+    """Line of the deepest node on the location's path, and the path without what only pydantic knows (union tags)."""
     node, line, known = root, 1, list[str | int]()
     for index, part in enumerate(location):
         child = _child(node, part)

@@ -13,7 +13,7 @@ Expression = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class RequestSpec(Contract):
-    """A prediction request: its fields (entity keys are among them), its join key, its time, and features computed from them."""
+    """A prediction request: fields (entity keys are among them), join key, time, and features computed from them."""
 
     fields: dict[FieldName, FieldSpec] = Field(min_length=1, max_length=256)
     key: FieldName = Field(description="joins the label: the value of the label source's join field")
@@ -35,7 +35,7 @@ class LabelSpec(Contract):
 
 
 class ColdStartSpec(Contract):
-    """Training rows before there is a prediction log: one per event of `source`, at its field `time`, request fields by name."""
+    """Training rows before there is a log: one per event of `source`, at its field `time`, request fields by name."""
 
     source: Name
     time: FieldName
@@ -61,13 +61,15 @@ class ModelSpec(Contract):
         default=2 * _DAY, description="rows before the gate's that are kept from the trees for the calibration"
     )
     validation: Duration = Field(default=7 * _DAY, description="rows that choose the window")
-    window_margin: float = Field(default=0.0, ge=0, description="log-loss by which a shorter window must beat a longer one")
+    window_margin: float = Field(
+        default=0.0, ge=0, description="log-loss by which a shorter window must beat a longer one"
+    )
     minimum_rows: int = Field(default=1000, ge=1)
     maximum_rows: int = Field(default=2_000_000, ge=1)
 
 
 class GateSpec(Contract):
-    """No harm: non-inferior within `margin` at error `alpha`, and a point estimate at least as good, on rows never seen."""
+    """No harm on rows never seen: non-inferior within `margin` at error `alpha`, a point estimate at least as good."""
 
     period: Duration = Field(
         default=7 * _DAY, description="the most recent labelled rows, kept from training for the gate"
@@ -134,18 +136,20 @@ class MonitorSpec(Contract):
 
 
 class RolloutSpec(Contract):
-    """How a release reaches traffic. The baseline shadow keeps scoring with the first released model, for comparison."""
+    """How a release reaches traffic. The baseline shadow keeps scoring with the first model, for comparison."""
 
     strategy: Literal["direct"] = "direct"
     baseline_shadow: bool = False
 
 
 class PolicySpec(Contract):
-    """When the loop acts by itself. `training_duration` fixes how long a run takes in event time, so that replays agree."""
+    """When the loop acts by itself. `training_duration` is a run's length in event time, so that replays agree."""
 
     mode: Literal["observe", "suggest", "auto"] = "auto"
-    retrain_on: list[Literal["drift", "quality", "volume", "schedule"]] = ["drift", "volume"]
-    drift_kinds: list[Literal["input", "prediction", "concept", "calibration"]] = ["concept", "calibration"]
+    retrain_on: list[Literal["drift", "quality", "volume", "schedule"]] = Field(default=["drift", "volume"])
+    drift_kinds: list[Literal["input", "prediction", "concept", "calibration"]] = Field(
+        default=["concept", "calibration"]
+    )
     volume: int = Field(default=25_000, ge=1, description="new labels since the last request that ask for a training")
     schedule: Duration | None = None
     cool_down: Duration = Field(

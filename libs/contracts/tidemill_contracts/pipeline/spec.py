@@ -120,7 +120,7 @@ class PipelineSpec(Contract):
         return self.entities[spec.entity].key != self.sources[spec.source].key
 
     def feature_names(self) -> list[FieldName]:
-        """Names of the model's inputs in order: view features in the file's order, then `request.NAME`, filtered by `model.features`."""
+        """Names of the model's inputs: of views in the file's order, then of the request; filtered by the model's."""
         names = [name for view, spec in self.views.items() for name in spec.feature_names(view)]
         names += [f"request.{name}" for name in self.request.features]
         return names if self.model.features is None else [name for name in names if name in set(self.model.features)]

@@ -12,7 +12,7 @@ _DAY = 86_400_000_000
 
 
 class SourceSpec(Contract):
-    """A stream of events: its fields, its key (the Kafka key and partition), its event time and how late events may be."""
+    """A stream of events: its fields, its key (of Kafka, so the partition), its event time and how late they may be."""
 
     key: list[FieldName] = Field(min_length=1, max_length=4)
     time: FieldName | None = Field(
@@ -62,7 +62,7 @@ class WindowSpec(Contract):
 
 
 class AggregationSpec(Contract):
-    """`function` of `field` over each of `windows` (names); without windows over all time (first, last, age_of_last only)."""
+    """`function` of `field` over each of `windows` (names), or over all time (first, last, age_of_last only)."""
 
     function: Function
     field: FieldName | None = None
@@ -81,7 +81,7 @@ class AggregationSpec(Contract):
 
 
 class ViewSpec(Contract):
-    """Features of an entity from one source. Feature names are `view.field_function_window`, count is `view.count_window`."""
+    """Features of an entity from one source, named `view.field_function_window`; count is `view.count_window`."""
 
     source: Name
     entity: Name

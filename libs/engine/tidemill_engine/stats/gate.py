@@ -66,7 +66,8 @@ def decide(
     """Judge a candidate.
 
     `parity_error` is the largest absolute difference between the trainer's own scores and the ONNX model's,
-    `size_bytes` the model's size; `after_alarm` takes the blocks that are declared for then. Raises ValueError for labels other than 0 and 1, or columns of different length.
+    `size_bytes` the model's size; `after_alarm` takes the blocks that are declared for then. Raises ValueError for
+    labels other than 0 and 1, or columns of different length.
     """
     checks = [
         _limit("parity", parity_error, spec.parity, "trainer and ONNX disagree"),
@@ -188,9 +189,7 @@ def _segments(rows: GateRows, differences: Float64s, spec: GateSpec, block_us: i
     return [GateCheck(name="segments", verdict="pass", value=worst, bound=spec.segment_margin, reason=reason)]
 
 
-def _segment_means(
-    rows: GateRows, differences: Float64s, spec: GateSpec, block_us: int
-) -> list[tuple[str, BlockMean]]:
+def _segment_means(rows: GateRows, differences: Float64s, spec: GateSpec, block_us: int) -> list[tuple[str, BlockMean]]:
     means: list[tuple[str, BlockMean]] = []
     for name, values in sorted(rows.segments.items()):
         for value in sorted(set(np.asarray(values).tolist())):

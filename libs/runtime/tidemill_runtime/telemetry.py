@@ -47,7 +47,7 @@ SPANS: Mapping[str, Mapping[str, object]] = {
     "request training": {
         "kind": "internal",
         "links": "as the drift's; its parent where a drift was the cause",
-        "attributes": ["tidemill.pipeline", "tidemill.cause"],
+        "attributes": ["tidemill.pipeline", "tidemill.cause", "tidemill.outcome"],
     },
     "train": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.cause", "tidemill.request"]},
     "release": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.epoch"]},

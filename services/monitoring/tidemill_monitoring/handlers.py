@@ -3,20 +3,21 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from tidemill_contracts import EnvelopeError, read_envelope
-from tidemill_contracts.events import Outcome
-from tidemill_monitoring.domain.merge import Input, OrderedMerge
+from tidemill_contracts.events import DriftDetected, Event, Outcome, TrainingCoalesced, TrainingRequested
+from tidemill_monitoring.domain.evidence import Evidence
+from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
 from tidemill_monitoring.domain.read import BadRecordError, Read, Record
+from tidemill_runtime import telemetry
 
 BATCH_ROWS = 2000
-
-
+GROUP = "monitoring"
 Reader = Callable[[Record], Read]
 
 
@@ -40,6 +41,7 @@ class MergeTask:
     merged_us: int = field(init=False)
     outcomes_to: int = field(init=False)
     following: dict[Input, int] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _bad: list[tuple[Record, str]] = field(default_factory=list)
 
@@ -49,7 +51,7 @@ class MergeTask:
 
     def on_records(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """Buffer a partition's records; folding happens in `run`, so a failure there never loses what was read."""
-        place = (topic, partition)
+        place, traced = (topic, partition), telemetry.enabled()
         for record in records:
             try:
                 read = self.reader(record)
@@ -58,6 +60,8 @@ class MergeTask:
                 continue
             if read.row is not None:
                 self.merge.push(read.row)
+                for context in telemetry.traceparents((record,)) if traced else ():
+                    self.evidence.note(read.row.id, context)
             if read.watermark_us is not None:
                 self.merge.advance(place, read.watermark_us)
         self.following[place] = records[-1].offset + 1
@@ -83,12 +87,33 @@ class MergeTask:
         self._bad.clear()
         rows = self.merge.release()
         for first in range(0, len(rows), BATCH_ROWS):
-            effects: Effects = self.monitor.fold(rows[first : first + BATCH_ROWS])
-            if effects.outcomes:
-                await self.sink.publish(effects.outcomes)
-                self.outcomes_to = self.monitor.next_seq
-            self._decided.extend(effects.decisions)
+            batch = rows[first : first + BATCH_ROWS]
+            if telemetry.enabled():
+                await self._fold_traced(batch)
+            else:
+                self._decided.extend((await self._fold(batch)).decisions)
         return await self._settle(bool(rows))
+
+    async def _fold(self, rows: Sequence[Row]) -> Effects:
+        effects = self.monitor.fold(rows)
+        if effects.outcomes:
+            await self.sink.publish(effects.outcomes)
+            self.outcomes_to = self.monitor.next_seq
+        return effects
+
+    async def _fold_traced(self, rows: Sequence[Row]) -> None:
+        """A span around the batch, and one for each decision; one with a cause goes on under its cause's span."""
+        with telemetry.processing(rows[0].source[0], GROUP, self.evidence.contexts(rows), count=len(rows)):
+            effects = await self._fold(rows)
+            self.evidence.folded(rows, effects.outcomes)
+            contexts: dict[object, str | None] = {}
+            for decision in effects.decisions:
+                name, about = _described(decision.event)
+                about = {"tidemill.pipeline": self.monitor.spec.name, **about}
+                links, parent = self.evidence.behind(decision.event), contexts.get(decision.cause)
+                with telemetry.span(name, parent=parent, links=links, attributes=about):
+                    contexts[decision.event_id] = context = telemetry.current_traceparent()
+                self._decided.append(replace(decision, trace=context))
 
     async def _settle(self, moved: bool) -> bool:  # noqa: FBT001 - the step's own result
         if self._decided:
@@ -108,6 +133,15 @@ class MergeTask:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+def _described(event: Event) -> tuple[str, dict[str, str]]:
+    """The name and the attributes of a decision's span."""
+    if isinstance(event, DriftDetected):
+        return "detect drift", {"tidemill.drift.kind": event.kind, "tidemill.drift.subject": event.subject}
+    kind = event.cause.kind if isinstance(event, TrainingRequested | TrainingCoalesced) else ""
+    outcome = event.outcome if isinstance(event, TrainingCoalesced) else "requested"
+    return "request training", {"tidemill.cause": kind, "tidemill.outcome": outcome}
 
 
 def envelope_reader(read_prediction: Callable[..., Read], read_label: Callable[..., Read], predictions: str) -> Reader:

@@ -90,4 +90,5 @@ class LogAndStore:
         return encode(
             decision.event, id=str(decision.event_id), source=SOURCE, time_us=decision.at_us,
             subject=self.monitor.spec.name, causation=None if decision.cause is None else str(decision.cause),
+            traceparent=decision.trace,
         )  # fmt: skip

@@ -22,12 +22,13 @@ Pair = tuple[Prediction, Label]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision event with its derived id and the event that caused it."""
+    """A decision event with its derived id, the event that caused it, and the trace context that it goes on in."""
 
     event_id: UUID
     at_us: int
     event: Event
     cause: UUID | None = None
+    trace: str | None = None
 
 
 @dataclass(slots=True)

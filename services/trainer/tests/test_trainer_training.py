@@ -1,4 +1,4 @@
-"""Training rows, cuts by time, bytes: the same rows give the same model, and nothing from the gate's period leaks in."""
+"""Training rows, cuts by time, bytes: the same rows give the same model, and nothing of the gate's period leaks in."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from tidemill_contracts import format_time
-from tidemill_contracts.events import Cause, TrainingRequested
+from tidemill_contracts.events import Cause, CauseKind, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_trainer.coldstart import cold_rows
 from tidemill_trainer.domain.manifest import canonical_bytes, manifest_of
@@ -50,7 +50,12 @@ request:
   features: {hour: hour(started)}
 label: {source: rides, join: ride, expression: late}
 cold_start: {source: rides, time: started}
-model: {windows: [10d, all], validation: 2d, minimum_rows: 200, calibration: 2d, parameters: {num_iterations: 20, min_data_in_leaf: 20}}
+model:
+  windows: [10d, all]
+  validation: 2d
+  minimum_rows: 200
+  calibration: 2d
+  parameters: {num_iterations: 20, min_data_in_leaf: 20}
 gate: {period: 3d}
 """
 
@@ -63,13 +68,12 @@ def spec() -> PipelineSpec:
 
 def a_request(at_us: int, *, drift: bool = False, cold: bool = False) -> TrainingRequested:
     """A request at an event time."""
-    if drift:
-        cause = Cause(kind="drift", drift="calibration")
-    else:
-        cause = Cause(kind="cold_start" if cold else "volume")
+    other: CauseKind = "cold_start" if cold else "volume"
+    cause = Cause(kind="drift", drift="calibration") if drift else Cause(kind=other)
     return TrainingRequested(
-        request_id=UUID(int=1), pipeline="demo", at_us=at_us, cause=cause, outcomes_to=10, spec="a" * 64, policy="b" * 64
-    )
+        request_id=UUID(int=1), pipeline="demo", at_us=at_us, cause=cause, outcomes_to=10,
+        spec="a" * 64, policy="b" * 64,
+    )  # fmt: skip
 
 
 def some_rows(days: int = 30, per_day: int = 100) -> Rows:
@@ -86,7 +90,8 @@ def some_rows(days: int = 30, per_day: int = 100) -> Rows:
 @pytest.mark.parametrize("trainer", ["lightgbm", "logistic"])
 def test_the_same_rows_give_the_same_bytes_and_manifest(spec: PipelineSpec, trainer: str) -> None:
     """Also when they come in parts; the manifest's digest names exactly these rows."""
-    model = spec.model.model_copy(update={"trainer": trainer, "parameters": {} if trainer == "logistic" else spec.model.parameters})
+    parameters = {} if trainer == "logistic" else spec.model.parameters
+    model = spec.model.model_copy(update={"trainer": trainer, "parameters": parameters})
     spec = spec.model_copy(update={"model": model})
     rows, request = some_rows(), a_request(30 * DAY)
     again = concatenate([rows.take(slice(0, 777)), rows.take(slice(777, None))])
@@ -103,7 +108,8 @@ def test_the_gate_sees_only_rows_that_nothing_was_fitted_on(spec: PipelineSpec) 
     rows, request = some_rows(), a_request(30 * DAY)
     trained = train(spec, rows, request)
     assert trained.gate.labelled_us.min() >= 27 * DAY
-    flipped = Rows(rows.labelled_us, rows.features, np.where(rows.labelled_us >= 27 * DAY, 1 - rows.labels, rows.labels), {})
+    labels = np.where(rows.labelled_us >= 27 * DAY, 1 - rows.labels, rows.labels)
+    flipped = Rows(rows.labelled_us, rows.features, labels, {})
     names = spec.feature_names()
     assert train(spec, flipped, request).fitted.to_onnx(names) == trained.fitted.to_onnx(names)
 

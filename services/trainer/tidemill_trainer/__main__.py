@@ -5,4 +5,4 @@ from tidemill_trainer.app import create
 from tidemill_trainer.settings import Settings
 
 if __name__ == "__main__":
-    run(create, Settings())  # type: ignore[call-arg]  # read from the environment
+    run(create, Settings())

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from tidemill_contracts import derived_id, parse_time
+from tidemill_contracts import Envelope, derived_id, parse_time
 from tidemill_contracts.base import Contract
 from tidemill_contracts.events import Cause, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
@@ -17,7 +17,7 @@ from tidemill_trainer.domain import SOURCE
 
 
 class TrainOrder(Contract):
-    """A training by hand. `at` is the event time from which it is seen; `outcomes_to` and `positions` say what is known by then."""
+    """A training by hand, seen from event time `at` on; `outcomes_to` and `positions` say what is known by then."""
 
     cause: Literal["hand", "cold_start"] = "hand"
     at: str = Field(description="RFC 3339")
@@ -68,9 +68,9 @@ class Trainer(Protocol):
     progress: dict[str, dict[str, Any]]
 
     def spec(self, pipeline: str) -> PipelineSpec | None: ...
-    async def ask(self, request: TrainingRequested, envelope: Any) -> None: ...
-    async def runs(self) -> list[Any]: ...
-    async def run_of(self, request_id: str) -> Any: ...
+    async def ask(self, request: TrainingRequested, envelope: Envelope) -> None: ...
+    async def runs(self) -> list[dict[str, Any]]: ...
+    async def run_of(self, request_id: str) -> dict[str, Any] | None: ...
 
 
 def routes(trainer: Trainer) -> list[Route]:
@@ -107,16 +107,18 @@ def routes(trainer: Trainer) -> list[Route]:
         )
 
     return [
-        Route(method="POST", path="/v1/pipelines/{pipeline}/train", endpoint=train, summary="Ask for a training by hand",
-              request=TrainOrder, response=Accepted, status=202, statuses=(404, 422)),
+        Route(method="POST", path="/v1/pipelines/{pipeline}/train", endpoint=train,
+              summary="Ask for a training by hand", request=TrainOrder, response=Accepted, status=202,
+              statuses=(404, 422)),
         Route(method="GET", path="/v1/runs", endpoint=runs, summary="Runs, newest first", response=Runs),
-        Route(method="GET", path="/v1/runs/{request_id}", endpoint=run, summary="One run", response=Run, statuses=(404, 422)),
+        Route(method="GET", path="/v1/runs/{request_id}", endpoint=run, summary="One run", response=Run,
+              statuses=(404, 422)),
         Route(method="GET", path="/v1/requests/{request_id}", endpoint=status, summary="What became of a request",
               response=RequestStatus, statuses=(404, 422)),
     ]  # fmt: skip
 
 
-async def _found(trainer: Trainer, request: Request) -> Any:  # noqa: ANN401 - a database row
+async def _found(trainer: Trainer, request: Request) -> dict[str, Any]:
     try:
         request_id = str(UUID(request.path_params["request_id"]))
     except ValueError:
@@ -146,7 +148,7 @@ def _time(field: str, text: str) -> int:
         ) from None
 
 
-def _run(row: Any, progress: dict[str, dict[str, Any]]) -> Run:  # noqa: ANN401 - a database row
+def _run(row: dict[str, Any], progress: dict[str, dict[str, Any]]) -> Run:
     payload = json.loads(row["payload"])
     seconds = (row["finished_at"] - row["started_at"]).total_seconds() if row["finished_at"] else None
     return Run(

@@ -7,8 +7,6 @@ import json
 import logging
 from typing import Any
 
-import asyncpg
-
 from tidemill_contracts import Envelope, derived_id, topic
 from tidemill_contracts.events import RunFinished, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
@@ -26,7 +24,7 @@ from tidemill_runtime.postgres import Pool, migrate, open_pool
 from tidemill_runtime.service import Service
 from tidemill_trainer import api
 from tidemill_trainer.domain import SOURCE
-from tidemill_trainer.handlers import on_training_requested
+from tidemill_trainer.handlers import Queued, on_training_requested
 from tidemill_trainer.process import TrainingCrashedError, run_job
 from tidemill_trainer.releases import Champions
 from tidemill_trainer.settings import Settings
@@ -85,15 +83,16 @@ class Trainer:
             if await first_time(conn, SCHEMA, "asked", request.request_id):
                 await enqueue(conn, SCHEMA, name, request.pipeline.encode(), envelope)
 
-    async def runs(self) -> list[asyncpg.Record]:
+    async def runs(self) -> list[dict[str, Any]]:
         """Rows of all runs, newest first."""
-        return [] if self.queue is None else await self.queue.all()
+        return [] if self.queue is None else [dict(row) for row in await self.queue.all()]
 
-    async def run_of(self, request_id: str) -> asyncpg.Record | None:
+    async def run_of(self, request_id: str) -> dict[str, Any] | None:
         """The row of a request's run."""
-        return None if self.queue is None else await self.queue.get(request_id)
+        row = None if self.queue is None else await self.queue.get(request_id)
+        return None if row is None else dict(row)
 
-    async def _enqueue(self, unit: Unit, request: TrainingRequested) -> Any:  # noqa: ANN401 - the queue's own literal
+    async def _enqueue(self, unit: Unit, request: TrainingRequested) -> Queued:
         assert self.queue is not None  # noqa: S101 - set before the handler runs
         return await self.queue.enqueue(
             unit.conn, request.pipeline, request.model_dump(mode="json"), str(request.request_id)
@@ -180,12 +179,14 @@ class Trainer:
         event = RunFinished(
             run_id=derived_id("run", str(request.request_id)), request_id=request.request_id, pipeline=request.pipeline,
             status="failed" if failed else "succeeded", at_us=request.at_us, effective_at_us=request.effective_at_us,
-            cause=request.cause, model=result.get("model"), manifest=result.get("manifest"), evaluation=result.get("evaluation"),
-            champion_epoch=result.get("champion_epoch", 0), metrics=result.get("metrics", {}), error=result.get("error"),
+            cause=request.cause, model=result.get("model"), manifest=result.get("manifest"),
+            evaluation=result.get("evaluation"), champion_epoch=result.get("champion_epoch", 0),
+            metrics=result.get("metrics", {}), error=result.get("error"),
         )  # fmt: skip
         envelope = encode(
             event, id=str(event.run_id), source=SOURCE, time_us=request.at_us, subject=request.pipeline,
-            causation=str(request.request_id), correlation=str(request.cause.event_id) if request.cause.event_id else None,
+            causation=str(request.request_id),
+            correlation=str(request.cause.event_id) if request.cause.event_id else None,
             traceparent=telemetry.current_traceparent(),
         )  # fmt: skip
         async with self.pool.acquire() as conn, conn.transaction():

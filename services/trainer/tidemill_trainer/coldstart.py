@@ -1,7 +1,7 @@
-"""Training rows before there is a prediction log: the archive replayed through the engine, as the values were known then.
+"""Training rows before there is a prediction log: the archive replayed through the engine, as values were known then.
 
-A row is one event of the cold-start source whose label is known by then. It sees events strictly before its aligned time, so
-neither its own event nor anything later can leak into it.
+A row is one event of the cold-start source whose label is known by then. It sees events strictly before its aligned
+time, so neither its own event nor anything later can leak into it.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ def _missing(path: str, wanted: Mapping[str, int]) -> str | None:
 
 
 def cold_rows(spec: PipelineSpec, location: str, *, as_of_us: int, positions: Positions) -> Rows:
-    """Labelled rows known at `as_of_us`, in order of label time and id; inputs in the order of `spec.feature_names()`."""
+    """Labelled rows known at `as_of_us`, by label time and id; inputs in the order of `spec.feature_names()`."""
     if spec.cold_start is None:
         msg = "the pipeline declares no cold_start and there are no labelled predictions yet"
         raise ColdStartError(msg)

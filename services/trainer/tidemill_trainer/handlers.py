@@ -1,7 +1,7 @@
 """A training request becomes one job, or is coalesced into the active one. It decides nothing else."""
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import TrainingCoalesced, TrainingRequested, encode
@@ -16,13 +16,17 @@ class Unit(Protocol):
     async def enqueue(self, topic: str, key: bytes | None, envelope: Envelope) -> None: ...
 
 
-Queue = Callable[[Unit, TrainingRequested], Awaitable[Literal["queued", "coalesced"]]]
+AnyUnit = TypeVar("AnyUnit", bound=Unit)
+"""The unit that the queue works in, which may be able to do more than the handler needs."""
+Queued = Literal["queued", "coalesced"]
 
 
-def on_training_requested(queue: Queue, prefix: str) -> Callable[[TrainingRequested, Unit], Awaitable[None]]:
+def on_training_requested(
+    queue: Callable[[AnyUnit, TrainingRequested], Awaitable[Queued]], prefix: str
+) -> Callable[[TrainingRequested, AnyUnit], Awaitable[None]]:
     """The handler of training requests over a queue of jobs."""
 
-    async def handle(request: TrainingRequested, unit: Unit) -> None:
+    async def handle(request: TrainingRequested, unit: AnyUnit) -> None:
         if await queue(unit, request) == "coalesced":
             event = coalesced(request)
             envelope = encode(
@@ -37,6 +41,6 @@ def on_training_requested(queue: Queue, prefix: str) -> Callable[[TrainingReques
 def coalesced(request: TrainingRequested) -> TrainingCoalesced:
     """The record that a request joined the run that was already active."""
     return TrainingCoalesced(
-        cause_id=request.request_id, pipeline=request.pipeline, at_us=request.at_us, cause=request.cause, outcome="coalesced",
-        reason="a run of this pipeline was active",
+        cause_id=request.request_id, pipeline=request.pipeline, at_us=request.at_us, cause=request.cause,
+        outcome="coalesced", reason="a run of this pipeline was active",
     )  # fmt: skip

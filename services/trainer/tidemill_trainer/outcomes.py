@@ -1,12 +1,13 @@
 """Training rows from the outcomes topic: logged vectors with their labels, by dense number, cached in full chunks.
 
-The topic is the truth. A chunk on disk holds a fixed range of outcome numbers, so losing the cache costs time, nothing else.
+The topic is the truth. A chunk on disk holds a fixed range of outcome numbers, so losing it costs only time.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +74,14 @@ class Wanted:
 
 
 async def load_outcomes(settings: ServiceSettings, cache: Path, wanted: Wanted) -> Rows:
-    """Labelled rows of the outcomes numbered below `wanted.until`; raises OutcomesMissingError when the topic has fewer."""
-    cache.mkdir(parents=True, exist_ok=True)
-    parts, following, offset = [], 0, 0
-    for path in _chunks(cache, wanted.schema):
-        if following + CHUNK > wanted.until:
-            break
-        rows, offset = _read_chunk(path, wanted.segments)
-        parts.append(rows)
-        following += CHUNK
+    """Labelled rows of the outcomes below number `wanted.until`; raises OutcomesMissingError if the topic has fewer."""
+    parts, offset = await asyncio.to_thread(_cached, cache, wanted)
     name = topic("outcomes", wanted.pipeline, prefix=settings.prefix)
-    async for columns in _read(settings, name, Columns(following, offset), wanted.until):
+    async for columns in _read(settings, name, Columns(len(parts) * CHUNK, offset), wanted.until):
         rows = columns.rows(wanted.schema, wanted.width, wanted.segments)
         parts.append(rows)
         if columns.following % CHUNK == 0:
-            _write_chunk(cache, wanted.schema, columns, rows)
+            await asyncio.to_thread(_write_chunk, cache, wanted.schema, columns, rows)
     return concatenate(parts) if parts else Columns(0, 0).rows(wanted.schema, wanted.width, wanted.segments)
 
 
@@ -117,6 +111,16 @@ async def _read(settings: ServiceSettings, name: str, columns: Columns, until: i
         await close_client(consumer)
 
 
+def _cached(cache: Path, wanted: Wanted) -> tuple[list[Rows], int]:
+    """Rows of the full chunks on disk, and the offset in the topic after the last of them."""
+    cache.mkdir(parents=True, exist_ok=True)
+    parts, offset = list[Rows](), 0
+    for path in islice(_chunks(cache, wanted.schema), wanted.until // CHUNK):
+        rows, offset = _read_chunk(path, wanted.segments)
+        parts.append(rows)
+    return parts, offset
+
+
 def _chunks(cache: Path, schema: str) -> Iterator[Path]:
     number = 0
     while (path := cache / f"{schema[:16]}-{number:06d}.npz").exists():
@@ -126,16 +130,10 @@ def _chunks(cache: Path, schema: str) -> Iterator[Path]:
 
 def _write_chunk(cache: Path, schema: str, columns: Columns, rows: Rows) -> None:
     path = cache / f"{schema[:16]}-{columns.following // CHUNK - 1:06d}.npz"
-    segments = {f"segment.{name}": values for name, values in rows.segments.items()}
+    arrays: dict[str, Any] = {f"segment.{name}": values for name, values in rows.segments.items()}
+    arrays |= {"labelled_us": rows.labelled_us, "features": rows.features, "labels": rows.labels}
     with (temporary := path.with_suffix(".tmp")).open("wb") as file:
-        np.savez(
-            file,
-            offset=columns.offset,
-            labelled_us=rows.labelled_us,
-            features=rows.features,
-            labels=rows.labels,
-            **segments,
-        )
+        np.savez(file, offset=columns.offset, **arrays)
     temporary.replace(path)
 
 

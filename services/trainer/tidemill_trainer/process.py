@@ -22,7 +22,7 @@ class TrainingCrashedError(Exception):
 async def run_job(job: Job, *, timeout_s: float, progress: Callable[[str, float], None]) -> dict[str, Any]:
     """The result of a job; `{"error": ...}` for a failure that a user can act on.
 
-    Raises TrainingCrashedError when the process dies or says nothing more; the process is gone when this returns or raises.
+    Raises TrainingCrashedError when the process dies or takes too long; it is gone when this returns or raises.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tidemill_trainer.worker",

@@ -6,7 +6,7 @@ from tidemill_runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """`lock` is the dependency lock whose digest goes into manifests; the lease is short because a killed trainer comes back fast."""
+    """`lock` is the dependency lock whose digest goes into manifests; a killed trainer is back fast: a short lease."""
 
     service: str = "trainer"
     lock: Path | None = None

@@ -1,7 +1,7 @@
 """The training process: one job from standard input, progress and the result as JSON lines on standard output.
 
-It is spawned for each job and dies with it, so nothing of a training stays in the service, and a training that is killed leaves
-nothing but artifacts that nobody names.
+It is spawned for each job and dies with it, so nothing of a training stays in the service, and one that is killed
+leaves only artifacts that nobody names.
 """
 
 import asyncio
@@ -45,10 +45,10 @@ class Job(BaseModel):
 
 
 def main() -> None:
-    """Run the job on standard input; exits 0 with a result, also when the result is a refusal that a user can act on."""
+    """Run the job on standard input; exits 0 with a result, also with a refusal that a user can act on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service decides when a training ends
     job = Job.model_validate_json(sys.stdin.buffer.read())
-    settings = ServiceSettings()  # type: ignore[call-arg]  # read from the environment
+    settings = ServiceSettings()
     try:
         result: dict[str, Any] = asyncio.run(run(job, settings))
     except EXPECTED as error:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
-    """Train, write the artifacts and return their digests with the metrics. Only artifacts are written: naming them is the service's."""
+    """Train, write the artifacts and return their digests with the metrics; naming them is the service's."""
     _progress("rows", 0.0)
     rows = await _rows(job, settings)
     trained = train(job.spec, rows, job.request, _progress)
@@ -93,7 +93,7 @@ async def _rows(job: Job, settings: ServiceSettings) -> Rows:
 
 
 def _evaluate(trained: Trained, model: bytes, champion: bytes | None) -> tuple[bytes, dict[str, float]]:
-    """The gate's rows as Parquet, and figures about the candidate. What serving will answer is what the gate judges: ONNX scores."""
+    """The gate's rows as Parquet, and figures about the candidate. Scores are ONNX's, as serving will answer."""
     gate = trained.gate
     candidate = onnx_scores(model, gate.features)
     probe = np.vstack([gate.features, golden_inputs(gate.features.shape[1])])

@@ -15,7 +15,7 @@ Texts = npt.NDArray[np.str_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """N labelled rows: times of label [N] in microseconds, float32 inputs [N, F], labels [N] of 0 and 1, segment values [N] by name."""
+    """N labelled rows: times of label [N] in us, float32 inputs [N, F], labels [N] of 0 and 1, segments [N] by name."""
 
     labelled_us: Ints
     features: Float32s

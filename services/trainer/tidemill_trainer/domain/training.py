@@ -1,4 +1,4 @@
-"""One training: rows are cut by time into train, calibration and gate; the window is chosen inside the first; bytes come out.
+"""One training: rows are cut by time into train, calibration and gate; the window is chosen inside the first.
 
 The released bytes are the gated ones: nothing is fitted again after the gate's rows were looked at.
 """
@@ -81,7 +81,8 @@ def train(
     )  # fmt: skip
     history = rows.take(split.train)
     if len(history) < model.minimum_rows or len(set(history.labels.tolist())) < 2:  # noqa: PLR2004 - two classes
-        msg = f"{len(history)} labelled rows before the calibration and gate periods; {model.minimum_rows} of both classes are needed"
+        needed = f"{model.minimum_rows} of both classes are needed"
+        msg = f"{len(history)} labelled rows before the calibration and gate periods; {needed}"
         raise TooFewRowsError(msg)
     progress("window", 0.1)
     timed = TimedRows(history.labelled_us, history.features, history.labels)
@@ -101,7 +102,7 @@ def train(
 
 
 def calibrates(model: ModelSpec, request: TrainingRequested) -> bool:
-    """Whether a calibration is fitted: recent rows cost the trees something, so by default only when scores were off."""
+    """Whether to fit a calibration: its rows are lost to the trees, so by default only when scores were off."""
     return model.calibrate == "always" or (model.calibrate == "after_alarm" and request.cause.drift == "calibration")
 
 

@@ -4,6 +4,7 @@ The topic is the truth. A chunk on disk holds a fixed range of outcome numbers, 
 """
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ async def load_outcomes(settings: ServiceSettings, cache: Path, wanted: Wanted) 
         rows = columns.rows(wanted.schema, wanted.width, wanted.segments)
         parts.append(rows)
         if columns.following % CHUNK == 0:
-            await asyncio.to_thread(_write_chunk, cache, wanted.schema, columns, rows)
+            await asyncio.to_thread(_write_chunk, cache, wanted, columns, rows)
     return concatenate(parts) if parts else Columns(0, 0).rows(wanted.schema, wanted.width, wanted.segments)
 
 
@@ -115,21 +116,27 @@ def _cached(cache: Path, wanted: Wanted) -> tuple[list[Rows], int]:
     """Rows of the full chunks on disk, and the offset in the topic after the last of them."""
     cache.mkdir(parents=True, exist_ok=True)
     parts, offset = list[Rows](), 0
-    for path in islice(_chunks(cache, wanted.schema), wanted.until // CHUNK):
+    for path in islice(_chunks(cache, wanted), wanted.until // CHUNK):
         rows, offset = _read_chunk(path, wanted.segments)
         parts.append(rows)
     return parts, offset
 
 
-def _chunks(cache: Path, schema: str) -> Iterator[Path]:
+def _chunks(cache: Path, wanted: Wanted) -> Iterator[Path]:
     number = 0
-    while (path := cache / f"{schema[:16]}-{number:06d}.npz").exists():
+    while (path := _chunk(cache, wanted, number)).exists():
         yield path
         number += 1
 
 
-def _write_chunk(cache: Path, schema: str, columns: Columns, rows: Rows) -> None:
-    path = cache / f"{schema[:16]}-{columns.following // CHUNK - 1:06d}.npz"
+def _chunk(cache: Path, wanted: Wanted, number: int) -> Path:
+    """A chunk's file: it holds one schema's rows with the segments of its day, so its name tells both."""
+    kind = hashlib.sha256("\0".join((wanted.schema, *wanted.segments)).encode()).hexdigest()
+    return cache / f"{kind[:16]}-{number:06d}.npz"
+
+
+def _write_chunk(cache: Path, wanted: Wanted, columns: Columns, rows: Rows) -> None:
+    path = _chunk(cache, wanted, columns.following // CHUNK - 1)
     arrays: dict[str, Any] = {f"segment.{name}": values for name, values in rows.segments.items()}
     arrays |= {"labelled_us": rows.labelled_us, "features": rows.features, "labels": rows.labels}
     with (temporary := path.with_suffix(".tmp")).open("wb") as file:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from features_cases import END_US, HOUR_US, Stream, departures, timer_record
-from features_stack import Reader, Stack, check_vectors, open_stack, until
+from features_reader import Reader, check_vectors
+from features_stack import Stack, open_stack, until
 
 from tidemill_features.domain.letter import Letter
 from tidemill_features.kafka import TransactionLog

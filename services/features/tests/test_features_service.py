@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import pytest
 from features_cases import END_US, Stream, departures
-from features_stack import Process, Reader, Stack, check_vectors, open_stack, until
+from features_reader import Reader, check_vectors
+from features_stack import Process, Stack, open_stack, until
 
 VIEWS = ("by-flight", "by-carrier", "by-route")
 pytestmark = pytest.mark.anyio

@@ -1,7 +1,7 @@
 """Follower, releaser and batcher with everything outside faked."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ NAMES = SPEC.feature_names()
 class Record:
     key: bytes | None
     value: bytes | None
-    headers: Iterable[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes]] = ()
     offset: int = 0
 
 

@@ -1,0 +1,79 @@
+"""The HTTP side of serving on a log in memory."""
+
+from collections.abc import Sequence
+
+import httpx
+from pydantic import SecretStr
+from serving_cases import linear, pipeline, released
+from starlette.types import ASGIApp
+
+from tidemill_runtime.health import Health
+from tidemill_runtime.http import App
+from tidemill_serving.api.front import Front
+from tidemill_serving.api.inference import inference_routes
+from tidemill_serving.api.predict import Predictor, predict_routes
+from tidemill_serving.api.status import LogState, status_routes
+from tidemill_serving.domain.answers import Recent
+from tidemill_serving.domain.desk import Desk, Loaded
+from tidemill_serving.domain.entries import Entry, LogRefusedError
+from tidemill_serving.domain.house import House
+from tidemill_serving.domain.plan import Plan
+from tidemill_serving.domain.scoring import Weighted
+from tidemill_serving.handlers.batching import Batcher
+from tidemill_serving.handlers.freshness import Freshness
+from tidemill_serving.onnx import Scorer
+from tidemill_serving.spool import partition_of
+
+SPEC = pipeline()
+NAMES = SPEC.feature_names()
+PATH = f"/v1/predict/{SPEC.name}"
+KEY = "secret"
+
+
+class MemoryLog:
+    """A log that keeps what it is given, or refuses."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.writes = 0
+        self.is_full = False
+
+    def append(self, entries: Sequence[Entry]) -> int:
+        if self.is_full:
+            raise LogRefusedError("full")
+        self.entries += entries
+        self.writes += 1
+        return len(self.entries)
+
+
+class Edge:
+    """The HTTP side of the service on a log in memory."""
+
+    def __init__(self, *, key: str | None = None) -> None:
+        self.house, self.log, health = House(), MemoryLog(), Health()
+        self.batcher = Batcher(
+            self.house, self.log, appended=lambda: None, swapped=lambda _: None, now_us=lambda: 1_400_000_000_000_000
+        )
+        self.desk = self.house.desks[SPEC.name] = Desk(SPEC, "tidemill", "test", partition_of, recent=Recent(100))
+        self.desk.is_ready = True
+        for (view, version), width in self.desk.wants().items():
+            self.house.replica.want(view, version, width=width, partitions=1)
+        secret = SecretStr(key) if key else None
+        self.freshness = Freshness(self.house)
+        predictor = Predictor(self.house.desks, self.batcher, self.freshness)
+        state = LogState({}, {}, {})
+        routes = [
+            *predict_routes(predictor), *status_routes(self.house, "0", lambda: state),
+            *inference_routes(self.house.desks, lambda: health.ready()[0]),
+        ]  # fmt: skip
+        self.behind = App(routes, api_key=secret)
+        self.front = Front(self.behind, predictor, api_key=secret)
+
+    def release(self) -> None:
+        plan, scorer = Plan(SPEC, NAMES), Scorer(linear(NAMES), len(NAMES))
+        member = Weighted("m", "1" * 64, 3, 1.0, scorer)
+        self.desk.champion.restore(Loaded(released(SPEC, 1, "1" * 64), SPEC, plan, [member], []), None)
+
+
+def client(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://serving")

@@ -125,6 +125,23 @@ def test_apply(services: Services) -> None:
     assert json.loads(run("apply", PIPELINE, "--json").stdout)["digest"] == DIGEST
 
 
+def test_what_is_asked_to_wait_returns_when_the_services_are_done(services: Services) -> None:
+    services.on("PUT", "/v1/pipelines/flight-delay", {"pipeline": "flight-delay", "revision": 4, "digest": DIGEST})
+    sources = {name: {"raw_positions": {"0": 2}} for name in load_pipeline(PIPELINE).sources}
+    pipelines = {"flight-delay": {"epoch": 1, "watermark_us": 1}}
+    services.on("GET", "/v1/status", {"sources": sources, "pipelines": pipelines | {"p": pipelines["flight-delay"]}})
+    assert "revision 4" in run("apply", PIPELINE, "--wait").stdout
+    assert run("events", "send", "arrivals", "--wait", text='{"data": {}}\n{"data": {}}').exit_code == 0
+    services.on("POST", "/v1/pipelines/p/train", {"request_id": "r-1"}, 202)
+    services.on("GET", "/v1/requests/r-1", {"request_id": "r-1", "status": "failed", "detail": "too few [rows]"})
+    services.on("GET", "/v1/status", {"pipelines": {"p": {"epoch": 1, "watermark_us": 1, "outcomes": 0}}})
+    failed = run("train", "p", "--wait")
+    assert (failed.exit_code, "failed: too few [rows]" in failed.stdout) == (1, True)
+    released = {"request_id": "r-1", "pipeline": "p", "status": "released", "epoch": 1, "version": 7}
+    services.on("GET", "/v1/requests/r-1", released)
+    assert "version 7 is released and answers as epoch 1" in run("train", "p", "--wait").stdout
+
+
 def test_tables_on_a_pipe_are_not_cut(services: Services) -> None:
     long = "x" * 150
     services.on("GET", "/v1/pipelines/p/champion", RELEASE | {"reason": {"kind": "hand", "detail": long}})

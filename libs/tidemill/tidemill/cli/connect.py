@@ -1,9 +1,10 @@
 """How commands reach a stack."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 10.0
 """A person waits shorter than a program."""
+TAKEN_S, TRAINED_S = 60.0, 1800.0
+"""How long `--wait` waits: for services to take something up, for a training."""
+_PAUSE_S = 0.1
+T = TypeVar("T")
 
 AtOption = Annotated[
     str | None, typer.Option("--at", help="Event time, RFC 3339.", show_default="where the stream stands")
@@ -27,6 +32,18 @@ def connected(home: Path | None) -> Iterator["Client"]:
 
     with Client(home, patience_s=PATIENCE_S) as client:
         yield client
+
+
+def wait_for(condition: Callable[[], T | None], what: str, *, timeout_s: float) -> T:
+    """Poll until there is something; raises TidemillError naming it after `timeout_s` seconds."""
+    from tidemill.client.errors import TidemillError  # noqa: PLC0415 - see connected
+
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TidemillError(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(_PAUSE_S)
+    return found
 
 
 def instant(us: int | None) -> str:

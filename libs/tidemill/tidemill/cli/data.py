@@ -4,12 +4,15 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.connect import PipelineArgument, connected
+from tidemill.cli.connect import TAKEN_S, PipelineArgument, connected, wait_for
 from tidemill.cli.output import HomeOption, JsonOption, console, emit, errors, plain, say, table
+
+if TYPE_CHECKING:
+    from tidemill.client.results import Accepted
 
 BATCH = 1000
 _Item = dict[str, Any]
@@ -28,6 +31,7 @@ def register(app: typer.Typer) -> None:
 def send(
     source: Annotated[str, typer.Argument(help="The source's name.")],
     file: Annotated[str, typer.Argument(help="JSON array or NDJSON; - is standard input.", metavar="[FILE|-]")] = "-",
+    wait: Annotated[bool, typer.Option("--wait", help="Return once they are applied, or told why not.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,14 +40,19 @@ def send(
     Example: [bold]tidemill events send arrivals arrivals.ndjson[/bold]
     """
     count, newest = 0, None
+    last: dict[int, Accepted] = {}
     with connected(home) as client:
         for batch in _batches(file):
             try:
-                newest = client.send_events(source, batch)[-1]
+                accepted = client.send_events(source, batch)
             except Exception:
                 errors.print(f"{count:,} events were sent; what follows is about those after them", highlight=False)
                 raise
-            count += len(batch)
+            count, newest = count + len(batch), accepted[-1]
+            last |= {place.partition: place for place in accepted}
+        if wait:
+            places = list(last.values())
+            wait_for(lambda: client.are_applied(source, places), "the events are applied", timeout_s=TAKEN_S)
     if as_json:
         emit({"sent": count, "newest": None if newest is None else newest.model_dump()})
     else:

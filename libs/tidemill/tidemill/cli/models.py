@@ -4,11 +4,13 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from tidemill.cli.connect import AtOption, DetailOption, PipelineArgument, connected, instant
+from tidemill.cli.connect import TRAINED_S, AtOption, DetailOption, PipelineArgument, connected, instant, wait_for
 from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, say, table
 
 if TYPE_CHECKING:
+    from tidemill.client.results import TrainingOutcome
     from tidemill_contracts.events import Released
 
 _COLUMNS = ("epoch", "version", "model", "from (event time)", "reason", "detail")
@@ -65,10 +67,11 @@ def runs(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOptio
     console.print(shown)
 
 
-def train(
+def train(  # noqa: PLR0913 - the options of a command
     pipeline: PipelineArgument,
     at: AtOption = None,
     detail: DetailOption = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Return once it is decided; exit code 1 if no release.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,6 +81,11 @@ def train(
     """
     with connected(home) as client:
         request_id = client.train(pipeline, at=at, detail=detail)
+        if wait:
+            asked = f"the outcome of request {request_id}"
+            outcome = wait_for(lambda: client.training_outcome(request_id), asked, timeout_s=TRAINED_S)
+            _tell(outcome, as_json=as_json)
+            return
     if as_json:
         emit({"request_id": request_id})
     else:
@@ -143,6 +151,17 @@ def unfreeze(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonO
     Example: [bold]tidemill unfreeze flight-delay[/bold]
     """
     freeze(pipeline, off=True, home=home, as_json=as_json)
+
+
+def _tell(outcome: "TrainingOutcome", *, as_json: bool) -> None:
+    if as_json:
+        emit(outcome.model_dump())
+    elif outcome.epoch is not None:
+        say(f"version {outcome.version} is released and answers as epoch {outcome.epoch}")
+    else:
+        say(escape(f"{outcome.status}: {outcome.detail or 'nothing was released'}"))
+    if outcome.epoch is None:
+        raise typer.Exit(1)
 
 
 def _show(found: "list[Released]", *, as_json: bool, one: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli.connect import connected
+from tidemill.cli.connect import TAKEN_S, connected, wait_for
 from tidemill.cli.output import HomeOption, JsonOption, emit, say
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Pipelines")(plan)
 
 
-def apply(file: FileArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def apply(
+    file: FileArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once events and requests are taken.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Apply a pipeline file: every service takes it up from there. The same file again changes nothing.
 
     Example: [bold]tidemill apply pipelines/flight-delay.yaml[/bold]
@@ -34,6 +39,8 @@ def apply(file: FileArgument, home: HomeOption = None, as_json: JsonOption = Fal
     spec = load_pipeline(file)
     with connected(home) as client:
         applied = client.apply(spec)
+        if wait:
+            wait_for(lambda: client.is_known(spec), f"every service knows {spec.name}", timeout_s=TAKEN_S)
     if as_json:
         emit(applied.model_dump())
     else:

@@ -21,6 +21,7 @@ from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
 BATCH = 1000
 """Events or instances in one request."""
 NOT_FOUND = 404
+DECIDED = frozenset({"released", "failed", "refused", "coalesced", "inconclusive", "rejected", "suggested"})
 Json = Any
 T = TypeVar("T")
 
@@ -153,6 +154,29 @@ def train(pipeline: str, *, at: str | int | None = None, detail: str = "") -> St
     return str(answer["request_id"])
 
 
+def training_outcome(request_id: str) -> Steps[r.TrainingOutcome | None]:
+    """What became of a training request; None while that is open, and while a release is not yet loaded by serving."""
+    for service in ("trainer", "registry"):
+        answer = yield from or_none(_json(service, f"/v1/requests/{_part(request_id)}"))
+        if answer is not None and answer["status"] in DECIDED:
+            outcome = r.TrainingOutcome.model_validate(answer)
+            return outcome if (yield from _is_loaded(answer.get("pipeline"), outcome.epoch)) else None
+    return None
+
+
+def is_known(pipeline: PipelineSpec) -> Steps[bool]:
+    """Whether the services that are sent events and requests have taken up a pipeline's name and sources."""
+    sources = (yield from status("ingestion"))["sources"]
+    served = (yield from status("serving"))["pipelines"]
+    return pipeline.name in served and all(name in sources for name in pipeline.sources)
+
+
+def are_applied(source: str, accepted: Sequence[r.Accepted]) -> Steps[bool]:
+    """Whether ingestion has decided on all of these events: they are then on the stream, or told why not."""
+    known = (yield from status("ingestion"))["sources"].get(source, {}).get("raw_positions", {})
+    return all(known.get(str(place.partition), 0) > place.offset for place in accepted)
+
+
 def promote(
     pipeline: str, version: int, *, at: str | int | None = None, expected_epoch: int | None = None, detail: str = ""
 ) -> Steps[Released]:
@@ -235,6 +259,19 @@ def or_none(steps: Steps[T]) -> Steps[T | None]:
         if error.status != NOT_FOUND:
             raise
         return None
+
+
+def _json(service: str, path: str) -> Steps[dict[str, Any]]:
+    answer: dict[str, Any] = yield Call(service, "GET", path)
+    return answer
+
+
+def _is_loaded(pipeline: str | None, epoch: int | None) -> Steps[bool]:
+    """Whether serving has a release; None: there is none to wait for."""
+    if epoch is None:
+        return True
+    mine = (yield from status("serving"))["pipelines"].get(pipeline) or {}
+    return (mine.get("epoch") or 0) >= epoch or epoch in (mine.get("staged") or [])
 
 
 def _spec(name: str) -> Steps[PipelineSpec]:

@@ -52,9 +52,11 @@ class Operations:
     """What can be done; each is described in `tidemill.client.calls`."""
 
     send_events = Operation(calls.send_events)
+    are_applied = Operation(calls.are_applied)
     progress = Operation(calls.progress)
     event = Operation(calls.event)
     apply = Operation(calls.apply)
+    is_known = Operation(calls.is_known)
     pipelines = Operation(calls.pipelines)
     pipeline = Operation(calls.pipeline)
     predict = Operation(calls.predict)
@@ -65,6 +67,7 @@ class Operations:
     gates = Operation(calls.gates)
     runs = Operation(calls.runs)
     train = Operation(calls.train)
+    training_outcome = Operation(calls.training_outcome)
     promote = Operation(calls.promote)
     rollback = Operation(calls.rollback)
     freeze = Operation(calls.freeze)

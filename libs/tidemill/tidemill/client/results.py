@@ -98,6 +98,16 @@ class Run(Result):
     progress: dict[str, Any] | None = None
 
 
+class TrainingOutcome(Result):
+    """What became of a training request: released (under `epoch`), or suggested, rejected, failed and the like."""
+
+    request_id: str
+    status: str
+    epoch: int | None = None
+    version: int | None = None
+    detail: str = ""
+
+
 class Metric(Result):
     """Exact sums over the labelled answers of one pane (`pane_us`) and segment, of the shadows on the same rows too."""
 

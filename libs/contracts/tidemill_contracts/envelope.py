@@ -11,6 +11,7 @@ from tidemill_contracts.base import format_time, parse_time
 
 Headers = list[tuple[str, bytes]]
 JSON = "application/json"
+_DIGITS = 18
 
 
 class EnvelopeError(ValueError):
@@ -94,7 +95,7 @@ def _origin(text: str | None) -> tuple[int, int, int] | None:
     if text is None:
         return None
     parts = text.split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):  # noqa: PLR2004 - partition, offset, ordinal
+    if len(parts) != 3 or not all(map(_is_number, parts)):  # noqa: PLR2004 - partition, offset, ordinal
         msg = "tm_origin must be partition:offset:ordinal"
         raise EnvelopeError(msg)
     return int(parts[0]), int(parts[1]), int(parts[2])
@@ -103,7 +104,12 @@ def _origin(text: str | None) -> tuple[int, int, int] | None:
 def _seq(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdigit():
+    if not _is_number(text):
         msg = "tm_seq must be a whole number"
         raise EnvelopeError(msg)
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    """Whether `int` reads the text, and 64 bits hold it: other alphabets have digits too."""
+    return len(text) <= _DIGITS and text.isascii() and text.isdigit()

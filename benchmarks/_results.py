@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def result(
     return Result(
         metric, round(value, 3), unit, name, None if peer_value is None else round(peer_value, 3), ratio, target, met
     )
+
+
+def cpu_results(used: Mapping[str, float], count: int, what: str) -> list[Result]:
+    """Processor microseconds per `what` of every process of the stack that used any to speak of."""
+    each = {name: 1e6 * seconds / count for name, seconds in used.items()}
+    return [result(f"CPU of {name} per {what}", us, "us") for name, us in each.items() if us >= 1]
 
 
 def report(name: str, results: list[Result]) -> None:

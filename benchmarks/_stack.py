@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
 import httpx
 import numpy as np
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tidemill.stack import Endpoints, Service, Stack
@@ -42,6 +43,30 @@ def stack(*names: str) -> Iterator[Endpoints]:
             yield seen
         finally:
             running.stop()
+
+
+class Cpu:
+    """Processor time that the processes of the stack use from now on: on a shared machine it says more than rates."""
+
+    def __init__(self, seen: Endpoints) -> None:
+        self._pids = {name: process.pid for name, process in seen.processes.items() if process.pid is not None}
+        self._before = self._now()
+
+    def used(self) -> dict[str, float]:
+        """Seconds by process; Postgres with its sessions."""
+        return {name: seconds - self._before.get(name, 0.0) for name, seconds in self._now().items()}
+
+    def _now(self) -> dict[str, float]:
+        return {name: _cpu_seconds(psutil.Process(pid)) for name, pid in self._pids.items()}
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline_s: float = 60.0) -> None:

@@ -1,8 +1,8 @@
 """How long an accepted event takes until a prediction reads it: 2,000 events per second through the whole path.
 
 Every batch holds one event whose carrier, destination and tail are nobody else's. From its 202 on, one poller asks for
-predictions of all such entities that wait, in one request every few milliseconds; an event counts as readable with the
-first answer in which all three views know its entity, so the figures contain the poller's own interval.
+predictions of the oldest of such entities, in one request every ten milliseconds; an event counts as readable with
+the first answer in which all three views know its entity, so the figures contain the poller's own interval.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 import uvloop
 from _client import Load, Sample, ask, connect, percentile, post
 from _peers import produce_and_read
-from _results import Progress, Result, report, result
-from _stack import Topic, apply, departure, get, pipeline, release, stack, until
+from _results import Progress, Result, cpu_results, report, result
+from _stack import Cpu, Topic, apply, departure, get, pipeline, release, stack, until
 
 from tidemill.stack import Endpoints
 from tidemill_contracts import topic
@@ -22,7 +22,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 
 SOURCE = "departures"
 RATE, BATCH, SECONDS, WARM_UP_S, CONNECTIONS = 2000, 100, 20, 8, 8
-POLL_S = 0.008
+POLL_S, AT_ONCE = 0.01, 8
 OWN_VIEWS = frozenset({"airline-departures", "destination-departures", "aircraft-departures"})
 
 
@@ -79,7 +79,7 @@ class Freshness:
         """Ask until cancelled."""
         connection = (await connect(self._predict, 1))[0]
         while True:
-            asked = list(self._waiting)[:200]
+            asked = list(self._waiting)[:AT_ONCE]
             if asked:
                 await self._look(connection, asked)
             await asyncio.sleep(POLL_S)
@@ -125,7 +125,9 @@ async def measure(seen: Endpoints) -> list[Result]:
     try:
         await freshness.run(WARM_UP_S)
         progress.step(f"{RATE:,} events/s in batches of {BATCH} for {SECONDS} s")
+        cpu = Cpu(seen)
         waits = await freshness.run(SECONDS)
+        used = cpu_results(cpu.used(), RATE * SECONDS, "event")
     finally:
         poller.cancel()
     async with Topic(seen.kafka, topic("events", SOURCE), spec.partitions) as applied:
@@ -139,6 +141,7 @@ async def measure(seen: Endpoints) -> list[Result]:
         result("accepted to readable p50", percentile(waits_ms, 0.5), "ms",
                peer=("bare Kafka, one hop", 1000 * percentile(bare, 0.5))),
         result("accepted to readable, longest", max(waits_ms), "ms"),
+        *used,
     ]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import uvloop
 from _client import Load, Sample, ask, connect, percentile, post
 from _peers import produce_batches, produce_single
-from _results import Progress, Result, report, result
-from _stack import Topic, apply, departure, get, pipeline, stack, until
+from _results import Progress, Result, cpu_results, report, result
+from _stack import Cpu, Topic, apply, departure, get, pipeline, stack, until
 
 from tidemill.stack import Endpoints
 from tidemill_contracts import topic
@@ -106,9 +106,13 @@ async def measure(seen: Endpoints) -> list[Result]:
         await ingest.ready()
         await ingest.batched(WARM_UP)
         progress.step(f"batches of {BATCH} over {BATCH_CONNECTIONS} connections")
+        cpu = Cpu(seen)
         batched_s, batched = await ingest.batched(BATCHED_EVENTS)
+        batched_cpu = cpu_results(cpu.used(), BATCHED_EVENTS, "batched event")
         progress.step(f"single events over {SINGLE_CONNECTIONS} connections")
+        cpu = Cpu(seen)
         single_s, single = await ingest.single(SINGLE_EVENTS)
+        single_cpu = cpu_results(cpu.used(), SINGLE_EVENTS, "single event")
         await ingest.check()
     progress.step("a bare producer on the same broker")
     bare_batched = await produce_batches(seen.kafka, spec.partitions, BATCHED_EVENTS, BATCH, BATCH_CONNECTIONS)
@@ -122,6 +126,7 @@ async def measure(seen: Endpoints) -> list[Result]:
                peer=("bare aiokafka, acks=all", bare_single)),
         result("single events accepted", SINGLE_EVENTS / _span(single), "events/s"),
         result("single event: answer p99", 1000 * percentile([s.done - s.sent for s in single], 0.99), "ms"),
+        *batched_cpu, *single_cpu,
     ]  # fmt: skip
 
 

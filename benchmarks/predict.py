@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import uvloop
 from _client import Load, Sample, ask, connect, percentile, post
 from _peers import echo
-from _results import Progress, Result, report, result
-from _stack import START_US, Topic, apply, departure, get, pipeline, release, stack, until, write
+from _results import Progress, Result, cpu_results, report, result
+from _stack import START_US, Cpu, Topic, apply, departure, get, pipeline, release, stack, until, write
 
 from tidemill.stack import Endpoints
 from tidemill_contracts import topic
@@ -148,7 +148,9 @@ async def measure(seen: Endpoints) -> list[Result]:
     predict = Predict(seen, spec, progress)
     await predict.ready()
     await predict.at_rate(WARM_UP_S)
+    cpu = Cpu(seen)
     samples = await predict.at_rate(SECONDS)
+    used = cpu_results(cpu.used(), len(samples), "request")
     flat_out = await predict.flat_out()
     await predict.check(seen.kafka)
     progress.step("a bare server with the same client")
@@ -163,6 +165,7 @@ async def measure(seen: Endpoints) -> list[Result]:
         result("p50 from the due time", percentile(waits, 0.5), "ms"),
         result("p99.9 from the due time", percentile(waits, 0.999), "ms"),
         result("flat out", flat_out, "requests/s", peer=("bare uvicorn", bare_flat_out)),
+        *used,
     ]  # fmt: skip
 
 

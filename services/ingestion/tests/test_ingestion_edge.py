@@ -170,10 +170,30 @@ async def test_progress_reaches_every_partition_and_makes_older_events_late(serv
         for time in ("2200-01-01T00:00:00Z", "2013-01-01T12:00:00", "noon"):
             refused = await client.post(f"/v1/sources/{source}/progress", json={"time": time})
             assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "time"
     timers = [r for r in await service.records("events", source) if dict(r.headers)["ce_type"] == b"tidemill.timer.v1"]
     assert sorted(r.partition for r in timers) == [0, 1, 2]
     assert all("tm_seq" not in dict(r.headers) for r in timers)
     assert len(await service.records("late", source)) == len(await service.records("future", source)) == 1
+
+
+async def test_progress_may_come_with_the_events_it_follows(service: Running) -> None:
+    source, last = "weather", {"id": "w4", "time": "2013-01-01T12:30:00Z"}
+    before = (await service.status(source))["timers"]
+    async with service.client() as client:
+        for time in ("2200-01-01T00:00:00Z", "2013-01-01T12:00:00", "noon"):
+            refused = await client.post(f"/v1/events/{source}", params={"progress": time}, json=[])
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "progress"
+        events = [last | {"data": {"origin": "EWR", "station": 1, "wind": 3.5}}]
+        answer = await client.post(f"/v1/events/{source}", params={"progress": "2013-01-01T13:00:00Z"}, json=events)
+    assert answer.status_code == 202, answer.text
+    [place], behind = answer.json()["accepted"], answer.json()["timers"]
+    assert sorted(each["partition"] for each in behind) == [0, 1, 2]
+    assert [each["offset"] for each in behind if each["partition"] == place["partition"]] == [place["offset"] + 1]
+    await becomes(service, "w4", "applied", source)
+    await service.counted(source=source, timers=before + 3)
+    assert set((await service.status(source))["watermarks_us"].values()) == {parse_time("2013-01-01T13:00:00Z")}
 
 
 async def test_garbage_among_a_thousand_good_events_is_one_dead_letter(service: Running) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import uvloop
 from rich.table import Table
 
 from tidemill.cli.output import JsonOption, console, emit, say, table
@@ -46,7 +47,8 @@ def demo(  # noqa: PLR0913 - the options of a command
         pipeline=pipeline, output=output, home=(home or output / "home").absolute(), days=days, inject=inject, kill=kill
     )
     run = Demo(options)
-    report = asyncio.run(_run(run, quiet=as_json))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        report = runner.run(_run(run, quiet=as_json))
     place = run.finish(report)
     write_html(report, place.with_suffix(".html"))
     if as_json:

@@ -21,6 +21,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 SETTLED = frozenset({"released", "failed", "refused", "coalesced", "inconclusive", "rejected", "suggested"})
 BATCH = 1000
 CHUNK = 250
+WAIT_S = 10
 NOT_FOUND = 404
 
 
@@ -130,8 +131,9 @@ class Replay:
             end = min(start + tick, high)
             wanted = self.streams.scheduled(start, end)
             if len(wanted):
-                await self.wait_served(start)
+                since = time.monotonic()
                 await self._predict(wanted, start)
+                self.progress.waited("predictions", since)
             await self.hold(end)
             await self._send(start, end)
             self.progress.now_us = end
@@ -224,8 +226,8 @@ class Replay:
         }
 
     async def _predict(self, wanted: data.Ints, start_us: int) -> None:
-        """Ask for predictions; a replica that is behind (it was killed and reads its features again) says so and is asked again."""
-        fresh = {"tidemill-minimum-watermark": str(start_us)}
+        """Ask for predictions from features as of `start_us`: the service waits for them, and after a 503 it is asked again."""
+        fresh = {"tidemill-minimum-watermark": str(start_us), "prefer": f"wait={WAIT_S}"}
         path = f"/v1/predict/{self.spec.name}"
         for first in range(0, len(wanted), CHUNK):
             part = wanted[first : first + CHUNK]
@@ -240,11 +242,12 @@ class Replay:
                 group.create_task(self._send_source(source, events, high))
 
     async def _send_source(self, source: str, events: list[dict[str, Any]], until_us: int) -> None:
-        for first in range(0, len(events), BATCH):
-            await self.transport.call("ingestion", "POST", f"/v1/events/{source}", body=events[first : first + BATCH])
+        """The last batch carries the word that the tick is over: one record less to wait for in every topic behind."""
+        path, word = f"/v1/events/{source}", {"progress": format_time(until_us)}
+        for first in range(0, max(len(events), 1), BATCH):
+            batch, is_last = events[first : first + BATCH], first + BATCH >= len(events)
+            await self.transport.call("ingestion", "POST", path, body=batch, params=word if is_last else None)
         self.progress.events += len(events)
-        body = {"time": format_time(until_us)}
-        await self.transport.call("ingestion", "POST", f"/v1/sources/{source}/progress", body=body)
 
     @staticmethod
     async def _until(

@@ -14,6 +14,7 @@ from tidemill_contracts.events import Timer
 from tidemill_contracts.topics import Family
 from tidemill_ingestion.api.models import (
     EventFate,
+    EventsQuery,
     Flushed,
     Place,
     ProgressPosted,
@@ -37,7 +38,7 @@ from tidemill_ingestion.domain.source import Source, timer_issue
 from tidemill_ingestion.domain.stored import EventRow, PartitionRow
 from tidemill_ingestion.domain.timers import timer
 from tidemill_runtime.errors import Later
-from tidemill_runtime.http import FieldError, HttpProblem, media_type, read_body, read_model
+from tidemill_runtime.http import FieldError, HttpProblem, media_type, read_body, read_model, read_query
 from tidemill_runtime.telemetry import producing
 
 MAXIMUM_BATCH = 10_000
@@ -89,6 +90,8 @@ class Edge:
 async def post_events(request: Request) -> Response:
     """Validate everything, then write everything; 202 after the acknowledgement of every event."""
     edge, source = _edge(request), _source(request)
+    word = read_query(request, EventsQuery).progress if request.url.query else None
+    progress_us = None if word is None else _progress(source, word, "progress")
     posted = _read(request, source, await _body(request))
     await _refuse_conflicts(edge, source, posted)
     name = topic("raw", source.name, prefix=edge.prefix)
@@ -97,32 +100,45 @@ async def post_events(request: Request) -> Response:
         for event in posted.events:
             headers = event.envelope(traceparent=trace).headers()
             records.append(Outgoing(name, source.partition(event.key), event.key, event.data, headers))
+        if progress_us is not None:
+            records += _timers(source, name, progress_us, "progress", trace)
         places = await or_503(edge.sink.write(records))
     accepted = [
         {"id": event.id, "topic": name, "partition": partition, "offset": offset}
-        for event, (partition, offset) in zip(posted.events, places, strict=True)
+        for event, (partition, offset) in zip(posted.events, places, strict=False)
     ]
-    body = json.dumps(accepted[0] if posted.single else {"accepted": accepted})
-    return Response(body, 202, media_type="application/json")
+    answer: dict[str, object] = accepted[0] if posted.single else {"accepted": accepted}
+    if progress_us is not None:
+        answer["timers"] = [{"topic": name, "partition": p, "offset": o} for p, o in places[len(accepted) :]]
+    return Response(json.dumps(answer), 202, media_type="application/json")
 
 
 async def post_progress(request: Request) -> TimersWritten:
     """Write a timer to every raw partition, so that the word stands in the log in its order."""
     edge, source = _edge(request), _source(request)
     posted = await read_model(request, ProgressPosted)
-    try:
-        time_us = instant(posted.time)
-    except ValueError as error:
-        raise _refused([issue_of("time", error)]) from None
-    issue = timer_issue(time_us, time.time_ns() // 1000, source.spec)
-    if issue is not None:
-        raise _refused([issue])
+    time_us = _progress(source, posted.time, "time")
     name = topic("raw", source.name, prefix=edge.prefix)
     with producing(name) as trace:
-        word = Timer(source=source.name, time_us=time_us, reason=posted.reason)
-        records = [timer(word, p, name, trace=trace) for p in range(source.partitions)]
-        places = await or_503(edge.sink.write(records))
+        places = await or_503(edge.sink.write(_timers(source, name, time_us, posted.reason, trace)))
     return TimersWritten(timers=[Place(topic=name, partition=p, offset=o) for p, o in places])
+
+
+def _progress(source: Source, text: str, field: str) -> int:
+    """The declared time in microseconds; raises HttpProblem 422 where it is none, or in the future."""
+    try:
+        time_us = instant(text)
+    except ValueError as error:
+        raise _refused([issue_of(field, error)]) from None
+    issue = timer_issue(time_us, time.time_ns() // 1000, source.spec)
+    if issue is not None:
+        raise _refused([replace(issue, field=field)])
+    return time_us
+
+
+def _timers(source: Source, name: str, time_us: int, reason: str, trace: str | None) -> list[Outgoing]:
+    word = Timer(source=source.name, time_us=time_us, reason=reason)
+    return [timer(word, partition, name, trace=trace) for partition in range(source.partitions)]
 
 
 async def get_event(request: Request) -> EventFate:

@@ -18,15 +18,25 @@ class Place(Answers):
 
 
 class Accepted(Place):
-    """The broker has this event."""
+    """The broker has this event, and the timers where the request declared progress."""
 
     id: str
+    timers: list[Place] | None = None
 
 
 class AcceptedEvents(Answers):
-    """The broker has these events, in the order of the request."""
+    """The broker has these events, in the order of the request, and the timers where it declared progress."""
 
     accepted: list[Accepted]
+    timers: list[Place] | None = None
+
+
+class EventsQuery(BaseModel):
+    """`progress`: after these events none older than this time will come, as if it were posted behind them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    progress: str | None = Field(default=None, max_length=64)
 
 
 class ProgressPosted(BaseModel):

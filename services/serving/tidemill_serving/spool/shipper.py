@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -22,7 +23,10 @@ from tidemill_serving.domain.entries import Entry
 from tidemill_serving.spool.log import Spool, SpoolReader
 
 ORIGIN = "tm_origin"
-BATCH = 2000
+BATCH = 500
+"""Records read and handed over at a stretch: more would keep requests waiting."""
+LINGER_S = 0.02
+"""Between two batches that are not full: no answer waits for the log, and few large writes cost far less than many."""
 PROBE_S = 2.0
 SILENT_S = 5.0
 Numbered = tuple[int, int, Entry]
@@ -107,6 +111,8 @@ class Shipper:
             await self._send(producer, batch)
             self._acknowledge(batch, reader.number)
             backoff.reset()
+            if len(batch) < BATCH:
+                await asyncio.sleep(LINGER_S)
 
     async def _wait(self, producer: AIOKafkaProducer) -> None:
         """Until there is something to ship; meanwhile ask the broker now and then whether it is there."""
@@ -119,18 +125,18 @@ class Shipper:
         self._heard()
 
     async def _send(self, producer: AIOKafkaProducer, batch: Sequence[Numbered]) -> None:
-        waiting = []
-        for identity, number, entry in batch:
+        """Hand the records over as whole batches, in order per partition, and wait until Kafka has them."""
+        groups: dict[tuple[str, int], list[Numbered]] = {}
+        for numbered in batch:
+            identity, number, entry = numbered
             place = (entry.topic, entry.partition)
-            if number <= self._landed[place].get(identity, -1):
-                continue
-            headers = [*entry.headers, (ORIGIN, b"%d:%d:0" % (identity, number))]
-            waiting.append(await producer.send(
-                entry.topic, entry.value, key=entry.key, partition=entry.partition, headers=headers,
-            ))  # fmt: skip
-        for sent in await asyncio.gather(*waiting):
+            if number > self._landed[place].get(identity, -1):
+                groups.setdefault(place, []).append(numbered)
+        waiting = [sent for place, group in groups.items() for sent in await _hand_over(producer, place, group)]
+        done = await asyncio.gather(*(future for _, future in waiting))
+        for (count, _), sent in zip(waiting, done, strict=True):
             offsets = self._shipped.offsets.setdefault(sent.topic, {})
-            offsets[sent.partition] = max(sent.offset + 1, offsets.get(sent.partition, 0))
+            offsets[sent.partition] = max(sent.offset + count, offsets.get(sent.partition, 0))
 
     def _acknowledge(self, batch: Sequence[Numbered], position: int) -> None:
         for _, _, entry in batch:
@@ -184,6 +190,25 @@ class Shipper:
         beside = self._file.with_suffix(".part")
         beside.write_bytes(msgspec.json.encode(self._shipped))
         beside.replace(self._file)
+
+
+async def _hand_over(
+    producer: AIOKafkaProducer, place: tuple[str, int], group: Sequence[Numbered]
+) -> list[tuple[int, "asyncio.Future[Any]"]]:
+    """(number of records, metadata of the first) of each batch, once Kafka has it."""
+    topic, partition = place
+    made: list[tuple[int, asyncio.Future[Any]]] = []
+    batch, count = producer.create_batch(), 0
+    for identity, number, entry in group:
+        headers = [*entry.headers, (ORIGIN, b"%d:%d:0" % (identity, number))]
+        record = {"timestamp": None, "key": entry.key, "value": entry.value, "headers": headers}
+        if batch.append(**record) is None:
+            made.append((count, await producer.send_batch(batch, topic, partition=partition)))
+            batch, count = producer.create_batch(), 0
+            batch.append(**record)
+        count += 1
+    made.append((count, await producer.send_batch(batch, topic, partition=partition)))
+    return made
 
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:

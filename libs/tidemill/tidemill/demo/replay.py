@@ -126,19 +126,25 @@ class Replay:
         )
 
     async def run(self, low: int, high: int, *, tick: int) -> None:
-        """The loop proper, tick by tick over [low, high)."""
+        """The loop proper, tick by tick over [low, high). Ticks without predictions go out with the next one that has."""
+        sent = low
         for start in range(low, high, tick):
-            end = min(start + tick, high)
-            wanted = self.streams.scheduled(start, end)
+            wanted = self.streams.scheduled(start, min(start + tick, high))
             if len(wanted):
-                since = time.monotonic()
+                await self._move(sent, start)
+                sent = start
                 await self._predict(wanted, start)
-                self.progress.waited("predictions", since)
-            await self.hold(end)
-            await self._send(start, end)
-            self.progress.now_us = end
-            if self.on_tick is not None:
-                await self.on_tick(end)
+        await self._move(sent, high)
+
+    async def _move(self, low: int, high: int) -> None:
+        """Bring event time from `low` to `high`, once everything that takes effect by then is decided."""
+        if low == high:
+            return
+        await self.hold(high)
+        await self._send(low, high)
+        self.progress.now_us = high
+        if self.on_tick is not None:
+            await self.on_tick(high)
 
     async def drain(self, end_us: int) -> None:
         """Wait until everything sent has been joined and every request is settled."""
@@ -226,15 +232,16 @@ class Replay:
         }
 
     async def _predict(self, wanted: data.Ints, start_us: int) -> None:
-        """Ask for predictions from features as of `start_us`: the service waits for them, and after a 503 it is asked again."""
+        """Ask for predictions from features as of `start_us`: the service waits for them; a 503 means again."""
         fresh = {"tidemill-minimum-watermark": str(start_us), "prefer": f"wait={WAIT_S}"}
-        path = f"/v1/predict/{self.spec.name}"
+        path, since = f"/v1/predict/{self.spec.name}", time.monotonic()
         for first in range(0, len(wanted), CHUNK):
             part = wanted[first : first + CHUNK]
             body = {"instances": data.prediction_inputs(self.streams.flights, part)}
             answer = await self.transport.call("serving", "POST", path, body=body, headers=fresh)
             self.progress.answered += len(answer["predictions"])
         self.progress.predictions += len(wanted)
+        self.progress.waited("predictions", since)
 
     async def _send(self, low: int, high: int) -> None:
         async with asyncio.TaskGroup() as group:

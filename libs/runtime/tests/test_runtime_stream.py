@@ -12,7 +12,7 @@ from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import close_client, ensure_topics, open_consumer
 from tidemill_runtime.postgres import Pool
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_runtime.stream import PartitionTask, StreamRunner
+from tidemill_runtime.stream import PartitionTask, StreamRunner, group_id
 from tidemill_testkit.counting import CountTask, counting
 from tidemill_testkit.processes import Worker
 from tidemill_testkit.settings import environment
@@ -122,11 +122,30 @@ async def test_reading_starts_where_the_task_says_whatever_kafka_remembers(
 
 
 async def commit_hint(settings: ServiceSettings, topic: str, offset: int) -> None:
-    consumer = await open_consumer(settings, group=f"{topic}-g")
+    consumer = await open_consumer(settings, group=group_id(f"{topic}-g", [topic]))
     consumer.subscribe([topic])
     await consumer.getmany(timeout_ms=2000)
     await consumer.commit({TopicPartition(topic, 0): offset})
     await close_client(consumer)
+
+
+async def test_a_runner_that_comes_back_with_more_topics_reads_them_all(settings: ServiceSettings) -> None:
+    """As when a second pipeline is applied: at once, not when the session of the runner before has timed out."""
+    first, second = (f"{settings.prefix}.{name}" for name in ("first", "second"))
+    await ensure_topics(settings.kafka, [TopicSpec(first, 1), TopicSpec(second, 1)])
+    await read_all(settings, [first])
+    await read_all(settings, [first, second])
+
+
+async def read_all(settings: ServiceSettings, topics: list[str]) -> None:
+    await write_topic(settings, topics[-1], [(None, topics[-1].encode(), [])])
+    log: list[str] = []
+    health = Health()
+    runner = StreamRunner(
+        settings, group=f"{settings.prefix}-g", topics=topics, make_task=lambda _: Recorder(log, {}), health=health
+    )
+    async with running(runner):
+        await until(lambda: set(topics) <= set(log), "records of all topics were read")
 
 
 async def test_a_task_that_fails_is_rebuilt_from_its_stored_offset(settings: ServiceSettings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -15,7 +16,7 @@ from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.slot import PartitionTask, Slot
 
-__all__ = ["PartitionTask", "StreamRunner"]
+__all__ = ["PartitionTask", "StreamRunner", "group_id"]
 
 HINT_EVERY_S = 5.0
 CHECK_EVERY_S = 2.0
@@ -67,7 +68,7 @@ class StreamRunner:
     async def _session(self, backoff: Backoff) -> None:
         # Joining before the topics exist would assign nothing until the metadata is five minutes old.
         await partitions_of(self._settings.kafka, self._topics)
-        consumer = await open_consumer(self._settings, group=self._group)
+        consumer = await open_consumer(self._settings, group=group_id(self._group, self._topics))
         slots = _Slots(consumer, self._make_slot, lambda: self._health.set(self._group, ok=True))
         hints = asyncio.ensure_future(_hint(consumer, slots))
         lost = False
@@ -101,6 +102,17 @@ class StreamRunner:
             partition, tps, group=self._group, consumer=slots.consumer, make_task=self._make_task, health=self._health,
             max_records=self._max_records, broken=slots.fail,
         )  # fmt: skip
+
+
+def group_id(group: str, topics: Iterable[str]) -> str:
+    """Kafka's name of a group: one for each set of topics.
+
+    To a static member that comes back, the coordinator gives the assignment that it had, whatever it subscribes to now:
+    in a group of the same name, topics that were added would never be read. Offsets are not Kafka's, so nothing is lost
+    with the old group, and its tasks are fenced by their stores as always.
+    """
+    digest = blake2b("\n".join(sorted(set(topics))).encode(), digest_size=4)
+    return f"{group}.{digest.hexdigest()}"
 
 
 async def _check(consumer: AIOKafkaConsumer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tidemill.demo.picture import picture
 
+SHOWN = 4
 STYLE = """
 :root{--ink:#16202a;--soft:#5b6875;--line:#dde3e8}
 :root{--loop:#0b6e99;--frozen:#c2571a;--drift:#b3261e;--training:#7a5cc2;--releases:#2e7d32;--change:#16202a}
@@ -27,6 +28,7 @@ svg{width:100%;height:auto;display:block}
 svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 12px;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 tr:last-child td{border-bottom:0}
 .ok{color:#2e7d32}
@@ -81,7 +83,7 @@ def _cards(report: dict[str, Any]) -> str:
         (_number(loop["log_loss"]), f"log-loss of the loop (frozen {_number(frozen['log_loss'])})"),
         (f"{counts['drifts']} / {counts['runs']} / {counts['releases']}", "drifts / runs / releases"),
         ("yes" if not report["ledger_broken"] else "NO", "every count adds up"),
-        (report["decisions_digest"][:12], "digest of all decisions"),
+        (report["decisions_digest"][:8], "digest of all decisions"),
     ]
     return (
         "<div class=cards>"
@@ -126,15 +128,7 @@ def _ledger(report: dict[str, Any]) -> str:
 
 
 def _decisions(events: dict[str, list[dict[str, Any]]]) -> str:
-    lines: list[tuple[int, str, str]] = []
-    lines += [
-        (
-            e["at_us"],
-            "drift",
-            f"{e['kind']} of {e['subject']}: {_number(e['before'])} to {_number(e['after'])} ({e['detector']})",
-        )
-        for e in events["drift"]
-    ]
+    lines = _drifts(events["drift"])
     lines += [(e["at_us"], "training", f"{e['cause']['kind']} {e['cause']['detail']}") for e in events["training"]]
     lines += [
         (e["at_us"], "gate", f"version {e['version']}: {e['verdict']}") for e in events["versions"] if "verdict" in e
@@ -151,6 +145,23 @@ def _decisions(events: dict[str, list[dict[str, Any]]]) -> str:
     return _table(["event time", "", ""], rows)
 
 
+def _drifts(events: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    """A line for each drift; inputs that drift at the same moment share one."""
+    lines, inputs = [], dict[int, list[dict[str, Any]]]()
+    for e in events:
+        if e["kind"] == "input":
+            inputs.setdefault(e["at_us"], []).append(e)
+        else:
+            change = f"{_number(e['before'])} to {_number(e['after'])}"
+            lines.append((e["at_us"], "drift", f"{e['kind']} of {e['subject']}: {change} ({e['detector']})"))
+    for at_us, found in inputs.items():
+        by_effect = sorted(found, key=lambda e: -float(e["effect"]))
+        names = ", ".join(f"{e['subject']} ({e['effect']:.2f})" for e in by_effect[:SHOWN])
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        lines.append((at_us, "drift", f"inputs, by stability index: {names}{more}"))
+    return lines
+
+
 def _example(example: dict[str, Any]) -> str:
     if not example.get("prediction_id"):
         return "<p>There was no labelled prediction to show.</p>"
@@ -163,7 +174,13 @@ def _example(example: dict[str, Any]) -> str:
 
 def _resources(report: dict[str, Any]) -> str:
     phases = _table(["phase", "seconds"], [[name, f"{seconds:.1f}"] for name, seconds in report["phases"].items()])
-    memory = _table(["process", "peak MiB"], [[name, f"{mib:,.0f}"] for name, mib in report["memory_mib"].items()])
+    memory = _table(
+        ["process", "peak MiB", "half-way", "at the end"],
+        [
+            [name, f"{mib:,.0f}", *_course(report["memory_samples"].get(name, []))]
+            for name, mib in report["memory_mib"].items()
+        ],
+    )
     kills = report["kills"]
     killed = (
         ""
@@ -173,6 +190,11 @@ def _resources(report: dict[str, Any]) -> str:
         + ".</p>"
     )
     return f"{killed}<div class=cards style='grid-template-columns:1fr 1fr'>{phases}{memory}</div>"
+
+
+def _course(samples: Sequence[tuple[float, float]]) -> list[str]:
+    """What a process held half-way and at the end: flat, unless something leaks."""
+    return ["", ""] if not samples else [f"{samples[i][1]:,.0f}" for i in (len(samples) // 2, -1)]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

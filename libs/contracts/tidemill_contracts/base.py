@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = EPOCH.replace(tzinfo=None)  # formatting without an offset costs half
 MICROSECOND = timedelta(microseconds=1)
 _DURATION = re.compile(r"^(\d+)(ms|s|m|h|d)$")
 _UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
@@ -87,5 +88,4 @@ def parse_time(text: str) -> int:
 
 def format_time(us: int) -> str:
     """RFC 3339 text, UTC with `Z`, microseconds only where there are any."""
-    instant = EPOCH + timedelta(microseconds=us)
-    return instant.isoformat(timespec="microseconds" if us % 1_000_000 else "seconds").replace("+00:00", "Z")
+    return (_NAIVE_EPOCH + timedelta(0, 0, us)).isoformat() + "Z"

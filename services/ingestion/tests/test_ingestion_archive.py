@@ -162,7 +162,7 @@ def test_a_position_that_moved_refuses_the_commit(tmp_path: Path) -> None:
     one.append([row], [Move("events/0", None, 0)])
     with pytest.raises(Fenced):
         two.append([row], [Move("events/0", None, 0)])
-    two.append([replace(row, seq=1, id="b")], [Move("events/0", 0, 1)])
+    two.append([row._replace(seq=1, id="b")], [Move("events/0", 0, 1)])
     assert one.positions(["events/0", "events/1"]) == {"events/0": 1}
     assert read_events(str(tmp_path / "t"), {0: 2}, columns=["id"])["id"].to_pylist() == ["a", "b"]
 

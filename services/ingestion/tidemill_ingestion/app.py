@@ -11,6 +11,7 @@ from tidemill_ingestion.api import Desk, Edge, routes
 from tidemill_ingestion.archive import Archive, ArchiveTask, EventTable
 from tidemill_ingestion.domain.archive import Applied, Late, Reader
 from tidemill_ingestion.domain.catalogue import catalogue
+from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.source import Source
 from tidemill_ingestion.handlers import GROUP, IdleClock, RawTask, Streams
 from tidemill_ingestion.kafka import Letters, Log
@@ -29,8 +30,8 @@ from tidemill_runtime.stream import StreamRunner
 OPERATOR_BYTES = 256 * 1024 * 1024
 OPERATOR_TIMEOUT_S = 20.0
 PRUNE_EVERY_S = 3600.0
-OPERATOR_RECORDS = 1000
-"""Records of a partition between two yields of the event loop: about 30 ms of validation."""
+OPERATOR_RECORDS = 2000
+"""Of a partition in one decision: each costs the same few round trips."""
 
 
 class Composition:
@@ -45,9 +46,11 @@ class Composition:
         )  # fmt: skip
         self._log = Log(settings, health, name="kafka-operator", max_bytes=OPERATOR_BYTES, timeout_s=OPERATOR_TIMEOUT_S)
         self._archives: dict[str, Archive] = {}
+        self._recent = RecentEvents()
         self._edge = Edge(
-            settings.prefix, KnownIds(self._store), self._edge_log, self._store, self._ends, archives=self._archives
-        )
+            settings.prefix, KnownIds(self._store), self._edge_log, self._store, self._ends, archives=self._archives,
+            recent=self._recent,
+        )  # fmt: skip
         self._desk = Desk(settings.prefix, Letters(settings), self._store, self._edge_log)
         self._operators, self._archivers = Streams(self._operator), Streams(self._archiver)
         self._watcher = PipelineWatcher(settings, self._apply)
@@ -129,7 +132,7 @@ class Composition:
             idle = IdleClock(source, partition, prefix=prefix, store=self._store, sink=self._log, clock=time.monotonic)
             return RawTask(
                 source, partition, prefix=prefix, store=self._store, sink=self._log, limiter=DeadLetterLimiter(),
-                idle=idle,
+                idle=idle, recent=self._recent,
             )  # fmt: skip
 
         return StreamRunner(

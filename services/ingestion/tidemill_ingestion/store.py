@@ -44,7 +44,7 @@ class Store:
 
     async def connect(self, dsn: str) -> None:
         """Open the pool and bring the schema up to date; until then every method raises Later."""
-        pool = await open_pool(dsn, min_size=2, max_size=POOL)
+        pool = await open_pool(dsn, min_size=2, max_size=POOL, keep_sessions=True)
         await migrate(pool, SCHEMA, "tidemill_ingestion")
         self._pool = pool
 

@@ -26,6 +26,7 @@ from tidemill_ingestion.api.models import (
 from tidemill_ingestion.domain.decide import Counts, Known
 from tidemill_ingestion.domain.fields import Issue, instant, issue_of
 from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.requests import (
     InvalidEventsError,
     MediaTypeError,
@@ -85,6 +86,7 @@ class Edge:
     ends: Callable[[str], Awaitable[Mapping[int, int]]]
     sources: dict[str, Source] = field(default_factory=dict)
     archives: Mapping[str, Flushable] = field(default_factory=dict)
+    recent: RecentEvents = field(default_factory=RecentEvents)
 
 
 async def post_events(request: Request) -> Response:
@@ -97,8 +99,9 @@ async def post_events(request: Request) -> Response:
     name = topic("raw", source.name, prefix=edge.prefix)
     with producing(name) as trace:
         records = []
-        for event in posted.events:
-            headers = event.envelope(traceparent=trace).headers()
+        for event in (posted_event.traced(trace) for posted_event in posted.events):
+            headers = event.headers()
+            edge.recent.add(source, event, headers)
             records.append(Outgoing(name, source.partition(event.key), event.key, event.data, headers))
         if progress_us is not None:
             records += _timers(source, name, progress_us, "progress", trace)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from tidemill_contracts import read_envelope
+from tidemill_ingestion.domain.fields import instant
 from tidemill_ingestion.domain.readings import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row of the archive; `partition` is the raw partition, `seq` None for a late event."""
 
     partition: int
@@ -98,11 +98,13 @@ Reader = Applied | Late
 
 def _row(record: Record, outcome: str) -> Row | None:
     """The row of a record that ingestion wrote; None for timers. Both topics are written by ingestion alone."""
-    envelope = read_envelope(record.headers, record.value)
-    origin = envelope.origin
-    if origin is None or record.key is None or (outcome == "applied" and envelope.seq is None):
+    fields = dict(record.headers)
+    origin, seq = fields.get("tm_origin"), fields.get("tm_seq")
+    if origin is None or record.key is None or record.value is None or (outcome == "applied" and seq is None):
         return None
+    partition, raw_offset, _ = origin.split(b":")
+    event_us = instant(fields["ce_time"].decode())
     return Row(
-        origin[0], envelope.seq, record.offset, origin[1], envelope.id, envelope.time_us, record.timestamp * 1000,
-        record.key.decode(), envelope.data.decode(), outcome,
+        int(partition), None if seq is None else int(seq), record.offset, int(raw_offset), fields["ce_id"].decode(),
+        event_us, record.timestamp * 1000, record.key.decode(), record.value.decode(), outcome,
     )  # fmt: skip

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
+import msgspec
+
 from tidemill_contracts import Envelope, read_envelope
 from tidemill_ingestion.domain.readings import Progress, Reading, Record, Refusal
-from tidemill_ingestion.domain.source import Event, Source
+from tidemill_ingestion.domain.source import Event, Headers, Source
 
 Outcome = Literal["applied", "late", "future", "dead_lettered"]
 Family = Literal["events", "late", "future", "dlq"]
+FAMILIES: tuple[Literal["events", "late", "future"], ...] = ("events", "late", "future")
 _FAMILY: dict[str, Family] = {"applied": "events", "late": "late", "future": "future"}
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """What is stored of an id: the body it stands for, what became of it and which raw record decided that."""
 
     digest: bytes
@@ -28,8 +30,7 @@ class Known:
     seq: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """A row to store: from now on this id stands for this body."""
 
     id: str
@@ -65,15 +66,38 @@ class Position:
     newest_us: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """One record to write: an envelope to `family`, or for `dlq` the record's own bytes with a reason."""
+class Emit(msgspec.Struct, frozen=True):
+    """One record to write: an event or an envelope to `family`, or for `dlq` the record's own bytes with a reason."""
 
     family: Family
     record: Record
-    envelope: Envelope | None = None
+    event: Event | None = None
+    seq: int | None = None
+    given: Envelope | None = None
     reason: str = ""
     error: str = ""
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """What is written, None for a dead letter."""
+        if self.event is None:
+            return self.given
+        return self.event.envelope(origin=(self.record.partition, self.record.offset, 0), seq=self.seq)
+
+    def content(self) -> tuple[bytes, Headers]:
+        """Value and headers of what is written; raises ValueError for a dead letter."""
+        if self.event is not None:
+            return self.event.data, self._headers(self.event)
+        if self.given is None:
+            raise ValueError("a dead letter is the record itself")
+        return self.given.data, self.given.headers()
+
+    def _headers(self, event: Event) -> Headers:
+        out = event.headers()
+        out.append(("tm_origin", b"%d:%d:0" % (self.record.partition, self.record.offset)))
+        if self.seq is not None:
+            out.append(("tm_seq", b"%d" % self.seq))
+        return out
 
 
 @dataclass(slots=True)
@@ -111,27 +135,23 @@ def _again(record: Record, reading: Reading, known: Mapping[str, Known]) -> Emit
     here = (record.partition, record.offset)
     if stored is not None and (stored.partition, stored.offset) == here and stored.outcome != "dead_lettered":
         if isinstance(reading, Event):
-            return _event(record, reading, stored.outcome, stored.seq)
+            return Emit(_FAMILY[stored.outcome], record, reading, stored.seq)
         # The source was declared anew between the decision and the crash: what was decided stays.
         envelope = replace(read_envelope(record.headers, record.value), origin=(*here, 0), seq=stored.seq)
-        return Emit(_FAMILY[stored.outcome], record, envelope)
+        return Emit(_FAMILY[stored.outcome], record, given=envelope)
     if isinstance(reading, Refusal):
-        return Emit("dlq", record, None, reading.reason, reading.error)
+        return Emit("dlq", record, reason=reading.reason, error=reading.error)
     return None if stored is None or stored.digest == reading.digest else _conflict(record)
-
-
-def _event(record: Record, event: Event, outcome: Outcome, seq: int | None) -> Emit:
-    envelope = event.envelope(origin=(record.partition, record.offset, 0), seq=seq)
-    return Emit(_FAMILY[outcome], record, envelope)
 
 
 def _timer(record: Record, progress: Progress) -> Emit:
     origin = (record.partition, record.offset, 0)
-    return Emit("events", record, replace(progress.envelope, origin=origin, seq=None))
+    return Emit("events", record, given=replace(progress.envelope, origin=origin, seq=None))
 
 
 def _conflict(record: Record) -> Emit:
-    return Emit("dlq", record, None, "conflict", "the id already stands for an event with another key, time or data")
+    error = "the id already stands for an event with another key, time or data"
+    return Emit("dlq", record, reason="conflict", error=error)
 
 
 class _Work:
@@ -185,7 +205,7 @@ class _Work:
             self._watermark = _later(self._watermark, self._newest - self._lateness)
         self._count[decided] += 1
         self._claims[event.id] = Claim(event.id, event.digest, decided, record.offset, seq, event.time_us)
-        self._emits.append(_event(record, event, decided, seq))
+        self._emits.append(Emit(_FAMILY[decided], record, event, seq))
 
     def _outcome(self, time_us: int, recorded_us: int) -> Outcome:
         if time_us > recorded_us + self._ahead:
@@ -200,7 +220,7 @@ class _Work:
         if name is not None and self._stands_for(name)[1] is None:
             self._count["dead_lettered"] += 1
             self._claims[name] = Claim(name, b"", "dead_lettered", record.offset, None, record.timestamp * 1000)
-        self._emits.append(Emit("dlq", record, None, refusal.reason, refusal.error))
+        self._emits.append(Emit("dlq", record, reason=refusal.reason, error=refusal.error))
 
     def _stands_for(self, name: str) -> tuple[bytes | None, Outcome | None]:
         claim = self._claims.get(name)

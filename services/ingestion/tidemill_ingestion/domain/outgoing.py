@@ -1,13 +1,13 @@
 """A record on its way to a topic."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 _FRAME_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """What a producer sends; `timestamp_ms` None lets the client write the time of sending."""
 
     topic: str
@@ -19,5 +19,7 @@ class Outgoing:
 
     def size(self) -> int:
         """About how many bytes of memory and wire the record takes."""
-        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
-        return _FRAME_BYTES + len(self.key or b"") + len(self.value or b"") + headers
+        size = _FRAME_BYTES + len(self.key or b"") + len(self.value or b"")
+        for name, value in self.headers:
+            size += len(name) + len(value or b"")
+        return size

@@ -2,24 +2,37 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
+from msgspec.structs import replace
 
 from tidemill_contracts import Envelope
 from tidemill_contracts.events import Timer
 from tidemill_contracts.pipeline import SourceSpec
-from tidemill_ingestion.domain.fields import EARLIEST_US, LATEST_US, Fields, Issue, Value, instant, issue_of, plain_text
+from tidemill_ingestion.domain.fields import (
+    EARLIEST_US,
+    LATEST_US,
+    Fields,
+    Issue,
+    Value,
+    canonical_time,
+    instant,
+    issue_of,
+    plain_text,
+)
 from tidemill_ingestion.domain.partition import partition_of
 
 MAXIMUM_ID = 256
 MAXIMUM_DATA_BYTES = 512 * 1024
 """Of one event's canonical JSON: half of what a topic takes, so that headers and dead-letter context always fit."""
 
+Headers = list[tuple[str, bytes]]
+_JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What the producer says about an event beside its data; `type` and `source` are CloudEvents attributes."""
 
     type: str
@@ -30,8 +43,7 @@ class Context:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """A valid event. `data` is canonical JSON, `digest` tells two bodies under the same id apart."""
 
     id: str
@@ -41,15 +53,43 @@ class Event:
     digest: bytes
     context: Context
 
-    def envelope(
-        self, *, origin: tuple[int, int, int] | None = None, seq: int | None = None, traceparent: str | None = None
-    ) -> Envelope:
-        """The event around which Kafka's headers are made; its own trace goes before `traceparent`."""
+    def envelope(self, *, origin: tuple[int, int, int] | None = None, seq: int | None = None) -> Envelope:
+        """The event around which Kafka's headers are made."""
         about = self.context
         return Envelope(
             self.id, about.type, about.source, self.time_us, self.data, about.subject, about.causation,
-            about.correlation, about.traceparent or traceparent, origin, seq,
+            about.correlation, about.traceparent, origin, seq,
         )  # fmt: skip
+
+    def traced(self, traceparent: str) -> "Event":
+        """The event as it is read again when it was written in this trace; one of its own stays."""
+        if self.context.traceparent is not None:
+            return self
+        return Event(self.id, self.key, self.time_us, self.data, self.digest, _traced(self.context, traceparent))
+
+    def headers(self) -> Headers:
+        """What `envelope().headers()` gives, for a third of its cost: this runs for every event."""
+        about = self.context
+        out = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.id.encode()),
+            ("ce_type", about.type.encode()),
+            ("ce_source", about.source.encode()),
+            ("ce_time", canonical_time(self.time_us).encode()),
+            ("content-type", _JSON),
+        ]
+        if not (about.subject is about.causation is about.correlation is None):
+            extra = (("ce_subject", about.subject), ("ce_causationid", about.causation),
+                     ("ce_correlationid", about.correlation))  # fmt: skip
+            out.extend((name, text.encode()) for name, text in extra if text is not None)
+        if about.traceparent is not None:
+            out.append(("traceparent", about.traceparent.encode()))
+        return out
+
+
+@lru_cache(maxsize=64)  # the events of a request have one context, or few
+def _traced(context: Context, traceparent: str) -> Context:
+    return replace(context, traceparent=traceparent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,17 @@ Decisions are stored before their output is written, and `emitted` follows. So a
 same output again, byte for byte and with the same origin, and readers drop what they have.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from tidemill_contracts import topic
-from tidemill_ingestion.domain.decide import Batch, Emit, Known, Pairs, Position, decide, repeat
+from tidemill_ingestion.domain.decide import FAMILIES, Batch, Emit, Known, Pairs, Position, decide, repeat
 from tidemill_ingestion.domain.outgoing import Outgoing
-from tidemill_ingestion.domain.readings import Progress, Record, read
+from tidemill_ingestion.domain.readings import Record, Refusal, read
+from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.source import Event, Source
 from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
 from tidemill_ingestion.handlers.idle import IdleClock
@@ -21,6 +24,7 @@ from tidemill_runtime.kafka import MAX_REQUEST_BYTES
 
 GROUP = "ingestion"
 MAXIMUM_LETTER_BYTES = MAX_REQUEST_BYTES - 50_000
+AT_A_STRETCH = 250
 ATTEMPTS = 10
 """Of a batch whose ids another partition keeps claiming: each attempt loses to a batch that went on."""
 
@@ -66,10 +70,13 @@ class RawTask:
         sink: Sink,
         limiter: DeadLetterLimiter,
         idle: IdleClock | None = None,
+        recent: RecentEvents | None = None,
     ) -> None:
         self._source, self._partition, self._prefix = source, partition, prefix
         self._store, self._sink, self._limiter = store, sink, limiter
         self._topic = topic("raw", source.name, prefix=prefix)
+        self._names = {family: topic(family, source.name, prefix=prefix) for family in FAMILIES}
+        self._read = recent.read if recent is not None else read
         self._position = Position()
         self._emitted = self._noted = 0
         self._moved, self._idle = False, idle
@@ -82,7 +89,7 @@ class RawTask:
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
         """Decide and write one poll's records; those that were decided before a crash are only written again."""
-        pairs = [(record, read(self._source, record)) for record in batches[self._topic]]
+        pairs = await self._read_all(batches[self._topic])
         split = next((i for i, (record, _) in enumerate(pairs) if record.offset >= self._position.next), len(pairs))
         if split:
             known = await self._known(pairs[:split])
@@ -105,6 +112,14 @@ class RawTask:
         """Note how far the output is, for the next owner."""
         if not lost and self._noted != self._emitted:
             await self._note()
+
+    async def _read_all(self, records: Sequence[Record]) -> Pairs:
+        """What the records are, with requests let through now and then: reading many takes tens of milliseconds."""
+        pairs = []
+        for first in range(0, len(records), AT_A_STRETCH):
+            pairs += [(record, self._read(self._source, record)) for record in records[first : first + AT_A_STRETCH]]
+            await asyncio.sleep(0)
+        return pairs
 
     async def _fresh(self, pairs: Pairs) -> None:
         stalled: Stalled | None = None
@@ -142,11 +157,9 @@ class RawTask:
         return len(pairs), None
 
     async def _known(self, pairs: Pairs) -> dict[str, Known]:
-        ids = {
-            name
-            for _, reading in pairs
-            if not isinstance(reading, Progress)
-            and (name := getattr(reading, "id", None) or getattr(reading, "event_id", None)) is not None
+        ids = {reading.id for _, reading in pairs if isinstance(reading, Event)}
+        ids |= {
+            reading.event_id for _, reading in pairs if isinstance(reading, Refusal) and reading.event_id is not None
         }
         return await self._store.known(self._source.name, sorted(ids)) if ids else {}
 
@@ -156,14 +169,14 @@ class RawTask:
 
     def _outgoing(self, emit: Emit) -> Outgoing:
         record = emit.record
-        if emit.envelope is None:
+        if emit.family == "dlq":
             name, key, value, headers = dead_letter(
                 record, group=f"{self._prefix}.{GROUP}", reason=emit.reason, error=emit.error
             )
             return fitting(Outgoing(name, 0, key, value, headers, record.timestamp))
-        name = topic(emit.family, self._source.name, prefix=self._prefix)  # type: ignore[arg-type]  # dlq has no envelope
+        value, headers = emit.content()
         partition = record.partition if emit.family == "events" else 0
-        return Outgoing(name, partition, record.key, emit.envelope.data, emit.envelope.headers(), record.timestamp)
+        return Outgoing(self._names[emit.family], partition, record.key, value, headers, record.timestamp)
 
     async def _note(self) -> None:
         await self._store.emitted(self._source.name, self._partition, self._emitted)

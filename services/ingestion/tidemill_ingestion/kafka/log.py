@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.kafka.lane import Lane, Part
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.errors import Later
 from tidemill_runtime.health import Health
-from tidemill_runtime.kafka import close_client, open_producer
+from tidemill_runtime.kafka import MAX_REQUEST_BYTES, close_client, open_producer
 from tidemill_runtime.settings import ServiceSettings
 
 RENEW_S = 12 * 3600.0
@@ -33,6 +34,7 @@ class Log:
         self._max_bytes, self._timeout = max_bytes, timeout_s
         self._waiting = 0
         self._producer: Any = None
+        self._lanes: dict[tuple[str, int], Lane] = {}
         self._broken = asyncio.Event()
         self._speak = Rarely()
 
@@ -48,7 +50,7 @@ class Log:
                 await backoff.wait()
                 continue
             self._broken.clear()
-            self._producer = producer
+            self._producer, self._lanes = producer, {}
             self._health.set(self._name, ok=True)
             try:
                 await asyncio.wait_for(self._broken.wait(), RENEW_S)
@@ -65,35 +67,46 @@ class Log:
         """
         if not records:
             return []
-        size = sum(record.size() for record in records)
+        sizes = [record.size() for record in records]
+        size = sum(sizes)
+        if max(sizes) > MAX_REQUEST_BYTES:
+            raise Later(f"Kafka: {MessageSizeTooLargeError(f'a record of {max(sizes)} bytes')!r}")
         if self._waiting and self._waiting + size > self._max_bytes:
             raise Busy(f"{self._waiting} bytes wait for Kafka")
-        producer = self._producer
-        if producer is None:
+        if self._producer is None:
             raise Later("there is no connection to Kafka")
-        futures: list[asyncio.Future[Any]] = []
+        parts = self._put(records)
         self._waiting += size
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._hand_over(producer, records, futures)
-                await asyncio.wait(futures)
-            return [(done.partition, done.offset) for done in (future.result() for future in futures)]
-        except TimeoutError as error:
-            raise Later(f"Kafka did not take the records within {self._timeout:g} s") from error
+            await asyncio.wait([part.done for part in parts.values()], timeout=self._timeout)
+            return self._places(records, parts)
+        except Later:
+            raise
         except Exception as error:  # a fatal producer error may also be an assertion
             self._failed(error)
             raise Later(f"Kafka: {error!r}") from error
         finally:
-            self._release(size, futures)
+            self._release(size, parts)
 
-    async def _hand_over(self, producer: Any, records: Sequence[Outgoing], futures: list[asyncio.Future[Any]]) -> None:  # noqa: ANN401
-        send = producer.send
+    def _put(self, records: Sequence[Outgoing]) -> dict[Lane, Part]:
+        groups: dict[tuple[str, int], list[Outgoing]] = {}
         for record in records:
-            futures.append(  # noqa: PERF401 - on a time-out the caller needs those that were handed over
-                await send(
-                    record.topic, record.value, record.key, record.partition, record.timestamp_ms, record.headers
-                )
-            )
+            groups.setdefault((record.topic, record.partition), []).append(record)
+        parts: dict[Lane, Part] = {}
+        for place, group in groups.items():
+            lane = self._lanes.get(place)
+            if lane is None:
+                lane = self._lanes[place] = Lane(self._producer, *place)
+            parts[lane] = part = Part(group)
+            lane.put(part)
+        return parts
+
+    def _places(self, records: Sequence[Outgoing], parts: Mapping[Lane, Part]) -> list[tuple[int, int]]:
+        """(partition, offset) of each record, in order."""
+        if not all(part.done.done() for part in parts.values()):
+            raise Later(f"Kafka did not take the records within {self._timeout:g} s")
+        offsets = {(p.records[0].topic, p.records[0].partition): iter(p.done.result()) for p in parts.values()}
+        return [(record.partition, next(offsets[record.topic, record.partition])) for record in records]
 
     def _failed(self, error: Exception) -> None:
         transient = isinstance(error, KafkaTimeoutError) or (isinstance(error, KafkaError) and error.retriable)
@@ -102,15 +115,15 @@ class Log:
                 _log.warning("%s: the producer is replaced: %r", self._name, error)
             self._broken.set()
 
-    def _release(self, size: int, futures: Sequence[asyncio.Future[Any]]) -> None:
+    def _release(self, size: int, parts: Mapping[Lane, Part]) -> None:
         """Give the bytes back once the client holds none of them any more."""
-        pending = [future for future in futures if not future.done()]
+        pending = [part.done for lane, part in parts.items() if not part.done.done() and not lane.drop(part)]
         if not pending:
             self._waiting -= size
             return
         left = len(pending)
 
-        def done(future: asyncio.Future[Any]) -> None:
+        def done(future: asyncio.Future[list[int]]) -> None:
             nonlocal left
             if not future.cancelled():
                 future.exception()  # it was reported as a time-out; asyncio should not report it again

@@ -1,7 +1,6 @@
 """Composition root: settings to resources to routes and background work. Nothing here decides anything."""
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -97,9 +96,6 @@ class Serving:
 
     async def run(self) -> None:
         """Start from the disk, then follow Kafka until cancelled."""
-        # What was imported lives as long as the process, and an answer leaves no cycles: look for them rarely.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
         for kept in self.store.load_releases():
             desk = self.house.desks[kept.spec.name] = self._make_desk(kept.spec)
             await self.releaser.restore(kept, desk)

@@ -147,7 +147,8 @@ class LocalKafka:
         return path
 
     def _format(self, base: tuple[str, ...], settings: Path) -> None:
-        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        # A leading "-" would be taken for an option.
+        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "_")
         tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(settings))
         done = subprocess.run([*base, *tool], capture_output=True, text=True, check=False, timeout=_READY_S)
         if done.returncode:

@@ -83,6 +83,30 @@ def test_spans_arrive_with_parents_links_and_attributes(receiver: Receiver) -> N
     assert child.trace_id == process.trace_id
 
 
+def test_one_write_to_several_topics_is_a_span_for_each(receiver: Receiver) -> None:
+    others = [telemetry.new_traceparent(), telemetry.new_traceparent()]
+    with telemetry.span("around"), telemetry.sending({"t": [TRACE, TRACE], "u": [*others, "junk"], "v": []}):
+        assert telemetry.current_traceparent() not in {TRACE, *others}
+    telemetry.shutdown()
+    until_sync(lambda: receiver.named("send v"), "all spans arrived")
+    [one], [many], [none] = (receiver.named(f"send {name}") for name in "tuv")
+    assert (one.trace_id.hex(), one.parent_span_id.hex()) == (TRACE[3:35], TRACE[36:52])
+    assert [link.span_id.hex() for link in many.links] == [context[36:52] for context in others]
+    assert (many.parent_span_id, none.parent_span_id, list(none.links)) == (b"", b"", [])
+
+
+def test_a_span_is_linked_to_what_is_known_only_later(receiver: Receiver) -> None:
+    with telemetry.span("POST /x", "server"):
+        link = telemetry.linker()
+        with telemetry.span("inside"):
+            link([TRACE, TRACE, "junk"])
+    telemetry.shutdown()
+    until_sync(lambda: receiver.named("POST /x"), "all spans arrived")
+    [server], [inside] = receiver.named("POST /x"), receiver.named("inside")
+    assert [link.span_id.hex() for link in server.links] == [TRACE[36:52]]
+    assert list(inside.links) == []
+
+
 def test_the_prometheus_registry_arrives_as_metrics(receiver: Receiver) -> None:
     COUNTED.labels("a").inc(3)
     for value in (0.05, 0.5, 0.7, 7.0):

@@ -17,7 +17,8 @@ def attribute(span: Span, name: str) -> str | int | None:
     """A text or whole number that the span carries."""
     for found in span.attributes:
         if found.key == name:
-            return str(found.value.string_value) or int(found.value.int_value)
+            is_text = found.value.HasField("string_value")
+            return str(found.value.string_value) if is_text else int(found.value.int_value)
     return None
 
 
@@ -36,19 +37,22 @@ class Traces:
         """(service, span name) of everything in one trace."""
         return {(owner, span.name) for owner, span in self._spans.values() if span.trace_id == trace_id}
 
-    def causes(self, span: Span) -> Iterator[tuple[str, Span]]:
+    def causes(self, span: Span) -> list[Span]:
         """The span's parent and those it is linked to, as far as they have arrived."""
-        wanted = [(span.trace_id, span.parent_span_id), *((link.trace_id, link.span_id) for link in span.links)]
-        return (self._spans[context] for context in dict.fromkeys(wanted) if context in self._spans)
+        return [cause for _, cause in self._causes(span)]
 
     def back(self, span: Span, service: str, name: str) -> Span | None:
         """The nearest span of this service and name on the way back from a span, by parents and links."""
         seen, edge = {context_of(span)}, [span]
         while edge:
-            found = [cause for each in edge for cause in self.causes(each) if context_of(cause[1]) not in seen]
+            found = [cause for each in edge for cause in self._causes(each) if context_of(cause[1]) not in seen]
             for owner, cause in found:
                 if (owner, cause.name) == (service, name):
                     return cause
             seen.update(context_of(cause) for _, cause in found)
             edge = [cause for _, cause in found]
         return None
+
+    def _causes(self, span: Span) -> Iterator[tuple[str, Span]]:
+        wanted = [(span.trace_id, span.parent_span_id), *((link.trace_id, link.span_id) for link in span.links)]
+        return (self._spans[context] for context in dict.fromkeys(wanted) if context in self._spans)

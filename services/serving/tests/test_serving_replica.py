@@ -149,3 +149,12 @@ def test_releases_are_kept_with_the_files_they_were_planned_under(tmp_path: Path
     assert store.load_releases() == [kept]
     store.forget_releases(spec.name)
     assert store.load_releases() == []
+
+
+def test_the_trace_of_the_last_event_stays_while_only_time_moves_a_vector() -> None:
+    replica = made()
+    seen = []
+    for revision, trace in ((1, None), (2, "a"), (3, None), (4, "b")):
+        replica.apply(VIEW, 0, b"AA", vector(revision), trace=trace)
+        seen.append(replica.tables[VIEW, VERSION].rows["AA"].trace)
+    assert seen == [None, "a", "a", "b"]

@@ -119,6 +119,8 @@ class Replica:
             raise BadRecordError(f"{len(vector.values)} values, {table.width} were expected")
         known = table.rows.get(vector.entity)
         if known is None or vector.revision > known.revision:
+            if trace is None and known is not None:
+                trace = known.trace  # only time has gone on: the last event is the same
             table.rows[vector.entity] = row_of(vector.entity, vector, trace)
 
     def watermark_us(self, views: Iterable[str]) -> int | None:

@@ -14,6 +14,7 @@ from tidemill_monitoring.domain import state
 from tidemill_monitoring.domain.join import Entry, Join, Kind, Label
 from tidemill_monitoring.domain.merge import OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Monitor
+from tidemill_monitoring.domain.watch import Finding
 
 SECOND = 1_000_000
 PREDICTIONS, LABELS = ("predictions", 0), ("labels", 0)
@@ -128,6 +129,19 @@ def test_a_repeat_is_dropped_while_it_waits_and_after_it_left() -> None:
     assert [again.push(row) for row in rows[low - 2 :] + rows[low:]] == [False, False] + [True] * 5 + [False] * 5
     again.advance(PREDICTIONS, 100)
     assert [row.offset for row in again.release()] == [5, 6, 7, 8, 9]
+
+
+def test_two_detectors_that_alarm_at_one_row_make_two_events(
+    spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow change may cross both bounds with the same pane; each event has an id of its own."""
+    monitor = Monitor(spec)
+    both = [Finding("calibration", "label_minus_score", name, 0.2) for name in ("adwin", "range")]
+    monkeypatch.setattr(monitor.watch, "on_outcome", lambda outcome: both if outcome.seq == 3 else [])
+    decisions = monitor.fold(stream(10, 10)).decisions
+    assert len(decisions) == len({decision.event_id for decision in decisions}) == 4
+    kinds = [type(decision.event) for decision in decisions]
+    assert kinds.count(TrainingRequested) == kinds.count(TrainingCoalesced) == 1
 
 
 @pytest.mark.parametrize("order", ["prediction first", "label first"])

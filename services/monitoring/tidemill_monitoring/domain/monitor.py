@@ -102,7 +102,8 @@ class Monitor:
             outcomes=finding.outcomes, window_us=finding.window_us, positions=self._known_positions(),
             epoch=self.watch.epoch, policy=self.spec.policy_digest(),
         )  # fmt: skip
-        event_id = derived_id("drift", self.spec.name, finding.kind, finding.subject, at_us, self.next_seq)
+        what = finding.kind, finding.subject, finding.detector
+        event_id = derived_id("drift", self.spec.name, *what, at_us, self.next_seq)
         effects.decisions.append(Decision(event_id, at_us, event))
         kind: CauseKind = "quality" if finding.detector == "quality" else "drift"
         wanted = finding.kind in self.spec.policy.drift_kinds or kind == "quality"

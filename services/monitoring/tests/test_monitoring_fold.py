@@ -135,7 +135,7 @@ def test_two_detectors_that_alarm_at_one_row_make_two_events(
     spec: PipelineSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow change may cross both bounds with the same pane; each event has an id of its own."""
-    monitor = Monitor(spec)
+    monitor = state.fresh(spec)
     both = [Finding("calibration", "label_minus_score", name, 0.2) for name in ("adwin", "range")]
     monkeypatch.setattr(monitor.watch, "on_outcome", lambda outcome: both if outcome.seq == 3 else [])
     decisions = monitor.fold(stream(10, 10)).decisions

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -22,6 +23,7 @@ from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import EVENTS, Event, decode
 from tidemill_runtime import telemetry
 from tidemill_runtime.backoff import Backoff, Rarely
+from tidemill_runtime.consumer import SteadyConsumer
 from tidemill_runtime.dlq import dead_letter
 from tidemill_runtime.errors import Configuration, Later, Never
 from tidemill_runtime.health import Health
@@ -226,6 +228,9 @@ async def _session(router: ControlRouter, settings: ServiceSettings, pool: Pool,
     broker = kafka_broker(settings, router.build(settings, binding), logger=ears)
     acknowledging = asyncio.ensure_future(_acknowledge(binding))
     try:
+        await broker.connect()
+        brokers = broker.config.broker_config
+        brokers.builder = partial(SteadyConsumer, **brokers.builder.keywords)  # type: ignore[attr-defined]  # a partial
         await broker.start()
         health.set("control", ok=True)
         await ears.heard.wait()

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from tidemill_contracts.topics import TopicSpec
 from tidemill_runtime.backoff import Backoff
+from tidemill_runtime.consumer import SteadyConsumer
 from tidemill_runtime.errors import Fenced, Later, Never
 from tidemill_runtime.settings import ServiceSettings
 
@@ -76,7 +77,8 @@ async def open_consumer(
 
     In a `group` it is a static member, so a restart within the session time-out disturbs nobody, with range
     assignment, which gives partition p of every topic to the same member. A fetch returns as soon as there is data; the
-    short longest wait only bounds how long a partition that was busy or seeked sits out a fetch already under way.
+    short longest wait only bounds how long a partition that was busy or seeked sits out a fetch already under way. A
+    record with a header's name that is no text is read as one without headers.
     """
     member: dict[str, Any] = {}
     if group is not None:
@@ -87,7 +89,7 @@ async def open_consumer(
         }  # fmt: skip
 
     def build() -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
+        return SteadyConsumer(
             bootstrap_servers=settings.kafka, client_id=settings.client_id, enable_auto_commit=False,
             auto_offset_reset="earliest", isolation_level=isolation, fetch_min_bytes=1, fetch_max_wait_ms=FETCH_WAIT_MS,
             **member,

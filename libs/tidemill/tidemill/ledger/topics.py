@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tidemill_contracts import Envelope, EnvelopeError, read_envelope
+from tidemill_runtime.consumer import SteadyConsumer
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, end_offsets
 
@@ -32,7 +33,7 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]
         ends = await end_offsets(bootstrap, topic)
     except Later:
         return
-    consumer = AIOKafkaConsumer(
+    consumer = SteadyConsumer(
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
         auto_offset_reset="earliest",

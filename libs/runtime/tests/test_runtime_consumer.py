@@ -1,0 +1,72 @@
+"""A record that nobody can read stops nothing and nobody: it comes without content, its neighbours come whole."""
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from tidemill_contracts.topics import TopicSpec
+from tidemill_runtime.kafka import close_client, ensure_topics, open_consumer
+from tidemill_runtime.settings import ServiceSettings
+from tidemill_testkit.topics import NotText, Sent, read_topic, write_batch, write_topic
+
+pytestmark = pytest.mark.anyio
+POISON: Sent = (b"k", b"poison", [("ce_id", b"1"), (NotText("x"), b"2")])
+
+
+def good(number: int) -> Sent:
+    return b"k", b"%d" % number, [("ce_id", b"%d" % number)]
+
+
+def shown(records: list[ConsumerRecord]) -> list[tuple[int, bytes | None, int]]:
+    return [(record.offset, record.value, len(record.headers)) for record in records]
+
+
+async def mixed(settings: ServiceSettings) -> str:
+    """Two partitions: the first with unreadable records at 2 and 3, hiding 4, and at its end."""
+    name = f"{settings.prefix}.mixed"
+    await ensure_topics(settings.kafka, [TopicSpec(name, 2)])
+    await write_batch(settings, name, [good(0), good(1), POISON, POISON, good(4)])
+    await write_topic(settings, name, [good(number) for number in range(300)], partition=1)
+    await write_topic(settings, name, [good(5)], partition=0)
+    await write_batch(settings, name, [POISON])
+    return name
+
+
+FIRST = [(0, b"0", 1), (1, b"1", 1), (2, None, 0), (3, None, 0), (4, None, 0), (5, b"5", 1), (6, None, 0)]
+
+
+@pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
+async def test_what_cannot_be_read_comes_empty_and_neighbours_whole(settings: ServiceSettings, isolation: str) -> None:
+    found = await read_topic(settings, await mixed(settings), isolation=isolation)
+    assert shown(found[0]) == FIRST
+    assert shown(found[1]) == [(number, b"%d" % number, 1) for number in range(300)]
+
+
+async def test_one_at_a_time_it_is_the_same(settings: ServiceSettings) -> None:
+    name = await mixed(settings)
+    consumer = await open_consumer(settings)
+    found: dict[int, list[ConsumerRecord]] = {0: [], 1: []}
+    try:
+        consumer.assign([TopicPartition(name, partition) for partition in found])
+        while sum(map(len, found.values())) < 307:
+            record = await consumer.getone()
+            found[record.partition].append(record)
+    finally:
+        await close_client(consumer)
+    assert shown(found[0]) == FIRST
+    assert len(found[1]) == 300
+
+
+async def test_a_small_poll_takes_no_more_than_it_asked_for(settings: ServiceSettings) -> None:
+    name = await mixed(settings)
+    consumer = await open_consumer(settings)
+    found: list[ConsumerRecord] = []
+    try:
+        place = TopicPartition(name, 0)
+        consumer.assign([place])
+        while len(found) < len(FIRST):
+            batch = (await consumer.getmany(place, timeout_ms=200, max_records=2)).get(place, [])
+            assert len(batch) <= 2
+            found += batch
+    finally:
+        await close_client(consumer)
+    assert shown(found) == FIRST

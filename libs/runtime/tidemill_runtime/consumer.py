@@ -1,0 +1,81 @@
+"""A consumer that passes a record nobody can read, instead of stopping in front of it for ever."""
+
+import logging
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+STEP_MS = 1000
+_log = logging.getLogger(__name__)
+
+
+class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
+    """As its base, but a record with a header's name that is not UTF-8 comes without headers, key and value.
+
+    Kafka's protocol says that names are UTF-8, and brokers do not check it. The base raises when it reads such a
+    record, keeps its position before it, and drops what it had read for other partitions in the same call. It cannot
+    read on inside that batch, so what its writer put behind the record comes empty too; batches of others come whole.
+    """
+
+    async def getmany(
+        self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """As the base; raises what it raises, but UnicodeDecodeError."""
+        before = self._positions(partitions)
+        try:
+            found: dict[TopicPartition, list[ConsumerRecord]] = await super().getmany(
+                *partitions, timeout_ms=timeout_ms, max_records=max_records
+            )
+        except UnicodeDecodeError:
+            for tp, position in before.items():
+                self.seek(tp, position)
+            return await self._step(before, max_records)
+        return found
+
+    async def getone(self, *partitions: TopicPartition) -> ConsumerRecord:
+        """As the base; raises what it raises, but UnicodeDecodeError."""
+        while True:
+            try:
+                return await super().getone(*partitions)
+            except UnicodeDecodeError:
+                for records in (await self._step(self._positions(partitions), 1)).values():
+                    return records[0]
+
+    def _positions(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where reading goes on, of those partitions that are read."""
+        subscription = self._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return {}
+        states = {tp: assignment.state_value(tp) for tp in partitions or assignment.tps if tp in assignment.tps}
+        return {tp: state.position for tp, state in states.items() if state.has_valid_position and not state.paused}
+
+    async def _step(
+        self, positions: dict[TopicPartition, int], max_records: int | None
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """One record at a time, up to and over the one that cannot be read."""
+        for tp in positions:
+            found: list[ConsumerRecord] = []
+            while max_records is None or len(found) < max_records:
+                try:
+                    batch = await super().getmany(tp, timeout_ms=STEP_MS if self._is_behind(tp) else 0, max_records=1)
+                except UnicodeDecodeError:
+                    found.append(await self._pass(tp))
+                    break
+                if not batch:
+                    break
+                found += batch[tp]
+            if found:
+                return {tp: found}
+        return {}
+
+    def _is_behind(self, tp: TopicPartition) -> bool:
+        """Whether there is more to read, as far as is known."""
+        end = self.highwater(tp)
+        return end is None or end > self._positions([tp]).get(tp, end)
+
+    async def _pass(self, tp: TopicPartition) -> ConsumerRecord:
+        offset = await self.position(tp)
+        self.seek(tp, offset + 1)
+        _log.warning("%s/%s: a header's name at offset %d, or before it in its batch, is not UTF-8", *tp, offset)
+        return ConsumerRecord(tp.topic, tp.partition, offset, 0, 0, None, None, None, -1, -1, ())

@@ -1,12 +1,14 @@
-"""A record that nobody can read stops nothing and nobody: it comes without content, its neighbours come whole."""
+"""The consumer: a fetch that leaves a partition out is short, and a record that nobody can read stops nobody."""
 
 import pytest
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from tidemill_contracts.topics import TopicSpec
+from tidemill_runtime.consumer import FETCH_WAIT_MS, PARTIAL_WAIT_MS
 from tidemill_runtime.kafka import close_client, ensure_topics, open_consumer
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.topics import NotText, Sent, read_topic, write_batch, write_topic
+from tidemill_testkit.waiting import until
 
 pytestmark = pytest.mark.anyio
 POISON: Sent = (b"k", b"poison", [("ce_id", b"1"), (NotText("x"), b"2")])
@@ -70,3 +72,29 @@ async def test_a_small_poll_takes_no_more_than_it_asked_for(settings: ServiceSet
     finally:
         await close_client(consumer)
     assert shown(found) == FIRST
+
+
+def wait_ms(consumer: AIOKafkaConsumer) -> int:
+    """How long the newest fetch may wait."""
+    return int(consumer._fetcher._fetch_max_wait_ms)
+
+
+async def test_a_fetch_is_short_while_it_leaves_a_partition_out(settings: ServiceSettings) -> None:
+    name = f"{settings.prefix}.two"
+    await ensure_topics(settings.kafka, [TopicSpec(name, 2)])
+    await write_topic(settings, name, [good(0)], partition=0)
+    await write_topic(settings, name, [good(1)], partition=1)
+    consumer = await open_consumer(settings)
+    try:
+        first, second = TopicPartition(name, 0), TopicPartition(name, 1)
+        consumer.assign([first, second])
+        assert len((await consumer.getmany(first, timeout_ms=5000))[first]) == 1
+        await until(lambda: wait_ms(consumer) == PARTIAL_WAIT_MS, "fetches are short beside records that nobody takes")
+        assert len((await consumer.getmany(second, timeout_ms=5000))[second]) == 1
+        await until(lambda: wait_ms(consumer) == FETCH_WAIT_MS, "fetches of everything are long again")
+        consumer.pause(second)
+        await write_topic(settings, name, [good(2)], partition=0)
+        assert len((await consumer.getmany(first, timeout_ms=5000))[first]) == 1
+        await until(lambda: wait_ms(consumer) == PARTIAL_WAIT_MS, "fetches are short beside a paused partition")
+    finally:
+        await close_client(consumer)

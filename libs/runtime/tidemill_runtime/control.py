@@ -107,8 +107,8 @@ def _subscribe(router: KafkaRouter, settings: ServiceSettings, subscription: _Su
         subscription.topic, group_id=subscription.group,
         group_instance_id=f"{settings.client_id}-{subscription.topic}",  # a group may read several topics
         auto_offset_reset="earliest", isolation_level="read_committed", session_timeout_ms=settings.session_timeout_ms,
-        heartbeat_interval_ms=500, rebalance_timeout_ms=60_000, fetch_max_wait_ms=200,
-        partition_assignment_strategy=(RangePartitionAssignor,), ack_policy=AckPolicy.MANUAL, no_reply=True,
+        heartbeat_interval_ms=500, rebalance_timeout_ms=60_000, ack_policy=AckPolicy.MANUAL,
+        partition_assignment_strategy=(RangePartitionAssignor,), no_reply=True,
     )  # fmt: skip
     taker = _Taker(binding, subscription)
 

@@ -24,9 +24,6 @@ from tidemill_runtime.settings import ServiceSettings
 MAX_REQUEST_BYTES = 1_000_000
 """Below the topics' max.message.bytes (1 MiB): one oversize record makes every later idempotent send fail for ever."""
 
-FETCH_WAIT_MS = 250
-"""Each idle consumer asks this often; the client's and the broker's work at 50 ms was a third of what a loop costs."""
-
 START_DEADLINE_S = 30.0
 TOPIC_EXISTS = 36
 _SEGMENT_BYTES = 64 * 1024 * 1024  # compaction and retention work on closed segments only
@@ -76,9 +73,7 @@ async def open_consumer(
     """A started consumer without subscription. Offsets are never committed by itself.
 
     In a `group` it is a static member, so a restart within the session time-out disturbs nobody, with range
-    assignment, which gives partition p of every topic to the same member. A fetch returns as soon as there is data; the
-    short longest wait only bounds how long a partition that was busy or seeked sits out a fetch already under way. A
-    record with a header's name that is no text is read as one without headers.
+    assignment, which gives partition p of every topic to the same member. A fetch returns as soon as there is data.
     """
     member: dict[str, Any] = {}
     if group is not None:
@@ -91,8 +86,7 @@ async def open_consumer(
     def build() -> AIOKafkaConsumer:
         return SteadyConsumer(
             bootstrap_servers=settings.kafka, client_id=settings.client_id, enable_auto_commit=False,
-            auto_offset_reset="earliest", isolation_level=isolation, fetch_min_bytes=1, fetch_max_wait_ms=FETCH_WAIT_MS,
-            **member,
+            auto_offset_reset="earliest", isolation_level=isolation, fetch_min_bytes=1, **member,
         )  # fmt: skip
 
     return await _start(build, deadline_s)

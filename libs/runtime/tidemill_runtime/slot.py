@@ -18,7 +18,6 @@ from tidemill_runtime import telemetry
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.errors import Fenced, Stalled
 from tidemill_runtime.health import Health, partition_condition
-from tidemill_runtime.polling import note_poll
 
 POLL_MS = 100
 IDLE_EVERY_S = 0.1
@@ -162,9 +161,7 @@ class Slot:
             self._consumer.getmany(*self._tps, timeout_ms=POLL_MS, max_records=self._max_records)
         )
         try:
-            batches = await self._polling
-            note_poll(self._consumer, found=bool(batches))
-            return batches
+            return await self._polling
         except asyncio.CancelledError:
             if not self._released.is_set():
                 raise

@@ -8,7 +8,6 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
-from tidemill_runtime.polling import note_poll
 from tidemill_runtime.settings import ServiceSettings
 
 OnRecords = Callable[[str, int, list[ConsumerRecord]], Awaitable[None] | None]
@@ -79,7 +78,6 @@ class Tail:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=100, max_records=self._max_records)
-        note_poll(consumer, found=bool(batches))
         for tp, records in batches.items():
             await self._hand_over(tp, records)
             self._next[tp] = records[-1].offset + 1

@@ -62,6 +62,8 @@ BAD: list[tuple[str, str, bytes, dict[str, str], int]] = [
     ("behind", PATH, body(), JSON | {MINIMUM_WATERMARK: "5"}, 503),
     ("still behind", PATH, body(), JSON | {MINIMUM_WATERMARK: "5", "prefer": "wait=0"}, 503),
     ("a wait that is none", PATH, body(), JSON | {MINIMUM_WATERMARK: "5", "prefer": "wait=long, return=minimal"}, 503),
+    ("no number", PATH, body(), JSON | {MINIMUM_WATERMARK: "--5"}, 422),
+    ("a fraction", PATH, body(), JSON | {MINIMUM_WATERMARK: "1.5"}, 422),
     ("bad watermark", PATH, body(), JSON | {MINIMUM_WATERMARK: "soon"}, 422),
 ]
 

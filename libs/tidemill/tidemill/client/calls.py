@@ -47,7 +47,7 @@ def send_events(source: str, events: Iterable[Mapping[str, Any]]) -> Steps[list[
     """
     accepted: list[r.Accepted] = []
     for batch in _batches([{"id": str(uuid4()), **event} for event in events]):
-        answer = yield Call("ingestion", "POST", f"/v1/events/{_part(source)}", batch)
+        answer = yield Call("ingestion", "POST", f"/v1/events/{part_of(source)}", batch)
         accepted += [r.Accepted.model_validate(item) for item in answer["accepted"]]
     return accepted
 
@@ -55,13 +55,15 @@ def send_events(source: str, events: Iterable[Mapping[str, Any]]) -> Steps[list[
 def progress(source: str, time: str | int, *, reason: str = "progress") -> Steps[list[r.Place]]:
     """Declare that no event older than `time` (RFC 3339 text or microseconds) will come from a source."""
     body = {"time": _instant(time), "reason": reason}
-    answer = yield Call("ingestion", "POST", f"/v1/sources/{_part(source)}/progress", body)
+    answer = yield Call("ingestion", "POST", f"/v1/sources/{part_of(source)}/progress", body)
     return [r.Place.model_validate(item) for item in answer["timers"]]
 
 
 def event(source: str, event_id: str) -> Steps[r.EventFate]:
     """What became of an event; RefusedError with status 404 while it waits to be processed."""
-    return r.EventFate.model_validate((yield Call("ingestion", "GET", f"/v1/events/{_part(source)}/{quote(event_id)}")))
+    return r.EventFate.model_validate(
+        (yield Call("ingestion", "GET", f"/v1/events/{part_of(source)}/{quote(event_id)}"))
+    )
 
 
 def apply(pipeline: PipelineSpec | Path | str) -> Steps[r.Applied]:
@@ -78,7 +80,7 @@ def pipelines() -> Steps[list[str]]:
 
 def pipeline(name: str) -> Steps[r.Pipeline]:
     """A pipeline as it stands."""
-    return r.Pipeline.model_validate((yield Call("registry", "GET", f"/v1/pipelines/{_part(name)}")))
+    return r.Pipeline.model_validate((yield Call("registry", "GET", f"/v1/pipelines/{part_of(name)}")))
 
 
 def predict(
@@ -96,7 +98,7 @@ def predict_many(pipeline: str, instances: Sequence[Mapping[str, Any]]) -> Steps
     """Predict many, each {"inputs": {...}} with optional "id" and "time"; answers in their order."""
     answers: list[r.Prediction] = []
     for batch in _batches([{"id": str(uuid4()), **instance} for instance in instances]):
-        answer = yield Call("serving", "POST", f"/v1/predict/{_part(pipeline)}", {"instances": batch})
+        answer = yield Call("serving", "POST", f"/v1/predict/{part_of(pipeline)}", {"instances": batch})
         answers += [r.Prediction.model_validate(item) for item in answer["predictions"]]
     return answers
 
@@ -104,24 +106,26 @@ def predict_many(pipeline: str, instances: Sequence[Mapping[str, Any]]) -> Steps
 def champion(pipeline: str, *, at: str | int | None = None) -> Steps[Released]:
     """The release that answers, or that answered at an event time."""
     params = None if at is None else {"at": _instant(at)}
-    return _event(Released, (yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/champion", params=params)))
+    return _event(
+        Released, (yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/champion", params=params))
+    )
 
 
 def releases(pipeline: str) -> Steps[list[Released]]:
     """Releases by epoch."""
-    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/releases")
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/releases")
     return [_event(Released, item) for item in answer["releases"]]
 
 
 def versions(pipeline: str) -> Steps[list[r.Version]]:
     """Registered versions, oldest first."""
-    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/versions")
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/versions")
     return [r.Version.model_validate(item) for item in answer["items"]]
 
 
 def gates(pipeline: str) -> Steps[list[GateDecided]]:
     """Verdicts of the gate, oldest first."""
-    answer = yield Call("registry", "GET", f"/v1/pipelines/{_part(pipeline)}/gates")
+    answer = yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/gates")
     return [_event(GateDecided, item) for item in answer["items"]]
 
 
@@ -150,14 +154,14 @@ def train(pipeline: str, *, at: str | int | None = None, detail: str = "") -> St
     else:
         merged = (yield Call("monitoring", "GET", "/v1/status"))["pipelines"][pipeline]
         body |= {"cause": "hand", "at": _now(at, merged["watermark_us"]), "outcomes_to": merged["outcomes"]}
-    answer = yield Call("trainer", "POST", f"/v1/pipelines/{_part(pipeline)}/train", body)
+    answer = yield Call("trainer", "POST", f"/v1/pipelines/{part_of(pipeline)}/train", body)
     return str(answer["request_id"])
 
 
 def training_outcome(request_id: str) -> Steps[r.TrainingOutcome | None]:
     """What became of a training request; None while that is open, and while a release is not yet loaded by serving."""
     for service in ("trainer", "registry"):
-        answer = yield from or_none(_json(service, f"/v1/requests/{_part(request_id)}"))
+        answer = yield from or_none(_json(service, f"/v1/requests/{part_of(request_id)}"))
         if answer is not None and answer["status"] in DECIDED:
             outcome = r.TrainingOutcome.model_validate(answer)
             return outcome if (yield from _is_loaded(answer.get("pipeline"), outcome.epoch)) else None
@@ -183,7 +187,7 @@ def promote(
     """Release a version by hand, at an event time; 409 when `expected_epoch` is no longer the champion's."""
     body = {"version": version, "at": (yield from _time_of(pipeline, at)), "detail": detail}
     extra = {} if expected_epoch is None else {"expected_epoch": expected_epoch}
-    path = f"/v1/pipelines/{_part(pipeline)}/promote"
+    path = f"/v1/pipelines/{part_of(pipeline)}/promote"
     return _event(Released, (yield Call("registry", "POST", path, body | extra)))
 
 
@@ -193,25 +197,25 @@ def rollback(
     """Go back to an earlier release: to `to_epoch`, else to the latest with another model."""
     body: dict[str, Any] = {"at": (yield from _time_of(pipeline, at)), "detail": detail}
     extra = {} if to_epoch is None else {"to_epoch": to_epoch}
-    path = f"/v1/pipelines/{_part(pipeline)}/rollback"
+    path = f"/v1/pipelines/{part_of(pipeline)}/rollback"
     return _event(Released, (yield Call("registry", "POST", path, body | extra)))
 
 
 def freeze(pipeline: str, *, frozen: bool = True) -> Steps[bool]:
     """Stop (or resume) automatic releases; returns what holds now."""
-    path = f"/v1/pipelines/{_part(pipeline)}/freeze"
+    path = f"/v1/pipelines/{part_of(pipeline)}/freeze"
     return bool((yield Call("registry", "POST", path, {"frozen": frozen}))["frozen"])
 
 
 def drifts(pipeline: str) -> Steps[list[r.Drift]]:
     """Alarms, newest first."""
-    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{_part(pipeline)}/drifts")
+    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{part_of(pipeline)}/drifts")
     return [r.Drift(event_id=item["event_id"], drift=_event(DriftDetected, item)) for item in answer["items"]]
 
 
 def metrics(pipeline: str) -> Steps[list[r.Metric]]:
     """Prequential sums by pane and segment, oldest first."""
-    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{_part(pipeline)}/metrics")
+    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{part_of(pipeline)}/metrics")
     return [r.Metric.model_validate(item) for item in answer["items"]]
 
 
@@ -226,29 +230,6 @@ def status(
     """Where a service stands, as it says it."""
     answer: dict[str, Any] = yield Call(service, "GET", "/v1/runs" if service == "trainer" else "/v1/status")
     return answer
-
-
-def letters(topic: str | None = None, *, limit: int = 50) -> Steps[list[r.Letter]]:
-    """The newest dead letters of a topic, or of the raw topics of all sources."""
-    params: dict[str, Any] = {"limit": limit} | ({} if topic is None else {"topic": topic})
-    answer = yield Call("ingestion", "GET", "/v1/dlq", params=params)
-    return [r.Letter.model_validate(item) for item in answer["letters"]]
-
-
-def letter(topic: str, partition: int, offset: int) -> Steps[r.OpenedLetter]:
-    """One dead letter with its bytes."""
-    answer = yield Call("ingestion", "GET", f"/v1/dlq/{_part(topic)}/{partition}/{offset}")
-    return r.OpenedLetter.model_validate(answer)
-
-
-def replay(
-    topic: str, *, place: tuple[int, int] | None = None, limit: int = 100, force: bool = False
-) -> Steps[r.Replayed]:
-    """Put dead letters back where they were: one by (partition, offset), or the newest that were not put back yet."""
-    body: dict[str, Any] = {"topic": topic, "limit": limit, "force": force}
-    if place is not None:
-        body |= {"partition": place[0], "offset": place[1]}
-    return r.Replayed.model_validate((yield Call("ingestion", "POST", "/v1/dlq/replay", body)))
 
 
 def or_none(steps: Steps[T]) -> Steps[T | None]:
@@ -314,6 +295,6 @@ def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
     return (items[first : first + BATCH] for first in range(0, len(items), BATCH))
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
     """A name as one part of a path."""
     return quote(name, safe="")

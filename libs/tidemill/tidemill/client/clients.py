@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 import httpx
 
 from tidemill.client import calls
+from tidemill.client import letters as dead
 from tidemill.client.calls import Steps
 from tidemill.client.errors import TidemillError
 from tidemill.client.transport import AsyncTransport, Endpoints, Transport
@@ -75,9 +76,9 @@ class Operations:
     metrics = Operation(calls.metrics)
     audit_verify = Operation(calls.audit_verify)
     status = Operation(calls.status)
-    letters = Operation(calls.letters)
-    letter = Operation(calls.letter)
-    replay = Operation(calls.replay)
+    letters = Operation(dead.letters)
+    letter = Operation(dead.letter)
+    replay = Operation(dead.replay)
 
 
 class AsyncClient(Operations):

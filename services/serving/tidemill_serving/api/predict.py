@@ -22,6 +22,7 @@ RETRY_AFTER_S = "1"
 MAXIMUM_BYTES = 1024 * 1024
 MINIMUM_WATERMARK = "tidemill-minimum-watermark"
 MAXIMUM_WAIT_S = 30
+_MICROSECONDS = re.compile(r"-?\d{1,18}", re.ASCII)
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.ASCII | re.IGNORECASE)
 
 
@@ -71,7 +72,7 @@ class Predictor:
 
     async def _check_fresh(self, desk: Desk, minimum: str, prefer: str | None) -> None:
         """RFC 7240 for the wait: a preference that is not understood is ignored."""
-        if not minimum.lstrip("-").isdigit() or len(minimum) > 20:  # noqa: PLR2004 - 64 bits
+        if not _MICROSECONDS.fullmatch(minimum):
             raise RefusedError(422, "the request breaks its declaration", f"{MINIMUM_WATERMARK} is microseconds")
         wait = _WAIT.search(prefer) if prefer else None
         seconds = min(int(wait[1]), MAXIMUM_WAIT_S) if wait else 0

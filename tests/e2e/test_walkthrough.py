@@ -189,7 +189,11 @@ class Shop:
         self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
         self.tell(visits)
         request = self.client.train("shop", at=self.at(self.minute))
-        until_sync(lambda: self.client.training_outcome(request), "a decision on it", timeout_s=90, every_s=0.1)
+        try:
+            until_sync(lambda: self.client.training_outcome(request), "a decision on it", timeout_s=90, every_s=0.1)
+        except AssertionError as late:
+            late.add_note(f"{self.client.runs('shop')}\n{self.client.status('serving')}")
+            raise
         outcome = self.client.training_outcome(request)
         assert outcome is not None
         assert outcome.epoch == 1, outcome

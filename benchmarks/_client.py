@@ -5,6 +5,7 @@ and the length, no objects per header, bodies kept as bytes.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -161,4 +162,4 @@ class Load:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of all values lie, by the nearest rank."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * share // 1).__int__() - 1))]
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]

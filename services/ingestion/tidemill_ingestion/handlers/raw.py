@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from msgspec.structs import replace
-
 from tidemill_contracts import topic
 from tidemill_ingestion.domain.decide import FAMILIES, Batch, Emit, Known, Pairs, Position, decide, repeat
 from tidemill_ingestion.domain.outgoing import Outgoing
@@ -25,6 +23,7 @@ from tidemill_runtime.kafka import MAX_REQUEST_BYTES
 GROUP = "ingestion"
 MAXIMUM_LETTER_BYTES = MAX_REQUEST_BYTES - 50_000
 AT_A_STRETCH = 250
+"""Records read between two yields of the event loop: below ten milliseconds if each has to be validated."""
 ATTEMPTS = 10
 """Of a batch whose ids another partition keeps claiming: each attempt loses to a batch that went on."""
 
@@ -53,8 +52,10 @@ def fitting(letter: Outgoing) -> Outgoing:
     if letter.size() > MAXIMUM_LETTER_BYTES:
         about = [(name, value) for name, value in letter.headers if name.startswith("tm_dlq_")]
         about.append(("tm_dlq_cut", b"%d" % letter.size()))
-        return replace(letter, key=None, value=b"", headers=about)
-    return replace(letter, value=b"") if letter.key is None and letter.value is None else letter
+        return Outgoing(letter.topic, letter.partition, None, b"", about, letter.timestamp_ms)
+    if letter.key is None and letter.value is None:
+        return Outgoing(letter.topic, letter.partition, None, b"", letter.headers, letter.timestamp_ms)
+    return letter
 
 
 class RawTask:

@@ -27,7 +27,7 @@ from tidemill_testkit.waiting import until_sync
 ROOT = Path(__file__).parents[2]
 HEADING = "Your own pipeline in ten minutes"
 START, STOP = "tidemill up", "tidemill down"
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(600)]
 
 
 @dataclass

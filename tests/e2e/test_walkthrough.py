@@ -1,5 +1,6 @@
 """What the README promises to a stranger, and what one trace shows: on one real stack that its commands start."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,15 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from e2e_garbage import poison
+from e2e_shop import TRACE, Shop
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidemill import Client
-from tidemill_contracts import format_time
-from tidemill_contracts.pipeline import parse_pipeline
+from tidemill.client.transport import Endpoints
+from tidemill.stack import Stack
+from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import Receiver, otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
 from tidemill_testkit.traces import Traces, attribute
@@ -112,112 +115,10 @@ def test_a_stranger_follows_the_readme(reader: Reader, blocks: list[Block]) -> N
     assert "the chain holds" in accounts
 
 
-SHOP = """
-version: 1
-name: shop
-partitions: 1
-sources:
-  visits:
-    key: [visit]
-    time: at
-    fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
-  sales: {key: [visit], time: at, fields: {visit: {type: string}, at: {type: timestamp}, bought: {type: boolean}}}
-entities: {page: {key: [page]}}
-views:
-  page-visits:
-    source: visits
-    entity: page
-    windows: {1h: {length: 1h}}
-    aggregations: [{function: mean, field: price}]
-request:
-  key: visit
-  time: at
-  fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
-  features: {price: price}
-label: {source: sales, join: visit, expression: bought}
-cold_start: {source: visits, time: at}
-model: {trainer: logistic, windows: [all], validation: 10m, minimum_rows: 50, calibrate: never}
-gate: {period: 30m, block: 5m, alarm_period: 20m, alarm_block: 4m, margin: 1, minimum_rows: 10, minimum_blocks: 2}
-monitor: {drift: {pane_rows: 10, warm_up_panes: 2, delta: 0.1, bias_panes: 2}}
-policy: {mode: auto, retrain_on: [drift], drift_kinds: [calibration], cool_down: 1d}
-"""
-START_US, MINUTE_US = 1_767_225_600_000_000, 60_000_000
-TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 INGESTION, FEATURES, SERVING, MONITORING, TRAINER, REGISTRY = (
     f"tidemill-{name}" for name in ("ingestion", "features", "serving", "monitoring", "trainer", "registry")
 )
 PREDICT = "POST /v1/predict/{pipeline}"
-
-
-class Shop:
-    """Drives a pipeline that learns and unlearns fast: a visit a minute, cheap things sell until everything does."""
-
-    def __init__(self, client: Client) -> None:
-        self.client, self.minute = client, 0
-
-    def at(self, minute: int) -> str:
-        return format_time(START_US + minute * MINUTE_US)
-
-    def visits(self, count: int, page: str = "a") -> list[dict[str, Any]]:
-        """The next visits; event time goes on past them."""
-        numbers = range(self.minute, self.minute + count)
-        self.minute += count + 1
-        return [{"visit": f"v{n}", "page": page, "at": self.at(n), "price": float(n * 7 % 10)} for n in numbers]
-
-    def tell(self, visits: list[dict[str, Any]], *, dear_too: bool = False) -> None:
-        """What was bought, a second after each visit, and that time has gone on."""
-        sales = []
-        for visit in visits:
-            later, bought = visit["at"].replace(":00Z", ":01Z"), dear_too or visit["price"] < 5
-            sales.append({"id": visit["visit"], "data": {"visit": visit["visit"], "at": later, "bought": bought}})
-        self.send("sales", sales)
-        for source in ("visits", "sales"):
-            self.client.progress(source, self.at(self.minute))
-
-    def send(self, source: str, events: list[dict[str, Any]]) -> None:
-        sent = self.client.send_events(source, events)
-        until_sync(
-            lambda: self.client.are_applied(source, sent), f"the events of {source} are on the stream", timeout_s=60
-        )
-
-    def open(self) -> None:
-        """History, and a first model that answers."""
-        spec = parse_pipeline(SHOP.encode())
-        self.client.apply(spec)
-        until_sync(lambda: self.client.is_known(spec), "the services know the pipeline", timeout_s=60, every_s=0.1)
-        visits = self.visits(200)
-        self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
-        self.tell(visits)
-        request = self.client.train("shop", at=self.at(self.minute))
-        try:
-            until_sync(lambda: self.client.training_outcome(request), "a decision on it", timeout_s=90, every_s=0.1)
-        except AssertionError as late:
-            late.add_note(f"{self.client.runs('shop')}\n{self.client.status('serving')}")
-            raise
-        outcome = self.client.training_outcome(request)
-        assert outcome is not None
-        assert outcome.epoch == 1, outcome
-
-    def epoch(self) -> int | None:
-        epoch: int | None = self.client.status("serving")["pipelines"]["shop"]["epoch"]
-        return epoch
-
-    def visit_traced(self) -> None:
-        """One visit whose sender has a trace of its own."""
-        [visit] = self.visits(1)
-        url = self.client.transport.endpoints.url("ingestion") + "/v1/events/visits"
-        sent = httpx.post(url, json={"id": visit["visit"], "data": visit}, headers={"traceparent": TRACE})
-        assert sent.status_code == 202
-
-    def change(self) -> None:
-        """Answers and their truth, until a new model is there because the truth has changed."""
-        for step in range(30):
-            visits = self.visits(20)
-            self.client.predict_many("shop", [{"inputs": visit} for visit in visits])
-            self.tell(visits, dear_too=step >= 5)
-            if self.epoch() == 2:
-                return
-        until_sync(lambda: self.epoch() == 2, "a second release answers", timeout_s=60, every_s=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +189,30 @@ def test_a_swap_leads_back_over_release_run_and_drift_to_predictions(reader: Rea
 def about(span: Span) -> tuple[str | int | None, str | int | None]:
     """Pipeline and epoch of a release's or swap's span."""
     return attribute(span, "tidemill.pipeline"), attribute(span, "tidemill.epoch")
+
+
+def test_garbage_on_every_topic_harms_nobody(reader: Reader, shop: Shop) -> None:
+    """What can be said is in the dead letters; no process ends, and the loop goes on from the event to the release."""
+    endpoints, stack = Endpoints.find(reader.home), Stack(reader.home)
+    settings = ServiceSettings(
+        service="test",
+        kafka=endpoints.bootstrap(),
+        postgres="postgresql:///none",
+        artifacts="none",
+        state=reader.folder,
+    )
+    before = {name: (process.pid, process.restarts) for name, process in stack.endpoints().services.items()}
+    joined = shop.joined()
+    assert len(asyncio.run(poison(settings))) > 30
+    visits = shop.visits(20)
+    answers = shop.client.predict_many("shop", [{"inputs": visit} for visit in visits])
+    assert all(0 <= answer.score <= 1 for answer in answers)
+    shop.tell(visits)
+    until_sync(lambda: shop.joined() == joined + 20, "the labels are joined", timeout_s=60)
+    request = shop.client.train("shop", at=shop.at(shop.minute))
+    until_sync(lambda: shop.client.training_outcome(request), "a decision on a model", timeout_s=90, every_s=0.1)
+    for name, url in endpoints.urls.items():
+        answer = httpx.get(f"{url}/readyz")
+        assert answer.status_code == 200, f"{name}: {answer.text}"
+    assert {n: (p.pid, p.restarts) for n, p in stack.endpoints().services.items()} == before
+    assert {letter.origin_topic for letter in shop.client.letters(limit=200)} >= {"tidemill.raw.visits.v1"}

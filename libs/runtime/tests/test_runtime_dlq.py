@@ -1,7 +1,7 @@
 import pytest
 from aiokafka import ConsumerRecord
 
-from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
+from tidemill_runtime.dlq import MAXIMUM_BYTES, DeadLetterLimiter, dead_letter
 from tidemill_runtime.errors import Stalled
 
 
@@ -29,6 +29,17 @@ def test_a_record_that_was_replayed_is_buried_with_new_facts_only() -> None:
     _, _, _, second = dead_letter(a_record(tuple(first)), group="g", reason="b", error="e")
     assert [text for name, text in second if name == "tm_dlq_reason"] == [b"b"]
     assert len(first) == len(second)
+
+
+def test_a_letter_that_no_broker_would_take_loses_its_bytes_but_not_its_address() -> None:
+    much = b"x" * MAXIMUM_BYTES
+    fields = [(b"k", much, ()), (b"k", b"", (("h", much),)), (much, b"", ()), (None, None, ())]
+    for key, value, own in fields:
+        record = ConsumerRecord("raw.x.v1", 3, 42, 1000, 0, key, value, None, 4, 6, own)
+        _, key_kept, value_kept, headers = dead_letter(record, group="g", reason="r", error="e" * 5000)
+        assert (key_kept, value_kept) == (None, b"")
+        assert sum(len(name) + len(text) for name, text in headers) < 5000
+        assert dict(headers)["tm_dlq_offset"] == b"42"
 
 
 def test_a_run_of_dead_letters_stalls() -> None:

@@ -74,6 +74,19 @@ async def test_a_job_that_kills_its_workers_is_handed_out_as_exhausted(pool: Poo
     assert [job.exhausted for job in claims if job is not None] == [False, False, True]
 
 
+async def test_work_that_always_dies_comes_to_an_end(pool: Pool) -> None:
+    jobs = JobQueue(pool, SCHEMA, max_attempts=2)
+    async with pool.acquire() as conn:
+        await jobs.enqueue(conn, "k", {}, "j")
+    claims = []
+    for _ in range(3):
+        job = await jobs.claim("w")
+        assert job is not None
+        claims.append(job.exhausted)
+        await jobs.failed(job)
+    assert claims == [False, False, True]
+
+
 async def test_a_released_job_is_claimed_again_without_losing_an_attempt(pool: Pool) -> None:
     jobs = JobQueue(pool, SCHEMA)
     async with pool.acquire() as conn:

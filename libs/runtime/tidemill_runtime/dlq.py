@@ -8,8 +8,11 @@ from aiokafka import ConsumerRecord
 
 from tidemill_contracts.topics import dead_letters
 from tidemill_runtime.errors import Stalled
+from tidemill_runtime.kafka import MAX_REQUEST_BYTES
 
 MAX_TEXT = 1000
+MAXIMUM_BYTES = MAX_REQUEST_BYTES - 50_000
+"""Of keys, values and headers; the rest is for what a record and its batch need beside them."""
 DeadLetterRecord = tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Topic, key, value, headers: what a producer's `send` takes."""
 
@@ -25,6 +28,9 @@ def dead_letter(  # noqa: PLR0913 - each a header of the record, all by name
     code_version: str | None = None,
 ) -> DeadLetterRecord:
     """The dead letter of a record: its raw key, value and headers, and `tm_dlq_*` headers that say what happened.
+
+    A broker takes it: a record with neither key nor value gets an empty value, and one that its context makes too large
+    loses its bytes, which stay where `tm_dlq_topic`, `tm_dlq_partition` and `tm_dlq_offset` point to.
 
     The id of the letter follows from where the record was, so a repeat after a crash is recognisable. `reason` is a
     short word for counting (`schema`, `unknown_source`, `conflict`), `error` a sentence.
@@ -43,7 +49,12 @@ def dead_letter(  # noqa: PLR0913 - each a header of the record, all by name
         "code_version": code_version or version("tidemill-runtime"),
     }
     headers = [*_own(record.headers), *((f"tm_dlq_{name}", text.encode()) for name, text in facts.items())]
-    return dead_letters(record.topic), record.key, record.value, headers
+    size = len(record.key or b"") + len(record.value or b"") + sum(len(n) + len(v or b"") for n, v in headers)
+    if size > MAXIMUM_BYTES:
+        about = [(name, value) for name, value in headers if name.startswith("tm_dlq_")]
+        return dead_letters(record.topic), None, b"", [*about, ("tm_dlq_cut", b"%d" % size)]
+    value = b"" if record.key is None and record.value is None else record.value
+    return dead_letters(record.topic), record.key, value, headers
 
 
 def _own(headers: Iterable[tuple[str, bytes]]) -> Iterable[tuple[str, bytes]]:

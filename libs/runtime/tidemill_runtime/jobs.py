@@ -36,6 +36,8 @@ _FINISH = """UPDATE {schema}.jobs SET status = $3, result = $4::jsonb, finished_
     WHERE id = $1 AND attempt = $2 AND status = 'running'"""
 _RELEASE = """UPDATE {schema}.jobs SET status = 'queued', attempt = attempt - 1, worker = NULL, lease_until = NULL
     WHERE id = $1 AND attempt = $2 AND status = 'running'"""
+_FAILED = """UPDATE {schema}.jobs SET status = 'queued', worker = NULL, lease_until = NULL
+    WHERE id = $1 AND attempt = $2 AND status = 'running'"""
 _GET = """SELECT id, key, status, attempt, worker, payload::text AS payload, result::text AS result,
     queued_at, started_at, finished_at FROM {schema}.jobs"""
 
@@ -102,6 +104,10 @@ class JobQueue:
     async def release(self, job: Job) -> None:
         """Give an unfinished job back at once, as if it had not been claimed: for a worker that is told to stop."""
         await self._pool.execute(sql(self._schema, _RELEASE), job.id, job.attempt)
+
+    async def failed(self, job: Job) -> None:
+        """Give back a job whose work died: the attempt counts, so that one that always dies comes to an end."""
+        await self._pool.execute(sql(self._schema, _FAILED), job.id, job.attempt)
 
     async def get(self, id: str) -> asyncpg.Record | None:  # noqa: A002 - the row's own name
         """One job's row: status, attempt, worker, payload and result as JSON text, times."""

@@ -9,8 +9,8 @@ from ingestion_cases import FLIGHTS, HOUR, NOON, Rec, event, garbage, record, ti
 from tidemill_ingestion.domain.decide import Batch, Known, Position
 from tidemill_ingestion.domain.outgoing import Outgoing
 from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
-from tidemill_ingestion.handlers.raw import MAXIMUM_LETTER_BYTES, RawTask, fitting
-from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
+from tidemill_ingestion.handlers.raw import RawTask
+from tidemill_runtime.dlq import DeadLetterLimiter
 from tidemill_runtime.errors import Fenced, Later, Stalled
 
 pytestmark = pytest.mark.anyio
@@ -166,13 +166,3 @@ async def test_too_many_dead_letters_stop_the_partition_after_the_good_ones() ->
         await task.process({RAW: [record(0, event("a")), *(garbage(n) for n in range(1, 20))]})
     assert store.at["flights", 0][0].next == 6
     assert len(sink.written) == 6
-
-
-def test_a_dead_letter_that_no_broker_would_take_loses_its_bytes_but_not_its_address() -> None:
-    much = b"x" * MAXIMUM_LETTER_BYTES
-    for rec in (Rec(7, much), Rec(7, b"", [("h", much)], b"k"), Rec(7, b"", [], much), Rec(7, None)):
-        name, key, value, headers = dead_letter(rec, group="g", reason="r", error="e")
-        letter = fitting(Outgoing(name, 0, key, value, headers, 0))
-        assert letter.value is not None
-        assert letter.size() < MAXIMUM_LETTER_BYTES
-        assert dict(letter.headers)["tm_dlq_offset"] == b"7"

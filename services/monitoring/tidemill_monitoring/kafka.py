@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
 
-from tidemill_contracts import Envelope, dead_letters, format_time, topic
+from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import Outcome, encode
 from tidemill_contracts.ids import derived_id
 from tidemill_monitoring import store
@@ -14,6 +14,7 @@ from tidemill_monitoring.domain import state
 from tidemill_monitoring.domain.merge import OrderedMerge
 from tidemill_monitoring.domain.monitor import Decision, Monitor
 from tidemill_monitoring.domain.read import Record
+from tidemill_runtime.dlq import dead_letter
 from tidemill_runtime.errors import Later
 from tidemill_runtime.postgres import Pool
 
@@ -77,14 +78,8 @@ class LogAndStore:
 
     async def dead_letter(self, record: Record, reason: str) -> None:
         """Put a record that can never be read aside with its reason; the merge goes on."""
-        headers = [
-            *record.headers, ("tm_dlq_reason", reason.encode()[:1000]), ("tm_dlq_group", b"monitoring"),
-            ("tm_dlq_topic", record.topic.encode()), ("tm_dlq_partition", b"%d" % record.partition),
-            ("tm_dlq_offset", b"%d" % record.offset), ("tm_dlq_time", format_time(record.timestamp * 1000).encode()),
-        ]  # fmt: skip
-        await self.producer.send_and_wait(
-            dead_letters(record.topic), value=record.value, key=record.key, headers=headers
-        )
+        name, key, value, headers = dead_letter(record, group="monitoring", reason="unreadable", error=reason)
+        await self.producer.send_and_wait(name, value=value, key=key, headers=headers)
 
     def _envelope(self, decision: Decision) -> Envelope:
         return encode(

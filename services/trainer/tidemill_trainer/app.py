@@ -142,7 +142,7 @@ class Trainer:
             result = work.result()
         except TrainingCrashedError as error:
             _log.warning("training %s: %s; it is tried again", job.id, error)
-            await self.queue.release(job)
+            await self.queue.failed(job)
             return
         except asyncio.CancelledError:
             with contextlib.suppress(Exception):

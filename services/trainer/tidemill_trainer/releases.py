@@ -1,6 +1,7 @@
 """Who is champion, from the compacted releases topic: the rival of every candidate."""
 
 import asyncio
+import logging
 
 from aiokafka import ConsumerRecord
 
@@ -9,6 +10,8 @@ from tidemill_contracts.events import Released
 from tidemill_runtime.kafka import end_offsets
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.tail import Tail
+
+_log = logging.getLogger(__name__)
 
 
 class Champions:
@@ -35,9 +38,13 @@ class Champions:
 
     def _on_records(self, _topic: str, _partition: int, records: list[ConsumerRecord]) -> None:
         for record in records:
-            envelope = read_envelope(record.headers, record.value)
-            if envelope.type == Released.TYPE:
-                release = Released.read(envelope.data)
+            try:
+                envelope = read_envelope(record.headers, record.value)
+                release = Released.read(envelope.data) if envelope.type == Released.TYPE else None
+            except ValueError as error:  # an envelope's or a schema's; the registry alone writes releases
+                _log.warning("offset %d of %s is not a release: %s", record.offset, self._topic, error)
+                continue
+            if release is not None:
                 known = self._newest.get(release.pipeline)
                 if known is None or release.epoch >= known.epoch:
                     self._newest[release.pipeline] = release

@@ -68,6 +68,9 @@ def _record(record: Any) -> Record:  # noqa: ANN401 - aiokafka ships no types
 
 
 def body(record: Record) -> dict[str, Any]:
-    """The JSON body of a record."""
-    parsed = json.loads(record.envelope.data) if record.envelope is not None else {}
+    """The JSON body of a record; empty where there is none."""
+    try:
+        parsed = json.loads(record.envelope.data) if record.envelope is not None else {}
+    except (ValueError, RecursionError):
+        return {}
     return parsed if isinstance(parsed, dict) else {}

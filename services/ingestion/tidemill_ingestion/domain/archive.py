@@ -97,14 +97,17 @@ Reader = Applied | Late
 
 
 def _row(record: Record, outcome: str) -> Row | None:
-    """The row of a record that ingestion wrote; None for timers. Both topics are written by ingestion alone."""
+    """The row of a record that ingestion wrote; None for timers, and for what somebody else has written."""
     fields = dict(record.headers)
     origin, seq = fields.get("tm_origin"), fields.get("tm_seq")
     if origin is None or record.key is None or record.value is None or (outcome == "applied" and seq is None):
         return None
-    partition, raw_offset, _ = origin.split(b":")
-    event_us = instant(fields["ce_time"].decode())
-    return Row(
-        int(partition), None if seq is None else int(seq), record.offset, int(raw_offset), fields["ce_id"].decode(),
-        event_us, record.timestamp * 1000, record.key.decode(), record.value.decode(), outcome,
-    )  # fmt: skip
+    try:
+        partition, raw_offset, _ = origin.split(b":")
+        return Row(
+            int(partition), None if seq is None else int(seq), record.offset, int(raw_offset), fields["ce_id"].decode(),
+            instant(fields["ce_time"].decode()), record.timestamp * 1000, record.key.decode(), record.value.decode(),
+            outcome,
+        )  # fmt: skip
+    except (KeyError, ValueError):
+        return None  # its other readers bury it

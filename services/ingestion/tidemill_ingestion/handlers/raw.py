@@ -18,10 +18,8 @@ from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
 from tidemill_ingestion.handlers.idle import IdleClock
 from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
 from tidemill_runtime.errors import Later, Stalled
-from tidemill_runtime.kafka import MAX_REQUEST_BYTES
 
 GROUP = "ingestion"
-MAXIMUM_LETTER_BYTES = MAX_REQUEST_BYTES - 50_000
 AT_A_STRETCH = 250
 """Records read between two yields of the event loop: below ten milliseconds if each has to be validated."""
 ATTEMPTS = 10
@@ -41,21 +39,6 @@ class Sink(Protocol):
     """Writes records and returns once the broker has all of them; raises Later."""
 
     async def write(self, records: Sequence[Outgoing]) -> object: ...
-
-
-def fitting(letter: Outgoing) -> Outgoing:
-    """The dead letter as a broker takes it.
-
-    A record with neither key nor value gets an empty value, and one that its context makes too large loses its bytes:
-    the original stays where `tm_dlq_topic`, `tm_dlq_partition` and `tm_dlq_offset` point to.
-    """
-    if letter.size() > MAXIMUM_LETTER_BYTES:
-        about = [(name, value) for name, value in letter.headers if name.startswith("tm_dlq_")]
-        about.append(("tm_dlq_cut", b"%d" % letter.size()))
-        return Outgoing(letter.topic, letter.partition, None, b"", about, letter.timestamp_ms)
-    if letter.key is None and letter.value is None:
-        return Outgoing(letter.topic, letter.partition, None, b"", letter.headers, letter.timestamp_ms)
-    return letter
 
 
 class RawTask:
@@ -174,7 +157,7 @@ class RawTask:
             name, key, value, headers = dead_letter(
                 record, group=f"{self._prefix}.{GROUP}", reason=emit.reason, error=emit.error
             )
-            return fitting(Outgoing(name, 0, key, value, headers, record.timestamp))
+            return Outgoing(name, 0, key, value, headers, record.timestamp)
         value, headers = emit.content()
         partition = record.partition if emit.family == "events" else 0
         return Outgoing(self._names[emit.family], partition, record.key, value, headers, record.timestamp)

@@ -55,7 +55,7 @@ class LabelReader:
             data = json.loads(envelope.data)
             key = str(data[self._join])
             value = self._expression.row(data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             msg = f"not an event of the label source: {error!r}"
             raise BadRecordError(msg) from None
         implied = envelope.time_us - self._lateness

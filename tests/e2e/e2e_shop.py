@@ -1,0 +1,118 @@
+"""A small pipeline that learns and unlearns within minutes, and what drives it."""
+
+from typing import Any
+
+import httpx
+
+from tidemill import Client
+from tidemill_contracts import format_time
+from tidemill_contracts.pipeline import parse_pipeline
+from tidemill_testkit.waiting import until_sync
+
+SHOP = """
+version: 1
+name: shop
+partitions: 1
+sources:
+  visits:
+    key: [visit]
+    time: at
+    fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
+  sales: {key: [visit], time: at, fields: {visit: {type: string}, at: {type: timestamp}, bought: {type: boolean}}}
+entities: {page: {key: [page]}}
+views:
+  page-visits:
+    source: visits
+    entity: page
+    windows: {1h: {length: 1h}}
+    aggregations: [{function: mean, field: price}]
+request:
+  key: visit
+  time: at
+  fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
+  features: {price: price}
+label: {source: sales, join: visit, expression: bought}
+cold_start: {source: visits, time: at}
+model: {trainer: logistic, windows: [all], validation: 10m, minimum_rows: 50, calibrate: never}
+gate: {period: 30m, block: 5m, alarm_period: 20m, alarm_block: 4m, margin: 1, minimum_rows: 10, minimum_blocks: 2}
+monitor: {drift: {pane_rows: 10, warm_up_panes: 2, delta: 0.1, bias_panes: 2}}
+policy: {mode: auto, retrain_on: [drift], drift_kinds: [calibration], cool_down: 1d}
+"""
+START_US, MINUTE_US = 1_767_225_600_000_000, 60_000_000
+TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+"""Of the sender of one visit."""
+
+
+class Shop:
+    """Drives a pipeline that learns and unlearns fast: a visit a minute, cheap things sell until everything does."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.minute = client, 0
+
+    def at(self, minute: int) -> str:
+        return format_time(START_US + minute * MINUTE_US)
+
+    def visits(self, count: int, page: str = "a") -> list[dict[str, Any]]:
+        """The next visits; event time goes on past them."""
+        numbers = range(self.minute, self.minute + count)
+        self.minute += count + 1
+        return [{"visit": f"v{n}", "page": page, "at": self.at(n), "price": float(n * 7 % 10)} for n in numbers]
+
+    def tell(self, visits: list[dict[str, Any]], *, dear_too: bool = False) -> None:
+        """What was bought, a second after each visit, and that time has gone on."""
+        sales = []
+        for visit in visits:
+            later, bought = visit["at"].replace(":00Z", ":01Z"), dear_too or visit["price"] < 5
+            sales.append({"id": visit["visit"], "data": {"visit": visit["visit"], "at": later, "bought": bought}})
+        self.send("sales", sales)
+        for source in ("visits", "sales"):
+            self.client.progress(source, self.at(self.minute))
+
+    def send(self, source: str, events: list[dict[str, Any]]) -> None:
+        sent = self.client.send_events(source, events)
+        until_sync(
+            lambda: self.client.are_applied(source, sent), f"the events of {source} are on the stream", timeout_s=60
+        )
+
+    def open(self) -> None:
+        """History, and a first model that answers."""
+        spec = parse_pipeline(SHOP.encode())
+        self.client.apply(spec)
+        until_sync(lambda: self.client.is_known(spec), "the services know the pipeline", timeout_s=60, every_s=0.1)
+        visits = self.visits(200)
+        self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
+        self.tell(visits)
+        request = self.client.train("shop", at=self.at(self.minute))
+        try:
+            until_sync(lambda: self.client.training_outcome(request), "a decision on it", timeout_s=90, every_s=0.1)
+        except AssertionError as late:
+            late.add_note(f"{self.client.runs('shop')}\n{self.client.status('serving')}")
+            raise
+        outcome = self.client.training_outcome(request)
+        assert outcome is not None
+        assert outcome.epoch == 1, outcome
+
+    def epoch(self) -> int | None:
+        epoch: int | None = self.client.status("serving")["pipelines"]["shop"]["epoch"]
+        return epoch
+
+    def joined(self) -> int:
+        """Labels that met their prediction."""
+        return int(self.client.status("monitoring")["pipelines"]["shop"]["labels"]["joined"])
+
+    def visit_traced(self) -> None:
+        """One visit whose sender has a trace of its own."""
+        [visit] = self.visits(1)
+        url = self.client.transport.endpoints.url("ingestion") + "/v1/events/visits"
+        sent = httpx.post(url, json={"id": visit["visit"], "data": visit}, headers={"traceparent": TRACE})
+        assert sent.status_code == 202
+
+    def change(self) -> None:
+        """Answers and their truth, until a new model is there because the truth has changed."""
+        for step in range(30):
+            visits = self.visits(20)
+            self.client.predict_many("shop", [{"inputs": visit} for visit in visits])
+            self.tell(visits, dear_too=step >= 5)
+            if self.epoch() == 2:
+                return
+        until_sync(lambda: self.epoch() == 2, "a second release answers", timeout_s=60, every_s=0.1)

@@ -14,6 +14,9 @@ Family = Literal[
 CONTROL: tuple[Family, ...] = ("pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality")
 _COMPACTED = frozenset({"pipelines", "releases", "features"})
 
+RELEASES_LAG_MS = 7 * 86_400_000
+"""So long every decision can be read in order, also from the topics that keep only the newest of each pipeline."""
+
 
 def topic(family: Family, name: str | None = None, *, prefix: str = PREFIX) -> str:
     """`tidemill.events.flights.v1`; control topics have no name part: `tidemill.releases.v1`."""
@@ -28,18 +31,19 @@ def dead_letters(topic_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it is to be created: `retention_ms` -1 keeps for ever."""
+    """A topic as it is to be created: `retention_ms` -1 keeps for ever; compaction spares records younger than its lag."""
 
     name: str
     partitions: int = DEFAULT_PARTITIONS
     compacted: bool = False
     retention_ms: int = -1
+    compaction_lag_ms: int = 0
 
 
 def control_topics(*, prefix: str = PREFIX) -> list[TopicSpec]:
     """The control plane: one partition each, so that decisions have one order."""
     names = [(family, topic(family, prefix=prefix)) for family in CONTROL]
-    specs = [TopicSpec(name, 1, family in _COMPACTED) for family, name in names]
+    specs = [TopicSpec(name, 1, family in _COMPACTED, compaction_lag_ms=RELEASES_LAG_MS) for family, name in names]
     return specs + [TopicSpec(dead_letters(name), 1) for _, name in names]
 
 

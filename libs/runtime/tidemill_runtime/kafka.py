@@ -227,6 +227,7 @@ def _topic_config(spec: TopicSpec) -> dict[str, str]:
     config = {"retention.ms": str(spec.retention_ms), "segment.bytes": str(_SEGMENT_BYTES)}
     if spec.compacted:
         config |= {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.5", "segment.ms": "600000"}
+        config["min.compaction.lag.ms"] = str(spec.compaction_lag_ms)
     return config
 
 

@@ -31,7 +31,7 @@ class ViewState:
     their order, of batches, or of restarts. The evaluation time is the later of the key's latest event and the
     watermark rounded down to the grid of panes (`plan.step_us`); a window covers its newest `panes` panes at that
     time. `age_of_last` is the age at the evaluation time; it grows with every second, so `advance` does not report it
-    (serving may add the time since).
+    (serving adds the time since).
 
     A key without events for the plan's lifetime is forgotten, by the watermark or by its own next event. What counts
     from its first event on (revision, positions, all-time `first`) then starts anew, so across such a gap it follows

@@ -217,7 +217,8 @@ class _Batch:
         lines: list[tuple[int, Line]] = []
         for index in todo:
             try:
-                lines.append((index, loaded.plan.line(tables, queries[index].ask.raw, queries[index].ask.typed)))
+                ask = queries[index].ask
+                lines.append((index, loaded.plan.line(tables, ask.raw, ask.typed, self._watermark)))
             except MissingEntityError as error:
                 self._drafts.results[index] = _unknown_entity(error.view)
         if not lines:

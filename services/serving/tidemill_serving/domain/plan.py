@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.entities import EntityKey
@@ -12,6 +13,7 @@ from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_engine.onnx import schema_digest
 from tidemill_serving.domain.replica import Floats, Replica, Row, unknown_row
 
+SECOND_US = 1_000_000
 _PREFIX = "request."
 
 
@@ -37,6 +39,19 @@ class ViewPart:
     width: int
     refuse: bool
     blank: Floats
+    ages: NDArray[np.intp]
+
+    def values(self, row: Row, watermark_us: int | None) -> Floats:
+        """The row's values at the watermark: a vector is written when events change it, but an age grows all the time.
+
+        In whole microseconds, so that a backfill to the same time gives the same bits.
+        """
+        if not len(self.ages) or watermark_us is None or row.at_us is None or watermark_us == row.at_us:
+            return row.values
+        values = row.values.copy()
+        ages = np.rint(values[self.ages] * SECOND_US) + (watermark_us - row.at_us)
+        values[self.ages] = np.maximum(ages, 0.0) / SECOND_US
+        return values
 
 
 class Line(NamedTuple):
@@ -83,7 +98,10 @@ class Plan:
         """The rows of each used view, as `line` wants them; they follow the replica."""
         return [replica.tables[part.view, part.version].rows for part in self.parts]
 
-    def line(self, tables: Sequence[Mapping[str, Row]], raw: Mapping[str, Any], typed: Mapping[str, Any]) -> Line:
+    def line(
+        self, tables: Sequence[Mapping[str, Row]], raw: Mapping[str, Any], typed: Mapping[str, Any],
+        watermark_us: int | None,
+    ) -> Line:  # fmt: skip
         """The vector of one checked request; raises MissingEntityError where a view refuses unknown entities."""
         pieces, read, defaulted = list[Floats](), dict[str, Row](), list[str]()
         for part, rows in zip(self.parts, tables, strict=True):
@@ -94,7 +112,7 @@ class Plan:
                     raise MissingEntityError(part.view)
                 row = unknown_row(entity or "", part.blank)
                 defaulted.append(part.view)
-            pieces.append(row.values)
+            pieces.append(part.values(row, watermark_us))
             read[part.view] = row
         if self._expressions:
             pieces.append(self._request_values(typed))
@@ -109,4 +127,6 @@ def _part(spec: PipelineSpec, view: str, width: int) -> ViewPart:
     view_spec = spec.views[view]
     entity = EntityKey(spec.entities[view_spec.entity].key, spec.request.fields)
     blank = np.full(width, np.nan)
-    return ViewPart(view, spec.view_version(view), entity, width, view_spec.missing == "refuse", blank)
+    functions = [a.function for a in view_spec.aggregations for _ in view_spec.windows_of(a) or [""]]
+    ages = np.flatnonzero([function == "age_of_last" for function in functions])
+    return ViewPart(view, spec.view_version(view), entity, width, view_spec.missing == "refuse", blank, ages)

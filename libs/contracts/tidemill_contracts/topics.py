@@ -31,7 +31,7 @@ def dead_letters(topic_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it is to be created: `retention_ms` -1 keeps for ever; compaction spares records younger than its lag."""
+    """A topic to be created: `retention_ms` -1 keeps for ever, compaction spares what is younger than its lag."""
 
     name: str
     partitions: int = DEFAULT_PARTITIONS

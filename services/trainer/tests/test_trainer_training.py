@@ -18,6 +18,7 @@ from tidemill_trainer.domain.manifest import canonical_bytes, manifest_of
 from tidemill_trainer.domain.rows import Rows, concatenate
 from tidemill_trainer.domain.training import TooFewRowsError, train
 from tidemill_trainer.handlers import on_training_requested
+from tidemill_trainer.history import with_history
 from tidemill_trainer.onnx import onnx_scores
 
 DAY = 86_400_000_000
@@ -99,8 +100,8 @@ def test_the_same_rows_give_the_same_bytes_and_manifest(spec: PipelineSpec, trai
     names = spec.feature_names()
     assert first.fitted.to_onnx(names, first.calibration) == second.fitted.to_onnx(names, second.calibration)
     digests = {"code": "c" * 64, "lock": "d" * 64}
-    one = canonical_bytes(manifest_of(spec, request, rows, first, digests=digests))
-    assert one == canonical_bytes(manifest_of(spec, request, again, second, digests=digests))
+    one = canonical_bytes(manifest_of(spec, request, first, digests=digests | {"data": rows.digest()}))
+    assert one == canonical_bytes(manifest_of(spec, request, second, digests=digests | {"data": again.digest()}))
 
 
 def test_the_gate_sees_only_rows_that_nothing_was_fitted_on(spec: PipelineSpec) -> None:
@@ -178,6 +179,20 @@ def test_rows_whose_label_is_not_yet_known_are_left_out(tmp_path: Path, spec: Pi
     rows = cold_rows(spec, str(tmp_path), as_of_us=20 * HOUR, positions={"events.rides": {"0": 20}})
     assert 0 < len(rows) < 20
     assert rows.labelled_us.max() <= 20 * HOUR
+
+
+async def test_the_first_models_rows_stay_in_front_of_the_logged_ones(tmp_path: Path, spec: PipelineSpec) -> None:
+    """Whether from the archive or from the copy on disk; and none twice, though the archive has gone on since."""
+    write_archive(tmp_path, [a_ride(i, i * 2 * HOUR, float(i % 5) - 2) for i in range(80)])
+    first = a_request(100 * HOUR, cold=True).model_copy(update={"positions": {"events.rides": {"0": 80}}})
+    cold = cold_rows(spec, str(tmp_path), as_of_us=first.at_us, positions=first.positions)
+    logged = Rows(cold.labelled_us[-2:] + 90 * HOUR, cold.features[:2], cold.labels[:2], cold.segments)
+    for _ in range(2):
+        rows = await with_history(spec, logged, first, cache=tmp_path / "cache", archive=str(tmp_path))
+        assert rows.digest() == concatenate([cold, logged]).digest()
+    overlap = Rows(cold.labelled_us[-2:], cold.features[:2], cold.labels[:2], cold.segments)
+    rows = await with_history(spec, overlap, first, cache=tmp_path / "cache", archive=str(tmp_path))
+    assert len(rows) == len(cold)
 
 
 async def test_a_request_joins_the_run_that_is_active() -> None:

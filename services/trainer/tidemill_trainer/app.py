@@ -31,6 +31,8 @@ from tidemill_trainer.settings import Settings
 from tidemill_trainer.worker import Job as Order
 
 SCHEMA = "trainer"
+_FIRST = """SELECT payload::text FROM trainer.jobs WHERE key = $1 AND status = 'succeeded'
+    AND payload->'cause'->>'kind' = 'cold_start' ORDER BY sequence LIMIT 1"""
 _log = logging.getLogger(__name__)
 
 
@@ -160,14 +162,23 @@ class Trainer:
             return {"error": f"there is no pipeline {request.pipeline}"}
         champion = await self.champions.champion(request.pipeline)
         order = Order(
-            request=request, spec=spec, champion=champion, lock=self._lock(), cache=self.settings.state / "outcomes"
-        )
+            request=request, spec=spec, champion=champion, first=await self._first(request), lock=self._lock(),
+            cache=self.settings.state / "outcomes",
+        )  # fmt: skip
 
         def note(name: str, share: float) -> None:
             self.progress[str(request.request_id)] = {"name": name, "share": share}
 
         result = await run_job(order, timeout_s=self.settings.job_timeout_s, progress=note)
         return {**result, "champion_epoch": champion.epoch if champion is not None else 0}
+
+    async def _first(self, request: TrainingRequested) -> TrainingRequested | None:
+        """The request of the pipeline's first model, when that was trained from the archive."""
+        assert self.pool is not None  # noqa: S101 - as above
+        if request.cause.kind == "cold_start":
+            return None
+        payload = await self.pool.fetchval(_FIRST, request.pipeline)
+        return None if payload is None else TrainingRequested.model_validate_json(payload)
 
     def _lock(self) -> str:
         path = self.settings.lock

@@ -126,7 +126,7 @@ def _cached(cache: Path, wanted: Wanted) -> tuple[list[Rows], int]:
     cache.mkdir(parents=True, exist_ok=True)
     parts, offset = list[Rows](), 0
     for path in islice(_chunks(cache, wanted), wanted.until // CHUNK):
-        rows, offset = _read_chunk(path, wanted.segments)
+        rows, offset = read_rows(path, wanted.segments)
         parts.append(rows)
     return parts, offset
 
@@ -145,15 +145,21 @@ def _chunk(cache: Path, wanted: Wanted, number: int) -> Path:
 
 
 def _write_chunk(cache: Path, wanted: Wanted, columns: Columns, rows: Rows) -> None:
-    path = _chunk(cache, wanted, columns.following // CHUNK - 1)
+    write_rows(_chunk(cache, wanted, columns.following // CHUNK - 1), rows, offset=columns.offset)
+
+
+def write_rows(path: Path, rows: Rows, *, offset: int) -> None:
+    """Keep rows on disk, with the offset after the last of them; a crash leaves nothing half-written."""
     arrays: dict[str, Any] = {f"segment.{name}": values for name, values in rows.segments.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     arrays |= {"labelled_us": rows.labelled_us, "features": rows.features, "labels": rows.labels}
     with (temporary := path.with_suffix(".tmp")).open("wb") as file:
-        np.savez(file, offset=columns.offset, **arrays)
+        np.savez(file, offset=offset, **arrays)
     temporary.replace(path)
 
 
-def _read_chunk(path: Path, names: Sequence[str]) -> tuple[Rows, int]:
+def read_rows(path: Path, names: Sequence[str]) -> tuple[Rows, int]:
+    """What `write_rows` kept, with these segments."""
     with np.load(path, allow_pickle=False) as chunk:
         segments = {name: chunk[f"segment.{name}"] for name in names}
         return Rows(chunk["labelled_us"], chunk["features"], chunk["labels"], segments), int(chunk["offset"])

@@ -28,6 +28,7 @@ from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archi
 from tidemill_trainer.domain.manifest import CODE, canonical_bytes, code_digest, manifest_of
 from tidemill_trainer.domain.rows import Rows
 from tidemill_trainer.domain.training import TooFewRowsError, Trained, train
+from tidemill_trainer.history import with_history
 from tidemill_trainer.onnx import onnx_scores
 from tidemill_trainer.outcomes import OutcomesMissingError, Wanted, load_outcomes
 
@@ -40,6 +41,7 @@ class Job(BaseModel):
     request: TrainingRequested
     spec: PipelineSpec
     champion: Released | None
+    first: TrainingRequested | None = None
     lock: str
     cache: Path
 
@@ -71,9 +73,8 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
         else None
     )
     evaluation, metrics = _evaluate(trained, model, champion)
-    manifest = manifest_of(
-        job.spec, job.request, rows, trained, digests={"code": code_digest(_packages()), "lock": job.lock}
-    )
+    digests = {"data": rows.digest(), "code": code_digest(_packages()), "lock": job.lock}
+    manifest = manifest_of(job.spec, job.request, trained, first=job.first, digests=digests)
     return {
         "model": store.put(model),
         "manifest": store.put(canonical_bytes(manifest)),
@@ -89,7 +90,11 @@ async def _rows(job: Job, settings: ServiceSettings) -> Rows:
         return cold_rows(spec, settings.artifacts, as_of_us=request.at_us, positions=request.positions)
     names = spec.feature_names()
     wanted = Wanted(spec.name, request.outcomes_to, schema_digest(names), len(names), tuple(spec.monitor.segments))
-    return await load_outcomes(settings, job.cache / spec.name, wanted)
+    cache = job.cache / spec.name
+    logged = await load_outcomes(settings, cache, wanted)
+    if job.first is None:
+        return logged
+    return await with_history(spec, logged, job.first, cache=cache, archive=settings.artifacts)
 
 
 def _evaluate(trained: Trained, model: bytes, champion: bytes | None) -> tuple[bytes, dict[str, float]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tidemill_contracts.events import TrainingManifest, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_trainer.domain.rows import Rows
 from tidemill_trainer.domain.training import Trained
 
 CODE = ("tidemill_contracts", "tidemill_engine", "tidemill_trainer")
@@ -24,17 +23,23 @@ def code_digest(packages: Iterable[Path]) -> str:
 
 
 def manifest_of(
-    spec: PipelineSpec, request: TrainingRequested, rows: Rows, trained: Trained, *, digests: dict[str, str]
+    spec: PipelineSpec,
+    request: TrainingRequested,
+    trained: Trained,
+    *,
+    digests: dict[str, str],
+    first: TrainingRequested | None = None,
 ) -> TrainingManifest:
-    """The manifest of a finished training; `digests` gives code and lock."""
+    """The manifest of a finished training; `digests` gives data, code and lock, `first` had the archive's rows."""
     cold = request.cause.kind == "cold_start"
+    archived = request if cold else first
     return TrainingManifest(
         pipeline=spec.name, spec=spec.digest(), policy=spec.policy_digest(), trainer=spec.model.trainer,
         parameters=dict(spec.model.parameters), window=trained.choice.window, seed=spec.model.seed,
         outcomes=None if cold else (0, request.outcomes_to),
-        events={name: dict(places) for name, places in sorted(request.positions.items())} if cold else {},
+        events={} if archived is None else {n: dict(places) for n, places in sorted(archived.positions.items())},
         as_of_us=request.at_us, views={view: spec.view_version(view) for view in spec.views},
-        features=list(spec.feature_names()), rows=trained.parts, data=rows.digest(),
+        features=list(spec.feature_names()), rows=trained.parts, data=digests["data"],
         code=digests["code"], lock=digests["lock"],
     )  # fmt: skip
 

@@ -66,20 +66,22 @@ class Services:
         path: str,
         *,
         body: Any = None,  # noqa: ANN401 - JSON
+        params: dict[str, str] | None = None,
         headers: dict[str, str] | None = None,
     ) -> Any:  # noqa: ANN401 - JSON
-        del headers
         assert (service, method) in {
             ("ingestion", "POST"),
             ("serving", "POST"),
             ("serving", "GET"),
             ("monitoring", "GET"),
         }
-        if path.endswith("/progress"):
-            self.progress[path.split("/")[3]] = parse_time(body["time"])
-        elif path.startswith("/v1/events/"):
+        if path.startswith("/v1/events/"):
             self.log += [("event", event["id"]) for event in body]
+            assert params is not None, "the last batch of a tick says that the tick is over"
+            self.progress[path.split("/")[3]] = parse_time(params["progress"])
         elif path.startswith("/v1/predict/"):
+            assert headers is not None
+            assert {*self.progress.values()} <= {int(headers["tidemill-minimum-watermark"])}, "as of all that was sent"
             self.log += [("predict", each["id"]) for each in body["instances"]]
             return {"predictions": [{}] * len(body["instances"])}
         else:

@@ -18,6 +18,7 @@ REPORT: dict[str, Any] = {
     "quality": {**PAIR, "months": {"2013-02": PAIR}, "recovered": PAIR},
     "counts": {"drifts": 1, "runs": 2, "releases": 2, "swaps": 2},
     "memory_mib": {"total": 2000.0, "kafka": 500.0},
+    "memory_samples": {"kafka": [(0.0, 300.0), (2.0, 410.0), (4.0, 420.0)]},
     "kills": [{"victim": "serving", "at_us": START, "back_after_s": 1.5}],
     "phases": {"loop": 12.5},
     "timeline": {
@@ -27,6 +28,10 @@ REPORT: dict[str, Any] = {
             "drift": [
                 {"at_us": START, "kind": "concept", "subject": EVIL, "effect": 0.1, "before": 0.4, "after": None,
                  "detector": "adwin"},
+                *(
+                    {"at_us": START, "kind": "input", "subject": f"f{n}", "effect": n / 10, "before": 0.1, "after": 0.2,
+                     "detector": "population"} for n in range(6)
+                ),
             ],
             "training": [{"at_us": START, "request_id": "r", "cause": {"kind": "drift", "detail": EVIL}}],
             "runs": [],
@@ -63,9 +68,10 @@ class Reader(HTMLParser):
 def test_the_page_shows_both_curves_and_what_happened() -> None:
     page = Reader(render(REPORT))
     assert page.tags.count("polyline") == 2
-    assert page.tags.count("circle") == 4
-    for part in ("1,000", "0.4100", "abcdef012345", "Every equation holds.", "serving (back after 1.5 s)", "2013-02",
-                 "tidemill lineage p-1", "version 2: pass", "from a week after the change"):  # fmt: skip
+    assert page.tags.count("circle") == 10
+    for part in ("1,000", "0.4100", "abcdef01", "410", "Every equation holds.", "serving (back after 1.5 s)", "2013-02",
+                 "tidemill lineage p-1", "version 2: pass", "f3 (0.30), f2 (0.20) and 2 more",
+                 "from a week after the change"):  # fmt: skip
         assert part in page.text
 
 

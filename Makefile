@@ -57,9 +57,9 @@ check-lint:
 check-format:
 	$(BIN)/ruff format --check .
 check-types:
-	$(BIN)/mypy --exclude '/tests/conftest\.py$$' libs services tests deploy conftest.py $(wildcard benchmarks/*.py)
+	$(BIN)/mypy --exclude '(^|/)tests/(.*/)?conftest\.py$$' libs services tests deploy conftest.py $(wildcard benchmarks/*.py)
 	@# Each package may have a conftest.py: the same name, so one at a time.
-	@for file in $(wildcard libs/*/tests/conftest.py services/*/tests/conftest.py); do $(BIN)/mypy $$file || exit 1; done
+	@for file in $(wildcard libs/*/tests/conftest.py services/*/tests/conftest.py tests/*/conftest.py); do $(BIN)/mypy $$file || exit 1; done
 check-imports:
 	$(BIN)/lint-imports --no-logo
 check-sizes:

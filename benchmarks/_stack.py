@@ -27,6 +27,7 @@ from tidemill_engine.learn.boosting import fit_lightgbm
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import ensure_topics
 
+CARRIERS = ("AA", "B6", "DL", "EV", "MQ", "UA", "US", "WN")
 PIPELINE = Path(__file__).parent.parent / "pipelines" / "flight-delay.yaml"
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics that are new have no leader for a moment
 START_US = 1_357_000_000_000_000
@@ -177,14 +178,14 @@ async def get(url: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def departure(number: int, *, flight: str, tag: str | None = None, start_us: int = START_US) -> dict[str, Any]:
-    """A plausible event of the source `departures`; `tag` makes carrier, destination and tail its own."""
+    """A plausible event of the source `departures`; `tag` makes destination and tail its own."""
     at = np.datetime64(start_us + number * 100_000, "us").astype("datetime64[ms]")
     when = f"{at}Z"
     return {
         "id": f"{flight}-departed",
         "data": {
             "flight": flight, "origin": ("EWR", "JFK", "LGA")[number % 3], "dest": tag or f"D{number % 103}",
-            "carrier": tag or f"C{number % 16}", "tail": tag or f"N{number * 7919 % 4000}",
+            "carrier": CARRIERS[number % len(CARRIERS)], "tail": tag or f"N{number * 7919 % 4000}",
             "distance": float(100 + number % 4000), "scheduled": when, "scheduled_arrival": number % 1440,
             "departed": when, "dep_delay": float(number % 97 - 12), "dep_late": number % 5 == 0,
         },

@@ -1,8 +1,8 @@
 """How long an accepted event takes until a prediction reads it: 2,000 events per second through the whole path.
 
-Every batch holds one event whose carrier, destination and tail are nobody else's. From its 202 on, one poller asks for
+Every batch holds one event whose destination and tail are nobody else's. From its 202 on, one poller asks for
 predictions of the oldest of such entities, in one request every twenty milliseconds; an event counts as readable with
-the first answer in which all three views know its entity, so the figures contain the poller's own interval.
+the first answer in which both views know its entity, so the figures contain the poller's own interval.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 SOURCE = "departures"
 RATE, BATCH, SECONDS, WARM_UP_S, CONNECTIONS = 2000, 100, 20, 8, 8
 POLL_S, AT_ONCE = 0.02, 8
-OWN_VIEWS = frozenset({"airline-departures", "destination-departures", "aircraft-departures"})
+OWN_VIEWS = frozenset({"destination-departures", "aircraft-departures"})
 
 
 class Freshness:

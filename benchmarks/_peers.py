@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,7 @@ async def produce_batches(kafka: str, partitions: int, count: int, batch: int, w
                 made.append(key=None, value=value, timestamp=None)
             await (await producer.send_batch(made, TOPIC, partition=partition % partitions))
 
-    try:
-        started = time.monotonic()
-        await asyncio.gather(*(work(number) for number in range(width)))
-        return count / (time.monotonic() - started)
-    finally:
-        await producer.stop()
+    return await _rate(producer, work, count=count, width=width)
 
 
 async def produce_single(kafka: str, partitions: int, count: int, width: int) -> float:
@@ -62,12 +57,7 @@ async def produce_single(kafka: str, partitions: int, count: int, width: int) ->
         for value in values:
             await producer.send_and_wait(TOPIC, value, partition=partition % partitions)
 
-    try:
-        started = time.monotonic()
-        await asyncio.gather(*(work(number) for number in range(width)))
-        return count / (time.monotonic() - started)
-    finally:
-        await producer.stop()
+    return await _rate(producer, work, count=count, width=width)
 
 
 async def produce_and_read(kafka: str, partitions: int, *, batch: int, rate: float, seconds: float) -> list[float]:
@@ -127,3 +117,13 @@ def echo() -> Iterator[str]:
     finally:
         child.terminate()
         child.wait(10)
+
+
+async def _rate(producer: AIOKafkaProducer, work: Callable[[int], Awaitable[None]], *, count: int, width: int) -> float:
+    """Events per second of `width` workers that send `count` together; the producer is stopped afterwards."""
+    try:
+        started = time.monotonic()
+        await asyncio.gather(*(work(number) for number in range(width)))
+        return count / (time.monotonic() - started)
+    finally:
+        await producer.stop()

@@ -18,7 +18,7 @@ from tidemill_monitoring.domain.policy import PolicyState
 from tidemill_monitoring.domain.segments import PaneSums, Segments
 from tidemill_monitoring.domain.watch import Watch
 
-VERSION = 1
+VERSION = 2
 _DAY = 86_400_000_000
 
 

@@ -20,7 +20,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidemill import Client
 from tidemill.client.transport import Endpoints
+from tidemill.ledger.topics import read_topic
 from tidemill.stack import Stack
+from tidemill_contracts.events import Event, RunFinished, RunProgress, decode
+from tidemill_contracts.topics import topic
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import Receiver, otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
@@ -184,6 +187,25 @@ def test_a_swap_leads_back_over_release_run_and_drift_to_predictions(reader: Rea
         answering = traces.back(prediction, SERVING, "swap")
         assert answering is not None
         assert about(answering) == ("shop", 1)
+
+
+def test_a_run_tells_its_steps_before_its_end(reader: Reader) -> None:
+    """On the topic of runs: steps with rising shares for every run, the end after them."""
+
+    async def read() -> list[Event]:
+        topic_of_runs = read_topic(Endpoints.find(reader.home).bootstrap(), topic("runs"))
+        return [decode(record.envelope) async for record in topic_of_runs if record.envelope is not None]
+
+    events = asyncio.run(read())
+    finished = [event for event in events if isinstance(event, RunFinished)]
+    assert finished
+    for run in finished:
+        before = events[: events.index(run)]
+        steps = [event for event in before if isinstance(event, RunProgress) and event.run_id == run.run_id]
+        assert [step.step for step in steps][:1] == ["rows"]
+        assert steps[-1].step == "check"
+        assert [step.share for step in steps] == sorted(step.share for step in steps)
+    assert not [event for event in events[events.index(finished[-1]) :] if isinstance(event, RunProgress)]
 
 
 def about(span: Span) -> tuple[str | int | None, str | int | None]:

@@ -94,6 +94,10 @@ class JobQueue:
         status = await self._pool.execute(sql(self._schema, _BEAT), job.id, job.attempt, self._lease_s)
         self._check(status, job)
 
+    async def hold(self, conn: Connection, job: Job) -> None:
+        """`heartbeat` in the caller's transaction: what it writes beside is this worker's, or is rolled back."""
+        self._check(await conn.execute(sql(self._schema, _BEAT), job.id, job.attempt, self._lease_s), job)
+
     async def finish(
         self, conn: Connection, job: Job, status: Literal["succeeded", "failed", "refused"], result: Mapping[str, Any]
     ) -> None:

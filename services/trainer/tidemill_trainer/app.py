@@ -26,6 +26,7 @@ from tidemill_trainer import api
 from tidemill_trainer.domain import SOURCE
 from tidemill_trainer.handlers import Queued, on_training_requested
 from tidemill_trainer.process import TrainingCrashedError, run_job
+from tidemill_trainer.progress import Progress
 from tidemill_trainer.releases import Champions
 from tidemill_trainer.settings import Settings
 from tidemill_trainer.worker import Job as Order
@@ -132,16 +133,19 @@ class Trainer:
             await self._attempt(job, request)
 
     async def _attempt(self, job: Job, request: TrainingRequested) -> None:
-        assert self.queue is not None  # noqa: S101 - as above
+        assert self.queue is not None and self.pool is not None  # noqa: S101, PT018 - as above
         if job.exhausted:
             await self._finish(job, request, {"error": "earlier attempts died without an answer"})
             return
-        work = asyncio.create_task(self._result(request))
+        steps = Progress(self.pool, SCHEMA, self.queue, prefix=self.settings.prefix)
+        work = asyncio.create_task(self._result(request, steps))
+        telling = asyncio.create_task(steps.tell(job, request))
         try:
             while not work.done():
                 await asyncio.wait({work}, timeout=min(HEARTBEAT_S, self.settings.lease_s / 3))
                 await self.queue.heartbeat(job)
             result = work.result()
+            await steps.finish()
         except TrainingCrashedError as error:
             _log.warning("training %s: %s; it is tried again", job.id, error)
             await self.queue.failed(job)
@@ -152,11 +156,13 @@ class Trainer:
             raise
         finally:
             work.cancel()
+            telling.cancel()
+            await asyncio.wait({telling})
             self.progress.pop(job.id, None)
         with contextlib.suppress(Fenced):
             await self._finish(job, request, result)
 
-    async def _result(self, request: TrainingRequested) -> dict[str, Any]:
+    async def _result(self, request: TrainingRequested, steps: Progress) -> dict[str, Any]:
         spec = self.spec(request.pipeline)
         if spec is None:
             return {"error": f"there is no pipeline {request.pipeline}"}
@@ -168,6 +174,7 @@ class Trainer:
 
         def note(name: str, share: float) -> None:
             self.progress[str(request.request_id)] = {"name": name, "share": share}
+            steps.note(name, share)
 
         result = await run_job(order, timeout_s=self.settings.job_timeout_s, progress=note)
         return {**result, "champion_epoch": champion.epoch if champion is not None else 0}

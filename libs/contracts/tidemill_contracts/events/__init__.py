@@ -13,6 +13,7 @@ from tidemill_contracts.events.control import (
     Released,
     ReleaseReason,
     RunFinished,
+    RunProgress,
     TrainingCoalesced,
     TrainingManifest,
     TrainingRequested,
@@ -32,6 +33,6 @@ from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
     "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "ReleaseReason",
-    "Released", "RunFinished", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
+    "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
     "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

@@ -130,6 +130,19 @@ class RunFinished(Event):
     error: str | None = None
 
 
+class RunProgress(Event):
+    """A training run has begun a step: a notice for those who watch, nothing is decided by it."""
+
+    TYPE: ClassVar[str] = "tidemill.run-progress.v1"
+    FAMILY: ClassVar[Family | None] = "runs"
+    run_id: UUID
+    request_id: UUID
+    pipeline: str
+    attempt: int = Field(ge=1, description="rises when the run is begun again after a crash")
+    step: str
+    share: float = Field(ge=0, le=1, description="of the run's work that lies behind it")
+
+
 class VersionRegistered(Event):
     """A model got its number; versions are content-addressed and never change."""
 

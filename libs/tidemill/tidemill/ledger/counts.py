@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tidemill.client.transport import AsyncTransport
-from tidemill.ledger.topics import body, read_topic
+from tidemill.ledger.topics import body, read_ids, read_topic
 from tidemill_contracts.events import Prediction, Released, TrainingCoalesced, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import RELEASES_LAG_MS, topic
@@ -73,10 +73,9 @@ async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec,
         counts = status["sources"][source]
         for name in ("accepted", "applied", "late", "future", "dead_lettered"):
             total[name] += counts.get(name, 0)
-        ids = set()
-        async for record in read_topic(bootstrap, topic("raw", source, prefix=prefix)):
-            if record.envelope is not None and not record.envelope.type.startswith("tidemill.timer"):
-                ids.add(record.envelope.id)
+        ids: set[str] = set()
+        async for found in read_ids(bootstrap, topic("raw", source, prefix=prefix)):
+            ids.update(identity for kind, identity in found if not kind.startswith("tidemill.timer"))
         total["distinct"] += len(ids)
     return {
         "accepted": total["accepted"], "distinct": total["distinct"], "applied": total["applied"],
@@ -87,9 +86,8 @@ async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec,
 async def _predictions(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
     status = (await transport.call("serving", "GET", "/v1/status"))["pipelines"][spec.name]
     seen: Counter[str] = Counter()
-    async for record in read_topic(bootstrap, topic("predictions", spec.name, prefix=prefix)):
-        if record.envelope is not None and record.envelope.type == Prediction.TYPE:
-            seen[record.envelope.id] += 1
+    async for found in read_ids(bootstrap, topic("predictions", spec.name, prefix=prefix)):
+        seen.update(identity for kind, identity in found if kind == Prediction.TYPE)
     repeated = sum(count - 1 for count in seen.values())
     return {"answered": status["answered"], "spooled": status["spooled"], "in_topic": len(seen), "repeated": repeated}
 

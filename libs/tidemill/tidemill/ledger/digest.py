@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tidemill.ledger.topics import Record, body, read_topic
+from tidemill_contracts.events import RunProgress
 from tidemill_contracts.topics import Family, topic
 
 DECISIONS: tuple[Family, ...] = ("drift", "training", "runs", "versions", "releases")
@@ -31,7 +32,9 @@ async def read_decisions(bootstrap: str, *, prefix: str = "tidemill") -> dict[st
         seen: set[str] = set()
         found[family] = []
         async for record in read_topic(bootstrap, topic(family, prefix=prefix)):
-            if record.envelope is not None and record.envelope.id not in seen:
+            if record.envelope is None or record.envelope.type == RunProgress.TYPE:
+                continue  # a notice, not a decision
+            if record.envelope.id not in seen:
                 seen.add(record.envelope.id)
                 found[family].append(record)
     return found

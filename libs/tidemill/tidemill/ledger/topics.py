@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from tidemill_contracts import Envelope, EnvelopeError, read_envelope
 from tidemill_runtime.consumer import SteadyConsumer
@@ -29,6 +29,18 @@ class Record:
 
 async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]:
     """Every committed record of a topic up to its end as of now, by partition; nothing when it does not exist."""
+    async for batch in _batches(bootstrap, topic):
+        for record in batch:
+            yield _record(record)
+
+
+async def read_ids(bootstrap: str, topic: str) -> AsyncGenerator[list[tuple[str, str]], None]:
+    """(type, id) of the events of a topic, as `read_topic` finds them, in lists: for counting many."""
+    async for batch in _batches(bootstrap, topic):
+        yield [found for record in batch if (found := _identity(record.headers)) is not None]
+
+
+async def _batches(bootstrap: str, topic: str) -> AsyncIterator[list[Any]]:
     try:
         ends = await end_offsets(bootstrap, topic)
     except Later:
@@ -45,18 +57,23 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]
             place = TopicPartition(topic, partition)
             consumer.assign([place])
             consumer.seek(place, 0)
-            async for record in _until(consumer, place, end):
-                yield record
+            deadline, at = asyncio.get_running_loop().time() + _DEADLINE_S, 0
+            while at < end:
+                async with asyncio.timeout_at(deadline):
+                    batch = await consumer.getmany(place, timeout_ms=200, max_records=10_000)
+                    at = await consumer.position(place)
+                yield batch.get(place, [])
     finally:
         await close_client(consumer)
 
 
-async def _until(consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> AsyncIterator[Record]:
-    async with asyncio.timeout(_DEADLINE_S):
-        while await consumer.position(place) < end:
-            batch = await consumer.getmany(place, timeout_ms=200, max_records=10_000)
-            for record in batch.get(place, []):
-                yield _record(record)
+def _identity(headers: Iterable[tuple[str, bytes]]) -> tuple[str, str] | None:
+    fields = dict(headers)
+    try:
+        kind, identity = fields["ce_type"].decode(), fields["ce_id"].decode()
+    except (KeyError, AttributeError, UnicodeDecodeError):
+        return None
+    return (kind, identity) if fields.get("ce_specversion") == b"1.0" and kind and identity else None
 
 
 def _record(record: Any) -> Record:  # noqa: ANN401 - aiokafka ships no types

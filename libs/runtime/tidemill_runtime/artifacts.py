@@ -121,7 +121,7 @@ class _Bucket:
         try:
             from pyarrow import fs  # noqa: PLC0415 - only deployments with a bucket carry it
         except ImportError as error:
-            raise Configuration("artifacts under s3:// need pyarrow: install tidemill-runtime[s3]") from error
+            raise Configuration("artifacts under s3:// need the package pyarrow") from error
         self._missing = fs.FileType.NotFound
         self._fs, self._root = fs.FileSystem.from_uri(url)
 

@@ -86,7 +86,7 @@ def _parameters(route: Route, path: str, components: dict[str, Any]) -> list[dic
 
 
 def _responses(route: Route, components: dict[str, Any]) -> dict[str, Any]:
-    statuses = {route.status, *route.statuses, 500}
+    statuses = {route.status, *route.statuses, *route.failures, 500}
     if not route.public:
         statuses.add(401)
     if route.request is not None:
@@ -96,11 +96,18 @@ def _responses(route: Route, components: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if route.response is not None:
         content = {"content": {"application/json": {"schema": _schema(route.response, "serialization", components)}}}
-    problem = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
     return {
-        str(status): {"description": HTTPStatus(status).phrase} | (content if _own(route, status) else problem)
+        str(status): {"description": HTTPStatus(status).phrase}
+        | (content if _own(route, status) else _failure(route, status, components))
         for status in sorted(statuses)
     }
+
+
+def _failure(route: Route, status: int, components: dict[str, Any]) -> dict[str, Any]:
+    found = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+    if status in route.failures:
+        found["application/json"] = {"schema": _schema(route.failures[status], "serialization", components)}
+    return {"content": found}
 
 
 def _own(route: Route, status: int) -> bool:

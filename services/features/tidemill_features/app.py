@@ -13,6 +13,8 @@ from tidemill_features.dlq import DeadLetters
 from tidemill_features.domain.aggregate import ViewPartition
 from tidemill_features.domain.views import Program, compile_program
 from tidemill_features.domain.warm import warm
+from tidemill_features.feast import FeastStore, feast_routes
+from tidemill_features.feast.ingestion import Ingestion
 from tidemill_features.handlers.aggregate import AggregateTask, Parts
 from tidemill_features.handlers.route import RouteTask
 from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
@@ -25,6 +27,7 @@ from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
 from tidemill_runtime.postgres import migrate, open_pool
 from tidemill_runtime.service import Service
 from tidemill_runtime.stream import PartitionTask, StreamRunner
+from tidemill_runtime.tail import Tail
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,10 @@ class Features:
         self._store: Store | None = None
         self._rows = OrderedLog(settings)
         self._tasks: dict[int, AggregateTask] = {}
+        self.feast = FeastStore(
+            open_tail=partial(Tail, settings), ingestion=Ingestion(settings), is_ready=lambda: health.ready()[0],
+            max_bytes=settings.feast_max_bytes,
+        )  # fmt: skip
         self._runners: list[tuple[StreamRunner, asyncio.Task[None]]] = []
 
     @property
@@ -70,6 +77,7 @@ class Features:
     async def _apply(self, pipelines: Pipelines) -> None:
         specs = [PipelineSpec.model_validate_json(json.dumps(applied.spec)) for applied in pipelines.values()]
         program = compile_program(specs, self._settings.prefix)
+        self.feast.apply(specs, program)
         for name, reason in program.refused.items():
             _log.error("the view %s is not run: %s", name, reason)
         if program == self._program:
@@ -131,5 +139,7 @@ def _topics(program: Program, prefix: str) -> list[TopicSpec]:
 def create(settings: Settings, health: Health) -> Service:
     """The service, not yet running."""
     features = Features(settings, health)
-    background: dict[str, Callable[[], Awaitable[None]]] = {"features": features.run}
-    return Service(title="Tidemill features", routes=ROUTES, background=background, state={"holdings": features})
+    background: dict[str, Callable[[], Awaitable[None]]] = {"feast": features.feast.run, "features": features.run}
+    routes = [*ROUTES, *feast_routes()] if settings.feast else ROUTES
+    state = {"holdings": features, "feast": features.feast}
+    return Service(title="Tidemill features", routes=routes, background=background, state=state)

@@ -1,5 +1,7 @@
 """What the environment tells this service, beside what it tells every service."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from tidemill_runtime.settings import ServiceSettings
@@ -14,3 +16,9 @@ class Settings(ServiceSettings):
     linger_ms: float = Field(default=4.0, ge=0, description="wait for more before a transaction of vectors")
     dead_letter_share: float = Field(default=0.5, gt=0, le=1, description="of the latest records, before a stop")
     dead_letter_run: int = Field(default=1000, ge=1, description="bad records in a row before a stop")
+    feast: bool = Field(default=True, description="answer Feast's protocol; nothing is read or kept until it is used")
+    feast_max_bytes: int = Field(
+        default=512 * 1024 * 1024, ge=1, description="of vectors kept for it: about 300 and 8 per feature for an entity"
+    )
+    ingestion_url: str | None = Field(default=None, description="where pushes go; the embedded stack says it otherwise")
+    endpoints: Path | None = Field(default=None, description="the embedded stack's list of addresses")

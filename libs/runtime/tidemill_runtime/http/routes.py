@@ -1,6 +1,6 @@
 """A route as data: what runs, what it takes, what it answers. The application and its OpenAPI document come from it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ class Route:
 
     `request` and `media` describe the body, which is read by `read_model` or `read_body` within `max_bytes`; `query` is
     a model whose fields are the query parameters, `headers` maps header names to descriptions. `statuses` are the other
-    answers it may give: 400 and above are problems, below with the same body. `public` routes need no API key.
+    answers it may give: 400 and above are problems, below with the same body. `failures` are statuses of 400 and above
+    that may also come as JSON of a schema of another protocol. `public` routes need no API key.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Route:
     response: Schema | None = None
     status: int = 200
     statuses: tuple[int, ...] = ()
+    failures: Mapping[int, Schema] = field(default_factory=dict)
     query: type[BaseModel] | None = None
     headers: dict[str, str] = field(default_factory=dict)
     media: tuple[str, ...] = ("application/json",)

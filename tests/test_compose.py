@@ -97,7 +97,9 @@ def test_dashboards_ask_only_for_metrics_that_exist(path: Path) -> None:
     asked = {name for expression in expressions for name in re.findall(r"tidemill_[a-z_]+", expression)}
     declared = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in asked}
     assert asked
-    assert [name for name in declared if f'"{name}"' not in source] == []
+    # Serving reads its metrics from its parts on demand: there a name is the prefix and a key of the table of families.
+    known = {name: (f'"{name}"', f'"{name.removeprefix("tidemill_serving_")}"') for name in declared}
+    assert [name for name, forms in known.items() if not any(form in source for form in forms)] == []
 
 
 def test_dashboards_use_the_provisioned_sources() -> None:

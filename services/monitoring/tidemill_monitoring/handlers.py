@@ -14,6 +14,7 @@ from tidemill_monitoring.domain.evidence import Evidence
 from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
 from tidemill_monitoring.domain.read import BadRecordError, Read, Record
+from tidemill_monitoring.metrics import WATERMARK, Rolling, decided
 from tidemill_runtime import telemetry
 
 BATCH_ROWS = 2000
@@ -42,12 +43,14 @@ class MergeTask:
     outcomes_to: int = field(init=False)
     following: dict[Input, int] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
+    _rolling: Rolling = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _bad: list[tuple[Record, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.merged_us = self.merge.released_until_us
         self.outcomes_to = self.monitor.next_seq
+        self._rolling = Rolling(self.monitor.spec.name)
 
     def on_records(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """Buffer a partition's records; folding happens in `run`, so a failure there never loses what was read."""
@@ -99,6 +102,7 @@ class MergeTask:
         if effects.outcomes:
             await self.sink.publish(effects.outcomes)
             self.outcomes_to = self.monitor.next_seq
+            self._rolling.note(effects.outcomes)
         return effects
 
     async def _fold_traced(self, rows: Sequence[Row]) -> None:
@@ -118,9 +122,12 @@ class MergeTask:
     async def _settle(self, moved: bool) -> bool:  # noqa: FBT001 - the step's own result
         if self._decided:
             await self.sink.commit(self._decided)
+            for decision in self._decided:
+                decided(self.monitor.spec.name, decision.event)
             self._decided.clear()
         if self.merge.released_until_us > self.merged_us:
             self.merged_us = self.merge.released_until_us
+            WATERMARK.labels(self.monitor.spec.name).set(self.merged_us / 1e6)
             return True
         return moved
 

@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from prometheus_client import Counter
+
 from tidemill_contracts import topic
-from tidemill_ingestion.domain.decide import FAMILIES, Batch, Emit, Known, Pairs, Position, decide, repeat
+from tidemill_ingestion.domain.decide import FAMILIES, Batch, Counts, Emit, Known, Pairs, Position, decide, repeat
 from tidemill_ingestion.domain.outgoing import Outgoing
 from tidemill_ingestion.domain.readings import Record, Refusal, read
 from tidemill_ingestion.domain.recent import RecentEvents
@@ -20,6 +22,8 @@ from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
 from tidemill_runtime.errors import Later, Stalled
 
 GROUP = "ingestion"
+OUTCOMES = ("applied", "late", "future", "duplicates", "conflicts", "refused", "timers")
+EVENTS = Counter("tidemill_ingestion_records", "Records of raw topics by what was decided.", ["source", "outcome"])
 AT_A_STRETCH = 250
 """Records read between two yields of the event loop: below ten milliseconds if each has to be validated."""
 ATTEMPTS = 10
@@ -122,10 +126,16 @@ class RawTask:
                 continue
         else:
             raise Later(f"{self._topic}/{self._partition}: other partitions keep claiming the same ids")
+        self._count(batch.counts)
         self._position = batch.position
         await self._write(batch.emits, batch.position.next)
         if stalled is not None:
             raise stalled
+
+    def _count(self, counts: Counts) -> None:
+        for outcome in OUTCOMES:
+            if count := getattr(counts, outcome):
+                EVENTS.labels(self._source.name, outcome).inc(count)
 
     def _limit(self, pairs: Pairs, batch: Batch) -> tuple[int, Stalled | None]:
         """How many of the records may be decided before dead letters are no longer exceptions."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill_contracts import Envelope
-from tidemill_contracts.events import Prediction, Timer
+from tidemill_contracts.events import Inference, Prediction, Timer
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_monitoring.domain.join import Label
@@ -71,6 +71,8 @@ def read_prediction(envelope: Envelope, place: Input, offset: int) -> Read:
     """A prediction row, or a watermark that serving wrote."""
     if envelope.type == Timer.TYPE:
         return Read(watermark_us=Timer.read(envelope.data).time_us)
+    if envelope.type == Inference.TYPE:
+        return Read()  # somebody asked the model itself: no entity, so no label will come
     if envelope.type != Prediction.TYPE:
         msg = f"{envelope.type} does not belong on this topic"
         raise BadRecordError(msg)

@@ -1,0 +1,54 @@
+"""What an operator watches about the models, counted by this process: a restart begins anew."""
+
+from collections import deque
+from collections.abc import Sequence
+from math import log
+
+from prometheus_client import Counter, Gauge
+
+from tidemill_contracts.events import DriftDetected, Event, Outcome, TrainingCoalesced, TrainingRequested
+
+NEWEST = 1000
+"""Outcomes that the rolling loss is taken over."""
+LEAST = 1e-15
+OUTCOMES = Counter("tidemill_monitoring_outcomes", "Labels joined to their predictions.", ["pipeline"])
+DRIFTS = Counter("tidemill_monitoring_drifts", "Alarms by what has drifted.", ["pipeline", "kind"])
+CAUSES = Counter("tidemill_monitoring_training_causes", "Causes for a training by what became of them.",
+                 ["pipeline", "outcome"])  # fmt: skip
+LOSS = Gauge("tidemill_monitoring_log_loss", "Log-loss of the newest 1,000 outcomes.", ["pipeline", "model"])
+WATERMARK = Gauge("tidemill_monitoring_watermark_seconds", "Event time up to which everything is folded, "
+                  "seconds since 1970.", ["pipeline"])  # fmt: skip
+
+
+class Rolling:
+    """The loss of the newest outcomes of a pipeline: of its answers, of its shadows and of the reference learner."""
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._losses: dict[str, deque[float]] = {}
+
+    def note(self, outcomes: Sequence[Outcome]) -> None:
+        """Outcomes that were published."""
+        OUTCOMES.labels(self._pipeline).inc(len(outcomes))
+        for outcome in outcomes:
+            scores = {"champion": outcome.score, **outcome.shadows}
+            if outcome.reference is not None:
+                scores["reference"] = outcome.reference
+            for model, score in scores.items():
+                self._losses.setdefault(model, deque(maxlen=NEWEST)).append(_loss(outcome.label, score))
+        for model, losses in self._losses.items():
+            LOSS.labels(self._pipeline, model).set(sum(losses) / len(losses))
+
+
+def decided(pipeline: str, event: Event) -> None:
+    """A decision that was committed."""
+    if isinstance(event, DriftDetected):
+        DRIFTS.labels(pipeline, event.kind).inc()
+    elif isinstance(event, TrainingRequested):
+        CAUSES.labels(pipeline, "requested").inc()
+    elif isinstance(event, TrainingCoalesced):
+        CAUSES.labels(pipeline, event.outcome).inc()
+
+
+def _loss(label: float, score: float) -> float:
+    return -log(max(LEAST, score if label > 0.5 else 1.0 - score))  # noqa: PLR2004 - a label is 0 or 1

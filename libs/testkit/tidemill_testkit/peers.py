@@ -51,7 +51,7 @@ def _uv(*arguments: str) -> None:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if uv is None:
         raise PeerError("uv is not installed")
-    command = [uv, "--quiet", *arguments]
+    command = [uv, "--quiet", "--no-config", *arguments]
     try:
         done = subprocess.run(
             command, env=_environment(os.environ), capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S,

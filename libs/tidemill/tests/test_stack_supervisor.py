@@ -31,6 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/crash":
             os._exit(7)
+        note("asked")
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(dict(os.environ)).encode())
@@ -71,15 +72,23 @@ def no_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TIDEMILL_ARTIFACTS", raising=False)
 
 
-def test_services_start_one_after_another_and_are_told_where_everything_is(
-    home: Path, no_servers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_services_start_in_order_two_at_a_time(home: Path, no_servers: None) -> None:
+    names = ("first", "second", "third")
+    with Stack(home, services=[stand_in(name) for name in names]):
+        noted = {name: [_first(home / "state" / name / what) for what in ("started", "asked")] for name in names}
+    assert noted["first"][0] < noted["third"][0]
+    assert noted["third"][0] >= min(noted["first"][1], noted["second"][1])
+
+
+def _first(path: Path) -> float:
+    return float(path.read_text().split()[0])
+
+
+def test_services_are_told_where_everything_is(home: Path, no_servers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example:4318")
     with Stack(home, services=[stand_in("first"), stand_in("second")]) as stack:
         seen = stack.endpoints()
         told = json.loads(get(f"{seen.services['second'].url}/readyz"))
-    began = [float((home / "state" / name / "started").read_text()) for name in ("first", "second")]
-    assert began == sorted(began)
     assert told["TIDEMILL_KAFKA"] == seen.kafka == "kafka.example:9092"
     assert told["TIDEMILL_POSTGRES"] == seen.postgres == "postgresql://postgres.example/db"
     assert told["TIDEMILL_ARTIFACTS"] == seen.artifacts == str(home / "artifacts")

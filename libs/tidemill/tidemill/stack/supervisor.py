@@ -1,7 +1,8 @@
 """The one process that runs a home's stack: `python -m tidemill.stack.supervisor HOME`.
 
-It starts Kafka and Postgres together, then one service after another as each becomes ready, restarts whatever ends,
-and stops everything when told to. It is a single loop that never waits; everybody else learns from the files it writes.
+It starts Kafka and Postgres together, then the services in order, two at a time, as those before become ready, restarts
+whatever ends, and stops everything when told to. It is a single loop that never waits; everybody else learns from the
+files it writes.
 """
 
 import logging
@@ -29,6 +30,8 @@ from tidemill.stack.process import Program, free_port
 
 _TICK_S, _SAMPLE_S, _ROTATE_S = 0.05, 2.0, 10.0
 _GRACE_S = 10.0
+_AT_ONCE = 2
+"""Services that may be on their way at the start: one alone keeps a core busy, more would wait for each other."""
 _log = logging.getLogger("tidemill.stack")
 
 
@@ -99,12 +102,15 @@ class Supervisor:
         return Program(name=service.name, command=service.command, log=log, env=environment)
 
     def _tick(self, now: float) -> None:
-        stages = [self._servers, *([service] for service in self._services)]
-        for stage in stages:
+        for stage, room in ((self._servers, len(self._servers)), (self._services, _AT_ONCE)):
+            waiting = 0
             for managed in stage:
                 managed.tick(now)
-            if not self._complete and any(managed.state != "ready" for managed in stage):
-                break  # the first time round, each stage waits for the one before it
+                waiting += managed.state != "ready"
+                if not self._complete and waiting >= max(1, room):
+                    break  # the first time round, each waits for those before it
+            if not self._complete and waiting:
+                break
         else:
             self._complete = True
         self._publish()

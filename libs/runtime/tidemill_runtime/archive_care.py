@@ -169,22 +169,28 @@ def compact_archive(path: str, source: str, *, keep_hours: int = KEEP_HOURS) -> 
     No event is removed and positions stay with it, so what was verifiable stays so. Raises Later when the store fails
     or another writer was faster. Blocks.
     """
-    from deltalake.exceptions import DeltaError  # noqa: PLC0415 - only services that read the archive carry it
-
     table = open_archive(path)
     before = len(table.file_uris())
     try:
         table.optimize.compact()
         gone = table.vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False)
         table.create_checkpoint()
-    except (DeltaError, OSError) as error:
+    except (*_delta_errors(), OSError) as error:
         raise Later(f"the archive at {path} could not be compacted: {error}") from error
     sizes = table.get_add_actions(flatten=True)
     return Compaction(source, before, len(table.file_uris()), len(gone), sum(_column(sizes, "size_bytes")))
 
 
+def _delta_errors() -> tuple[type[Exception], ...]:
+    try:
+        from deltalake.exceptions import DeltaError  # noqa: PLC0415 - only services that read the archive carry it
+    except ImportError:
+        return ()
+    return (DeltaError,)
+
+
 def _column(actions: Any, name: str) -> list[int]:  # noqa: ANN401 - a table of another Arrow library
-    import pyarrow as pa  # noqa: PLC0415 - see compact_archive
+    import pyarrow as pa  # noqa: PLC0415 - see _delta_errors
 
     values: list[int] = pa.table(actions).column(name).to_pylist()
     return values

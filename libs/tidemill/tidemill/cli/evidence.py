@@ -98,7 +98,7 @@ def ledger(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOpt
     async def read() -> Ledger:
         transport = AsyncTransport(mine.endpoints, mine.api_key, mine.patience_s)
         try:
-            return await read_ledger(transport, mine.endpoints.bootstrap(), spec)
+            return await read_ledger(transport, mine.endpoints.bootstrap(), spec, prefix=mine.endpoints.prefix)
         finally:
             await transport.close()
 

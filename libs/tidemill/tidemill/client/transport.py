@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from tidemill.client.errors import RefusedError, TidemillError, UnreachableError
+from tidemill_contracts.topics import PREFIX
 
 __all__ = ["AsyncTransport", "Endpoints", "RefusedError", "TidemillError", "Transport", "UnreachableError"]
 
@@ -29,10 +30,14 @@ class Endpoints:
     urls: Mapping[str, str]
     kafka: str | None = None
     artifacts: str | None = None
+    prefix: str = PREFIX
+    """The first part of every topic's name."""
 
     @classmethod
     def find(cls, home: Path | None = None) -> "Endpoints":
         """Addresses from TIDEMILL_URL_<SERVICE>, TIDEMILL_KAFKA and TIDEMILL_ARTIFACTS, else of the stack under `home`.
+
+        The prefix of topics is TIDEMILL_PREFIX, as for the services.
 
         Raises:
             TidemillError: neither names any service.
@@ -52,6 +57,7 @@ class Endpoints:
             urls,
             kafka=os.environ.get("TIDEMILL_KAFKA") or document.get("kafka"),
             artifacts=os.environ.get("TIDEMILL_ARTIFACTS") or document.get("artifacts"),
+            prefix=os.environ.get("TIDEMILL_PREFIX") or PREFIX,
         )
 
     def url(self, service: str) -> str:

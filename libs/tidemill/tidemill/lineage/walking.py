@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SHORT = 12
 
 
-async def walk(client: "AsyncClient", prediction_id: str, *, prefix: str = "tidemill") -> Lineage:
+async def walk(client: "AsyncClient", prediction_id: str) -> Lineage:
     """The lineage of a prediction.
 
     Raises:
@@ -33,7 +33,7 @@ async def walk(client: "AsyncClient", prediction_id: str, *, prefix: str = "tide
     places = client.transport.endpoints
     outcome = await client.run(calls.or_none(_outcome(prediction_id)))
     names = [outcome["pipeline"]] if outcome is not None else await client.pipelines()
-    prediction = await _prediction(places.bootstrap(), names, prediction_id, prefix)
+    prediction = await _prediction(places.bootstrap(), names, prediction_id, places.prefix)
     spec = PipelineSpec.model_validate_json(json.dumps((await client.pipeline(prediction.pipeline)).spec))
     await client.run(_flush())
     events = await resolve(places.store(), _wanted(spec, prediction, outcome))

@@ -1,0 +1,130 @@
+"""Parity of a running pipeline: predictions from their topic, events from the archive; the engine does the rest."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from tidemill.client.calls import Call, Steps
+from tidemill.client.errors import TidemillError
+from tidemill.ledger.topics import read_topic
+from tidemill_contracts import topic
+from tidemill_contracts.events import PipelineApplied, Prediction, Released
+from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_engine.parity import Answer, Archived, Layout, Logged, Parity, check
+from tidemill_runtime.archive import archive_path, read_events
+from tidemill_runtime.errors import RuntimeFailure
+
+if TYPE_CHECKING:
+    from tidemill.client.clients import AsyncClient
+
+_COLUMNS = ("partition", "seq", "offset", "id", "event_us", "body")
+_BODY = msgspec.json.Decoder(dict)
+
+
+class _Logged(msgspec.Struct):
+    """What is read of `Prediction`; states and request stay as they are written."""
+
+    prediction_id: str
+    at_us: int
+    epoch: int
+    vector: list[float | None]
+    features: str
+    revisions: dict[str, msgspec.Raw]
+    request: msgspec.Raw
+    watermark_us: int | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Logged)
+
+
+async def read_parity(
+    client: "AsyncClient", pipeline: str, *, since_us: int | None = None, prefix: str = "tidemill"
+) -> Parity:
+    """Every logged vector of a pipeline compared; with `since_us` only those of the newest so many microseconds.
+
+    Time is the predictions' event time. Answers of releases whose pipeline file is no longer known are counted as
+    unknown.
+
+    Raises:
+        TidemillError: the archive does not hold the events, or something cannot be reached.
+    """
+    places = client.transport.endpoints
+    specs = await _specs(client, pipeline, prefix)
+    layouts = dict(_layouts(await client.releases(pipeline), specs))
+    found = await _answers(places.bootstrap(), topic("predictions", pipeline, prefix=prefix))
+    newest = max((answer.at_us for _, _, answer in found), default=0)
+    logged = Logged(layouts)
+    for epoch, digest, answer in found:
+        if since_us is None or answer.at_us >= newest - since_us:
+            logged.add(epoch, digest, answer)
+    del found
+    await client.run(_flush())
+    return await asyncio.to_thread(check, logged, _reader(places.store()))
+
+
+def _flush() -> Steps[None]:
+    yield Call("ingestion", "POST", "/v1/archive/flush", {})
+
+
+async def _specs(client: "AsyncClient", pipeline: str, prefix: str) -> dict[str, PipelineSpec]:
+    """The pipeline's files by digest: the one that stands, and those before it that the log still holds."""
+    found = [PipelineSpec.model_validate_json(json.dumps((await client.pipeline(pipeline)).spec))]
+    name = topic("pipelines", prefix=prefix)
+    async with aclosing(read_topic(client.transport.endpoints.bootstrap(), name)) as records:
+        async for record in records:
+            if record.envelope is not None and record.envelope.type == PipelineApplied.TYPE:
+                applied = PipelineApplied.read(record.envelope.data)
+                if applied.pipeline == pipeline:
+                    found.append(PipelineSpec.model_validate_json(json.dumps(applied.spec)))
+    return {spec.digest(): spec for spec in found}
+
+
+def _layouts(releases: Iterable[Released], specs: Mapping[str, PipelineSpec]) -> Iterable[tuple[int, Layout]]:
+    for release in releases:
+        spec = specs.get(release.spec)
+        if spec is not None:
+            yield release.epoch, Layout(spec, release.features)
+
+
+async def _answers(bootstrap: str, name: str) -> list[tuple[int, str, Answer]]:
+    """Epoch, digest of the feature names and answer of each prediction in the log, once each."""
+    out, seen = list[tuple[int, str, Answer]](), set[str]()
+    async with aclosing(read_topic(bootstrap, name)) as records:
+        async for record in records:
+            if record.envelope is None or record.envelope.type != Prediction.TYPE:
+                continue
+            try:
+                body = _DECODER.decode(record.envelope.data)
+            except msgspec.MsgspecError:
+                continue  # its other readers bury it
+            if body.prediction_id in seen:
+                continue
+            seen.add(body.prediction_id)
+            vector = np.array(body.vector, np.float64)  # an array is a fifth of a list
+            answer = Answer(
+                body.prediction_id, (record.partition, record.offset), body.at_us, body.watermark_us, vector,
+                bytes(body.request), {view: bytes(raw) for view, raw in body.revisions.items()},
+            )  # fmt: skip
+            out.append((body.epoch, body.features, answer))
+    return out
+
+
+def _reader(artifacts: str) -> Callable[[str, dict[int, int]], Archived]:
+    def read(source: str, below: dict[int, int]) -> Archived:
+        try:
+            table = read_events(archive_path(artifacts, source), below, columns=_COLUMNS)
+        except RuntimeFailure as error:
+            raise TidemillError(f"the events of {source} cannot be read: {error}") from error
+        columns = {name: table.column(name).to_numpy() for name in ("partition", "seq", "offset", "event_us")}
+        return Archived(
+            columns["partition"].astype(np.int64), columns["seq"].astype(np.int64),
+            columns["offset"].astype(np.int64), table.column("id").to_pylist(), columns["event_us"].astype(np.int64),
+            [_BODY.decode(body) for body in table.column("body").to_pylist()],
+        )  # fmt: skip
+
+    return read

@@ -171,11 +171,12 @@ def compact_archive(path: str, source: str, *, keep_hours: int = KEEP_HOURS) -> 
     """
     table = open_archive(path)
     before = len(table.file_uris())
+    failures: tuple[type[Exception], ...] = (*_delta_errors(), OSError)
     try:
         table.optimize.compact()
         gone = table.vacuum(retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False)
         table.create_checkpoint()
-    except (*_delta_errors(), OSError) as error:
+    except failures as error:
         raise Later(f"the archive at {path} could not be compacted: {error}") from error
     sizes = table.get_add_actions(flatten=True)
     return Compaction(source, before, len(table.file_uris()), len(gone), sum(_column(sizes, "size_bytes")))

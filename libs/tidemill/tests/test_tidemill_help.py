@@ -34,6 +34,7 @@ def test_the_promised_commands_are_there() -> None:
         "demo", "apply", "plan", "events send", "predict", "champion", "releases", "runs", "train", "promote",
         "rollback", "freeze", "unfreeze", "drift", "lineage", "audit verify", "ledger", "dlq list", "dlq show",
         "dlq replay", "parity",
+        "dataset build", "features backfill", "archive verify", "archive compact",
     }  # fmt: skip
     assert wanted <= set(ALL)
     options = {name: {option for p in command.params for option in p.opts} for name, command in ALL.items()}

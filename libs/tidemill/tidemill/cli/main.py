@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import data, demo, evidence, letters, models, pipelines, stack
+from tidemill.cli import archive, data, dataset, demo, evidence, letters, models, parity, pipelines, stack
 from tidemill.cli.output import complain, say
 
 _INTERRUPTED = 130
-_GROUPS = (demo, stack, pipelines, data, letters, models, evidence)
+_GROUPS = (demo, stack, pipelines, data, letters, models, evidence, parity, archive, dataset)
 
 
 def build() -> typer.Typer:

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from tidemill_engine.windows.kernels import Batch
 from tidemill_engine.windows.plan import SECOND_US, ViewPlan
-from tidemill_engine.windows.records import Event
 
 _SUM_BITS, _SQUARE_BITS = 96, 80  # with 31 bits for the number of events: 127 of 128, and 191 of 192 for squares
 _END_OF_TIME_US = 2**32 * SECOND_US
@@ -53,9 +52,3 @@ def as_batch(
 def _reject(bad: NDArray[np.bool_], rule: str) -> None:
     if bad.any():
         raise RejectedValuesError(rule, np.flatnonzero(bad).tolist())
-
-
-def scratch_event(fields: int) -> Event:
-    """Scratch space for one event; the column after the last field stands for the event itself."""
-    values = np.ones(fields + 1)
-    return Event(values, np.zeros(5 * (fields + 1), np.int64), np.zeros(2, np.int64))

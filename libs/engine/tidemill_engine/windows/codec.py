@@ -9,21 +9,25 @@ import numpy as np
 
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.jit import kernel
-from tidemill_engine.windows.memory import Memory, next_change, roll, take_record, total_at
-from tidemill_engine.windows.program import (
+from tidemill_engine.windows.layout import (
     APPLIED,
     BODY,
+    BODY_WORDS,
     CURRENT,
     DUE,
     END,
-    GRIDS,
+    GRID,
+    GRID_END,
+    GRID_WIDTH,
     HEAD,
     INDEX,
     LATEST,
     NEXT,
-    PER_GRID,
-    Program,
+    PANE,
+    ROW_WORDS,
+    SLOT,
 )
+from tidemill_engine.windows.memory import Memory, next_change, roll, take_record, total_at
 from tidemill_engine.windows.records import copy_words
 
 VERSION = 1
@@ -36,55 +40,54 @@ def prefix_word(fingerprint: int) -> int:
 
 
 @kernel
-def blob_words(program: Program, memory: Memory, keys: Words, watermark: int) -> Words:
+def blob_words(code: Words, memory: Memory, keys: Words, watermark: int) -> Words:
     """Size of each key's blob in words; rolls the keys to their evaluation time first."""
     sizes = np.empty(len(keys), np.int64)
-    grids = len(program.pane_us)
+    all_time = code[GRID_END]
     for i in range(len(keys)):
-        row = keys[i] * len(program.blank)
-        roll(program, memory, row, max(memory.rows[row + LATEST], watermark))
+        row = keys[i] * code[ROW_WORDS]
+        roll(code, memory.rows, memory.pool, row, max(memory.rows[row + LATEST], watermark))
         size = 4
         for column in range(memory.positions.shape[1]):
             size += 2 * (memory.positions[keys[i], column] >= 0)
-        if program.blank_at[grids] >= 0:
-            size += program.body_words[grids]
-        for grid in range(grids):
+        if code[all_time + SLOT] >= 0:
+            size += code[all_time + BODY_WORDS]
+        for grid in range(code[GRID], all_time, GRID_WIDTH):
             size += 1
-            pointer = memory.rows[row + GRIDS + PER_GRID * grid + HEAD]
+            pointer = memory.rows[row + code[grid + SLOT] + HEAD]
             while pointer >= 0:
-                size += 1 + program.body_words[grid]
+                size += 1 + code[grid + BODY_WORDS]
                 pointer = memory.pool[pointer + NEXT]
         sizes[i] = size
     return sizes
 
 
 @kernel
-def _write_panes(program: Program, memory: Memory, row: int, grid: int, out: Words) -> int:
-    """Write one grid's panes at the front of `out`; returns the number of words."""
-    words = 1 + program.body_words[grid]
-    head = memory.rows[row + GRIDS + PER_GRID * grid + HEAD]
-    count, pointer = 0, head
+def _write_panes(memory: Memory, head: int, body_words: int, out: Words, start: int) -> int:
+    """Write one grid's panes, oldest first; returns where they end."""
+    words, count, pointer = 1 + body_words, 0, head
     while pointer >= 0:
         count += 1
         pointer = memory.pool[pointer + NEXT]
-    out[0], at, pointer = count, 1 + count * words, head
+    end = start + 1 + count * words
+    out[start], at, pointer = count, end, head
     while pointer >= 0:
         at -= words
         out[at] = memory.pool[pointer + INDEX]
-        copy_words(words - 1, out, at + 1, memory.pool, pointer + BODY)
+        copy_words(body_words, out, at + 1, memory.pool, pointer + BODY)
         pointer = memory.pool[pointer + NEXT]
-    return int(1 + count * words)
+    return int(end)
 
 
 @kernel
 def write_blobs(  # noqa: PLR0913 - compiled
-    program: Program, memory: Memory, keys: Words, prefix: int, order: Words, partitions: Words, ends: Words
+    code: Words, memory: Memory, keys: Words, prefix: int, order: Words, partitions: Words, ends: Words
 ) -> Words:
     """The keys' blobs in a row; `order` lists the position columns by partition, `ends` where each blob ends."""
     out = np.empty(ends[-1] if len(ends) else 0, np.int64)
-    grids, at = len(program.pane_us), 0
+    all_time, at = code[GRID_END], 0
     for i in range(len(keys)):
-        row, start = keys[i] * len(program.blank), at
+        row, start = keys[i] * code[ROW_WORDS], at
         out[start + PREFIX] = prefix
         at += 2
         for column in order:
@@ -94,45 +97,45 @@ def write_blobs(  # noqa: PLR0913 - compiled
         out[start + POSITIONS] = (at - start - 2) // 2
         out[at], out[at + 1] = memory.rows[row + LATEST], memory.rows[row + APPLIED]
         at += 2
-        if program.blank_at[grids] >= 0:
-            words, source = program.body_words[grids], row + program.blank_at[grids]
-            copy_words(words, out, at, memory.rows, source)
-            at += words
-        for grid in range(grids):
-            at += _write_panes(program, memory, row, grid, out[at:])
+        if code[all_time + SLOT] >= 0:
+            copy_words(code[all_time + BODY_WORDS], out, at, memory.rows, row + code[all_time + SLOT])
+            at += code[all_time + BODY_WORDS]
+        for grid in range(code[GRID], all_time, GRID_WIDTH):
+            head = memory.rows[row + code[grid + SLOT] + HEAD]
+            at = _write_panes(memory, head, code[grid + BODY_WORDS], out, at)
     return out
 
 
 @kernel
-def _read_panes(program: Program, memory: Memory, row: int, grid: int, blob: Words) -> int:
-    words, slot = 1 + program.body_words[grid], row + GRIDS + PER_GRID * grid + HEAD
-    for i in range(blob[0]):
-        at = 1 + i * words
-        pointer = take_record(program, memory, grid)
-        memory.pool[pointer + INDEX], memory.pool[pointer + NEXT] = blob[at], memory.rows[slot]
+def _read_panes(code: Words, memory: Memory, row: int, grid: int, blob: Words, start: int) -> int:  # noqa: PLR0913 - compiled
+    """Take one grid's panes from a blob; returns where they end."""
+    words, slot = 1 + code[grid + BODY_WORDS], row + code[grid + SLOT]
+    for i in range(blob[start]):
+        at = start + 1 + i * words
+        pointer = take_record(code, memory.pool, grid)
+        memory.pool[pointer + INDEX], memory.pool[pointer + NEXT] = blob[at], memory.rows[slot + HEAD]
         copy_words(words - 1, memory.pool, pointer + BODY, blob, at + 1)
-        memory.rows[slot] = pointer
-    return int(1 + blob[0] * words)
+        memory.rows[slot + HEAD] = pointer
+    return int(start + 1 + blob[start] * words)
 
 
 @kernel
-def read_blob(program: Program, memory: Memory, key: int, blob: Words, watermark: int) -> None:
+def read_blob(code: Words, memory: Memory, key: int, blob: Words, watermark: int) -> None:
     """Fill an empty row from a blob (its prefix was checked); positions are the caller's."""
-    row, grids = key * len(program.blank), len(program.pane_us)
+    rows, row, all_time = memory.rows, key * code[ROW_WORDS], code[GRID_END]
     at = 2 + 2 * blob[POSITIONS]
-    memory.rows[row + LATEST], memory.rows[row + APPLIED] = blob[at], blob[at + 1]
+    rows[row + LATEST], rows[row + APPLIED] = blob[at], blob[at + 1]
     at += 2
-    if program.blank_at[grids] >= 0:
-        words, target = program.body_words[grids], row + program.blank_at[grids]
-        copy_words(words, memory.rows, target, blob, at)
-        at += words
-    for grid in range(grids):
-        at += _read_panes(program, memory, row, grid, blob[at:])
-    newest = memory.rows[row + LATEST]
-    total_at(program, memory, row, newest, memory.rows[row : row + len(program.blank)])
-    for grid in range(grids):
-        slot, pane = row + GRIDS + PER_GRID * grid, program.pane_us[grid]
-        memory.rows[slot + CURRENT], memory.rows[slot + END] = newest // pane, (newest // pane + 1) * pane
-        memory.rows[slot + DUE] = memory.rows[slot + END]  # early, never late: found exactly when that pane ends
-    roll(program, memory, row, max(newest, watermark))
-    memory.due[key] = next_change(program, memory, row)
+    if code[all_time + SLOT] >= 0:
+        copy_words(code[all_time + BODY_WORDS], rows, row + code[all_time + SLOT], blob, at)
+        at += code[all_time + BODY_WORDS]
+    for grid in range(code[GRID], all_time, GRID_WIDTH):
+        at = _read_panes(code, memory, row, grid, blob, at)
+    newest = rows[row + LATEST]
+    total_at(code, rows, memory.pool, row, newest, rows, row)
+    for grid in range(code[GRID], all_time, GRID_WIDTH):
+        slot, pane = row + code[grid + SLOT], code[grid + PANE]
+        rows[slot + CURRENT], rows[slot + END] = newest // pane, (newest // pane + 1) * pane
+        rows[slot + DUE] = rows[slot + END]  # early, never late: found exactly when that pane ends
+    roll(code, rows, memory.pool, row, max(newest, watermark))
+    memory.due[key] = next_change(code, rows, row)

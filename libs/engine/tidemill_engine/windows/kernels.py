@@ -1,36 +1,57 @@
 """The loops over events and keys. Inputs were checked by the caller: nothing here can fail half-way."""
 
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_engine.windows.fixed import Words, magnitude, spread, square128, to_fixed, to_float
+from tidemill_engine.windows.fixed import Words, magnitude, square128, to_fixed
 from tidemill_engine.windows.jit import inlined, kernel
-from tidemill_engine.windows.memory import Memory, find_or_add, forget, has_died, next_change, roll, total_at
-from tidemill_engine.windows.program import (
+from tidemill_engine.windows.layout import (
     APPLIED,
+    AT,
     BODY,
+    CELL_WIDTH,
+    CELLS,
+    COLUMN,
+    COLUMN_WIDTH,
     CURRENT,
     DUE,
     END,
-    GRIDS,
-    KIND_AGE,
-    KIND_COUNT,
-    KIND_MEAN,
-    KIND_PICK,
-    KIND_SUM,
-    KIND_VAR,
+    FEATURES,
+    GRID,
+    GRID_END,
+    GRID_WIDTH,
+    HEAD,
+    KEPT,
     LATEST,
+    LIFETIME,
+    LIMBS,
+    MARK,
+    NEEDS,
     NEVER,
-    PER_GRID,
-    Program,
+    PANE,
+    PANES,
+    RECORD,
+    ROW_WORDS,
+    SCALE,
+    SEEN,
+    SLOT,
+    STEP,
+    TIME,
+    TOP,
+    WINDOW,
+    WINDOW_END,
+    WINDOW_WIDTH,
 )
-from tidemill_engine.windows.records import Event, add_event, as_float, copy_words
+from tidemill_engine.windows.memory import Memory, find_or_add, forget, has_died, next_change, roll, total_at
+from tidemill_engine.windows.prefetch import ask_for
+from tidemill_engine.windows.reading import read
+from tidemill_engine.windows.records import add_event, as_float, as_word, copy_words
 
 Floats = NDArray[np.float64]
 NOT_YET = -1  # no watermark: evaluation times come from events and queries alone
+_ROWS_AHEAD, _PANES_AHEAD = 8, 4  # events: long enough to arrive, short enough to stay
 
 
 class Batch(NamedTuple):
@@ -56,196 +77,191 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
     )
 
 
+@kernel
+def _load_square(event: Words, cell: int) -> None:
+    m0, m1 = magnitude(np.uint64(event[cell + LIMBS]), event[cell + LIMBS + 1])
+    s0, s1, s2, _ = square128(m0, m1)
+    event[cell + LIMBS + 2], event[cell + LIMBS + 3], event[cell + LIMBS + 4] = np.int64(s0), np.int64(s1), np.int64(s2)
+
+
 @inlined
-def _load_event(program: Program, batch: Batch, i: int, event: Event) -> None:
-    event.stamp[0], event.stamp[1] = batch.times[i], batch.hashes[i]
+def _load_event(code: Words, batch: Batch, i: int, event: Words) -> None:
+    event[TIME], event[MARK] = batch.times[i], batch.hashes[i]
     for column in range(batch.values.shape[1]):
+        cell, about = CELLS + CELL_WIDTH * column, code[COLUMN] + COLUMN_WIDTH * column
         value = batch.values[i, column] + 0.0  # -0.0 becomes 0.0, so equal values have equal bits
-        event.values[column] = value
-        if program.needs[column] == 0 or value != value:  # noqa: PLR0124 - NaN, the null
+        event[cell] = as_word(value)
+        if code[about + NEEDS] == 0 or value != value:  # noqa: PLR0124 - NaN, the null
             continue
-        low, high = to_fixed(value, program.scales[column])
-        event.limbs[5 * column], event.limbs[5 * column + 1] = np.int64(low), high
-        if program.needs[column] == 2:  # noqa: PLR2004 - see Program.needs
-            m0, m1 = magnitude(low, high)
-            s0, s1, s2, _ = square128(m0, m1)
-            event.limbs[5 * column + 2], event.limbs[5 * column + 3], event.limbs[5 * column + 4] = (
-                np.int64(s0),
-                np.int64(s1),
-                np.int64(s2),
-            )
+        low, high = to_fixed(value, as_float(code[about + SCALE]))
+        event[cell + LIMBS], event[cell + LIMBS + 1] = np.int64(low), high
+        if code[about + NEEDS] == 2:  # noqa: PLR2004 - see layout.NEEDS
+            _load_square(event, cell)
 
 
 @inlined
-def _place_event(program: Program, memory: Memory, key: int, grid: int, event: Event) -> bool:
+def _place_event(code: Words, memory: Memory, key: int, grid: int, event: Words) -> bool:
     """Add the event to its pane and to the windows that cover it; false when its pane is dead."""
-    row, time, pane = key * len(program.blank), event.stamp[0], program.pane_us[grid]
-    slot = row + GRIDS + PER_GRID * grid
-    current, end = memory.rows[slot + CURRENT], memory.rows[slot + END]
+    rows, pool = memory.rows, memory.pool
+    row, time, pane = key * code[ROW_WORDS], event[TIME], code[grid + PANE]
+    slot = row + code[grid + SLOT]
+    current, end = rows[slot + CURRENT], rows[slot + END]
     index = current if time >= end - pane else time // pane
-    if index <= current - program.panes_kept[grid]:
+    if index <= current - code[grid + KEPT]:
         return False
-    pointer = find_or_add(program, memory, slot, grid, index)
-    is_new = memory.pool[pointer + BODY] == 0
-    add_event(program, grid, memory.pool, pointer + BODY, event)
-    for window in range(program.window_start[grid], program.window_start[grid + 1]):
-        panes = program.window_panes[window]
+    pointer = find_or_add(code, rows, pool, slot, grid, index)
+    is_new = pool[pointer + BODY] == 0
+    add_event(code, grid, pool, pointer + BODY, event)
+    for window in range(code[grid + WINDOW], code[grid + WINDOW_END], WINDOW_WIDTH):
+        panes = code[window + PANES]
         if index > current - panes:
-            add_event(program, grid, memory.rows, row + program.window_at[window], event)
+            add_event(code, grid, rows, row + code[window + AT], event)
             if is_new:
-                memory.rows[slot + DUE] = min(memory.rows[slot + DUE], (index + panes) * pane)
-                memory.due[key] = min(memory.due[key], memory.rows[slot + DUE])
+                rows[slot + DUE] = min(rows[slot + DUE], (index + panes) * pane)
+                memory.due[key] = min(memory.due[key], rows[slot + DUE])
     return True
 
 
-@kernel
-def _apply_event(program: Program, memory: Memory, key: int, event: Event, watermark: int) -> bool:
-    row, time = key * len(program.blank), event.stamp[0]
-    if memory.rows[row + LATEST] >= 0 and has_died(program, memory.rows[row + LATEST], time):
-        forget(program, memory, key)  # as if a watermark had come between: cuts of batches must not matter
-    if memory.rows[row + LATEST] < 0 and program.lifetime_us != NEVER:
-        memory.due[key] = time + program.lifetime_us
-    memory.rows[row + APPLIED] += 1
-    memory.rows[row + LATEST] = max(memory.rows[row + LATEST], time)
-    roll(program, memory, row, max(memory.rows[row + LATEST], watermark))
+@inlined
+def _apply_event(code: Words, memory: Memory, key: int, event: Words, watermark: int) -> bool:
+    rows = memory.rows
+    row, time = key * code[ROW_WORDS], event[TIME]
+    if rows[row + LATEST] >= 0 and has_died(code, rows[row + LATEST], time):
+        forget(code, memory, key)  # as if a watermark had come between: cuts of batches must not matter
+    if rows[row + LATEST] < 0 and code[LIFETIME] != NEVER:
+        memory.due[key] = time + code[LIFETIME]
+    rows[row + APPLIED] += 1
+    rows[row + LATEST] = max(rows[row + LATEST], time)
+    roll(code, rows, memory.pool, row, max(rows[row + LATEST], watermark))
     placed = False
-    for grid in range(len(program.pane_us)):
-        placed |= _place_event(program, memory, key, grid, event)
-    all_time = len(program.pane_us)
-    if program.blank_at[all_time] >= 0:
-        add_event(program, all_time, memory.rows, row + program.blank_at[all_time], event)
+    all_time = code[GRID_END]
+    for grid in range(code[GRID], all_time, GRID_WIDTH):
+        placed |= _place_event(code, memory, key, grid, event)
+    if code[all_time + SLOT] >= 0:
+        add_event(code, all_time, rows, row + code[all_time + SLOT], event)
         placed = True
     return placed
 
 
+@inlined
+def _look_ahead(code: Words, memory: Memory, keys: Words, i: int) -> None:
+    if i + _ROWS_AHEAD < len(keys):
+        key = keys[i + _ROWS_AHEAD]
+        ask_for(memory.rows, key * code[ROW_WORDS], code[ROW_WORDS])
+        ask_for(memory.positions.ravel(), key * memory.positions.shape[1], 1)
+        ask_for(memory.due, key, 1)
+    if i + _PANES_AHEAD < len(keys):
+        row = keys[i + _PANES_AHEAD] * code[ROW_WORDS]
+        for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
+            pointer = memory.rows[row + code[grid + SLOT] + HEAD]
+            if pointer >= 0:
+                ask_for(memory.pool, pointer, code[grid + RECORD])
+
+
 @kernel
 def apply_events(  # noqa: PLR0913 - compiled
-    program: Program, memory: Memory, batch: Batch, event: Event, watermark: int, number: int, out: Floats
+    code: Words, memory: Memory, batch: Batch, event: Words, watermark: int, number: int, out: Floats
 ) -> tuple[Words, int]:
     """Apply a batch; returns the keys touched in order of first touch and how many events met no live pane.
 
-    `out` takes the vector after each event, (n, features), or has no rows.
+    `out` takes the vector after each event, one behind the other, or is empty.
     """
     touched = np.empty(len(batch.keys), np.int64)
-    count, late = 0, 0
+    count, late, wants_vectors = 0, 0, len(out) > 0
     for i in range(len(batch.keys)):
+        _look_ahead(code, memory, batch.keys, i)
         key = batch.keys[i]
-        _load_event(program, batch, i, event)
-        late += not _apply_event(program, memory, key, event, watermark)
+        row = key * code[ROW_WORDS]
+        _load_event(code, batch, i, event)
+        late += not _apply_event(code, memory, key, event, watermark)
         memory.dirty[key] = 1
         column = batch.columns[i]
         memory.positions[key, column] = max(memory.positions[key, column], batch.seqs[i])
-        if memory.seen[key] != number:
-            memory.seen[key] = number
+        if memory.rows[row + SEEN] != number:
+            memory.rows[row + SEEN] = number
             touched[count] = key
             count += 1
-        if len(out) > 0:
-            row = key * len(program.blank)
-            read(program, memory.rows, row, max(memory.rows[row + LATEST], watermark), out, i)
+        if wants_vectors:
+            read(code, memory.rows, row, max(memory.rows[row + LATEST], watermark), out, i * code[FEATURES])
     return touched[:count], late
 
 
-@inlined
-def _read_moment(program: Program, rows: Words, i: int, row: int, n: int) -> float:
-    kind, first, quantum = program.features[i, 0], row + program.features[i, 2], program.quanta[program.features[i, 4]]
-    if kind == KIND_SUM or kind == KIND_MEAN:  # noqa: PLR1714, SIM109 - compiled code has no fast sets
-        total = to_float(np.uint64(rows[first]), rows[first + 1]) * quantum
-        return total if kind == KIND_SUM else total / n if n > 0 else np.nan
-    if n < 2:  # noqa: PLR2004 - the sample variance needs two values
-        return np.nan
-    pairs = float(n) * float(n - 1)
-    variance = spread(n, rows, first, row + program.features[i, 3]) * quantum * quantum / pairs
-    return variance if kind == KIND_VAR else sqrt(variance)
-
-
 @kernel
-def read(program: Program, rows: Words, row: int, time: int, out: Floats, to: int) -> None:  # noqa: PLR0913 - compiled
-    """The vector of the row at its evaluation time."""
-    for i in range(len(program.features)):
-        kind, n, first = program.features[i, 0], rows[row + program.features[i, 1]], row + program.features[i, 2]
-        if kind == KIND_COUNT:
-            out[to, i] = float(n)
-        elif kind == KIND_PICK:
-            out[to, i] = as_float(rows[first]) if n > 0 else np.nan
-        elif kind == KIND_AGE:
-            out[to, i] = (time - rows[first]) / 1e6 if n > 0 else np.nan
-        else:
-            out[to, i] = _read_moment(program, rows, i, row, n)
-
-
-@kernel
-def read_keys(program: Program, memory: Memory, keys: Words, watermark: int) -> tuple[Floats, Words, Words]:
-    """Vectors, evaluation times and revisions (see `ViewState.vectors`) of keys."""
-    values = np.empty((len(keys), len(program.features)), np.float64)
+def read_keys(code: Words, memory: Memory, keys: Words, watermark: int) -> tuple[Floats, Words, Words]:
+    """Vectors (one behind the other), evaluation times and revisions (see `ViewState.vectors`) of keys."""
+    values = np.empty(len(keys) * code[FEATURES], np.float64)
     at, revisions = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
     for i in range(len(keys)):
-        row = keys[i] * len(program.blank)
+        if i + _ROWS_AHEAD < len(keys):
+            ask_for(memory.rows, keys[i + _ROWS_AHEAD] * code[ROW_WORDS], code[ROW_WORDS])
+        row = keys[i] * code[ROW_WORDS]
         time = max(memory.rows[row + LATEST], watermark)
-        roll(program, memory, row, time)
-        read(program, memory.rows, row, time, values, i)
+        roll(code, memory.rows, memory.pool, row, time)
+        read(code, memory.rows, row, time, values, i * code[FEATURES])
         at[i] = time
-        revisions[i] = (time // program.step_us << 31) | memory.rows[row + APPLIED]
+        revisions[i] = (time // code[STEP] << 31) | memory.rows[row + APPLIED]
     return values, at, revisions
 
 
 @kernel
-def advance_keys(program: Program, memory: Memory, rows: int, watermark: int) -> tuple[Words, Words]:
+def advance_keys(code: Words, memory: Memory, rows: int, watermark: int) -> tuple[Words, Words]:
     """Roll every key that is due; returns the keys that changed and the keys that died (now free rows)."""
     changed, dead = np.empty(rows, np.int64), np.empty(rows, np.int64)
     changes, deaths = 0, 0
     for key in range(rows):
         if memory.due[key] > watermark:
             continue
-        row = key * len(program.blank)
-        if has_died(program, memory.rows[row + LATEST], watermark):
-            forget(program, memory, key)
+        row = key * code[ROW_WORDS]
+        latest = memory.rows[row + LATEST]
+        if has_died(code, latest, watermark):
+            forget(code, memory, key)
             dead[deaths] = key
             deaths += 1
             continue
-        if roll(program, memory, row, max(memory.rows[row + LATEST], watermark)):
+        if roll(code, memory.rows, memory.pool, row, max(latest, watermark)):
             changed[changes] = key
             changes += 1
-        memory.due[key] = next_change(program, memory, row)
+        memory.due[key] = next_change(code, memory.rows, row)
     return changed[:changes].copy(), dead[:deaths].copy()
 
 
 @kernel
-def _is_known(program: Program, memory: Memory, key: int, time: int) -> bool:
+def _is_known(code: Words, rows: Words, key: int, time: int) -> bool:
     if key < 0:
         return False
-    latest = memory.rows[key * len(program.blank) + LATEST]
-    return bool(latest >= 0 and not has_died(program, latest, time))
+    latest = rows[key * code[ROW_WORDS] + LATEST]
+    return bool(latest >= 0 and not has_died(code, latest, time))
 
 
 @kernel
-def evaluate_keys(program: Program, memory: Memory, keys: Words, times: Words) -> Floats:
-    """Vectors at given times, without changing the state; a row of NaN for a key that is not known then."""
-    values = np.full((len(keys), len(program.features)), np.nan)
-    scratch, start = program.blank.copy(), int(np.int64(0))  # a plain 0 would be compiled as a constant, once more
+def evaluate_keys(code: Words, memory: Memory, keys: Words, times: Words) -> Floats:
+    """Vectors (one behind the other) at given times, the state unchanged; NaN for a key that is not known then."""
+    values = np.full(len(keys) * code[FEATURES], np.nan)
+    scratch, start = np.empty(code[ROW_WORDS], np.int64), int(np.int64(0))
     for i in range(len(keys)):
-        if not _is_known(program, memory, keys[i], times[i]):
+        if not _is_known(code, memory.rows, keys[i], times[i]):
             continue
-        row = keys[i] * len(program.blank)
+        row = keys[i] * code[ROW_WORDS]
         copy_words(len(scratch), scratch, start, memory.rows, row)
-        total_at(program, memory, row, times[i], scratch)
-        read(program, scratch, start, times[i], values, i)
+        total_at(code, memory.rows, memory.pool, row, times[i], scratch, start)
+        read(code, scratch, start, times[i], values, i * code[FEATURES])
     return values
 
 
-@kernel
-def _has_room(program: Program, memory: Memory) -> bool:
-    room = len(memory.pool) - memory.free[len(program.pane_us)]
-    for grid in range(len(program.pane_us)):
-        room -= program.record_words[grid]
+@inlined
+def _has_room(code: Words, pool: Words) -> bool:
+    room = len(pool) - pool[TOP]
+    for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
+        room -= code[grid + RECORD]
     return bool(room >= 0)
 
 
 @kernel
 def replay(  # noqa: PLR0913 - compiled
-    program: Program,
+    code: Words,
     memory: Memory,
     batch: Batch,
-    event: Event,
+    event: Words,
     place: Words,
     queries: Words,
     times: Words,
@@ -254,7 +270,7 @@ def replay(  # noqa: PLR0913 - compiled
     """Answer queries (sorted by time) between events (sorted by time): each sees only events before its time.
 
     `place` holds the next event and the next query and is moved. True when all queries are answered, false when the
-    pool is full: grow it and call again. Rows of unknown keys stay as they are in `out`.
+    pool is full: grow it and call again. Rows of unknown keys stay as they are in `out` (one behind the other).
     """
     for q in range(place[1], len(queries)):
         place[1] = q
@@ -262,13 +278,13 @@ def replay(  # noqa: PLR0913 - compiled
             place[0] = i
             if batch.times[i] >= times[q]:
                 break
-            if not _has_room(program, memory):
+            if not _has_room(code, memory.pool):
                 return False
-            _load_event(program, batch, i, event)
-            _apply_event(program, memory, batch.keys[i], event, int(np.int64(NOT_YET)))
+            _load_event(code, batch, i, event)
+            _apply_event(code, memory, batch.keys[i], event, int(np.int64(NOT_YET)))
             place[0] = i + 1
-        if _is_known(program, memory, queries[q], times[q]):
-            row = queries[q] * len(program.blank)
-            roll(program, memory, row, times[q])
-            read(program, memory.rows, row, times[q], out, q)
+        if _is_known(code, memory.rows, queries[q], times[q]):
+            row = queries[q] * code[ROW_WORDS]
+            roll(code, memory.rows, memory.pool, row, times[q])
+            read(code, memory.rows, row, times[q], out, q * code[FEATURES])
     return True

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows import kernels
-from tidemill_engine.windows.batch import as_batch, scratch_event
+from tidemill_engine.windows.batch import as_batch
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.state import ViewState
 
@@ -38,20 +38,20 @@ def backfill(plan: ViewPlan, events: Events, queries: Queries) -> NDArray[np.flo
     asked = np.argsort(queries.times_us, kind="stable")
     state = ViewState(plan)
     rows = state.intern(events.keys).astype(np.int64)
-    sorted_out = np.full((len(asked), len(plan.aggregations)), np.nan)
+    sorted_out = np.full(len(asked) * len(plan.aggregations), np.nan)
     nothing = np.zeros(len(order), np.int64)
     checked = as_batch(plan, events.times_us[order], events.hashes[order], events.values[order], nothing)
     batch = checked._replace(keys=rows[order], columns=nothing)
     times = np.ascontiguousarray(queries.times_us[asked], np.int64)
     _run(state, batch, state.lookup(queries.keys).astype(np.int64)[asked], times, sorted_out)
-    out = np.empty_like(sorted_out)
-    out[asked] = sorted_out
+    out = np.empty((len(asked), len(plan.aggregations)))
+    out[asked] = sorted_out.reshape(out.shape)
     return out
 
 
 def _run(
     state: ViewState, batch: kernels.Batch, keys: NDArray[np.int64], times: NDArray[np.int64], out: NDArray[np.float64]
 ) -> None:
-    event, place = scratch_event(len(state.plan.fields)), np.zeros(2, np.int64)
-    while not kernels.replay(state.program, state.memory, batch, event, place, keys, times, out):
+    event, place = state.program.scratch_event(), np.zeros(2, np.int64)
+    while not kernels.replay(state.program.code, state.memory, batch, event, place, keys, times, out):
         state.make_room(64 * 1024)

@@ -1,113 +1,102 @@
-"""A plan laid out for the kernels: offsets of every accumulator inside a key's row and inside a pane's record.
+"""A plan laid out for the kernels as one array of words, its parts named in `layout`.
 
 Windows with the same pane length share one grid of panes. A record's body is `[events, blocks...]`, one block for
 each field that a window of the grid uses; a window's running totals have the same body as its panes, so one set of
 operations serves both.
-
-A row: latest event time, events applied, then for each grid the newest pane (pointer into the pool, -1 none), the
-index of the pane that holds the evaluation time, the end of that pane and when the next pane leaves a window; then
-the all-time body, then one body for each window.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tidemill_engine.windows import layout as at
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.plan import Aggregation, ViewPlan
 
-LATEST, APPLIED, GRIDS = 0, 1, 2
-HEAD, CURRENT, END, DUE, PER_GRID = 0, 1, 2, 3, 4
-INDEX, NEXT, BODY = 0, 1, 2
-FIELD, COUNT, SUM, SQUARE, MIN, MAX, FIRST, LAST, OP_WIDTH = 0, 1, 2, 3, 4, 5, 6, 7, 8
-KIND_COUNT, KIND_SUM, KIND_MEAN, KIND_VAR, KIND_STD, KIND_PICK, KIND_AGE = range(7)
-NEVER = np.iinfo(np.int64).max
-NOTHING_YET = -1
-_SIZES = {COUNT: 1, SUM: 2, SQUARE: 3, MIN: 1, MAX: 1, FIRST: 3, LAST: 3}
-_NEEDS: Mapping[str, tuple[int, ...]] = {
+_SIZES = {at.COUNT: 1, at.SUM: 2, at.SQUARE: 3, at.MIN: 1, at.MAX: 1, at.FIRST: 3, at.LAST: 3}
+_MASKS = {
+    at.SUM: at.HAS_SUM, at.SQUARE: at.HAS_SQUARE, at.MIN: at.HAS_MIN, at.MAX: at.HAS_MAX, at.FIRST: at.HAS_FIRST,
+    at.LAST: at.HAS_LAST,
+}  # fmt: skip
+_PARTS: Mapping[str, tuple[int, ...]] = {
     "count": (),
-    "sum": (SUM,),
-    "mean": (SUM,),
-    "var": (SUM, SQUARE),
-    "std": (SUM, SQUARE),
-    "min": (MIN,),
-    "max": (MAX,),
-    "first": (FIRST,),
-    "last": (LAST,),
-    "age_of_last": (LAST,),
+    "sum": (at.SUM,),
+    "mean": (at.SUM,),
+    "var": (at.SUM, at.SQUARE),
+    "std": (at.SUM, at.SQUARE),
+    "min": (at.MIN,),
+    "max": (at.MAX,),
+    "first": (at.FIRST,),
+    "last": (at.LAST,),
+    "age_of_last": (at.LAST,),
 }
-_KINDS = {"sum": KIND_SUM, "mean": KIND_MEAN, "var": KIND_VAR, "std": KIND_STD, "age_of_last": KIND_AGE}
-_PICKS = {"min": (MIN, 0), "max": (MAX, 0), "first": (FIRST, 2), "last": (LAST, 2)}
+_PICKS = {"min": (at.MIN, 0), "max": (at.MAX, 0), "first": (at.FIRST, 2), "last": (at.LAST, 2)}
+_KINDS = {"var": at.KIND_VAR, "std": at.KIND_STD, "age_of_last": at.KIND_AGE}
 
 
-class Program(NamedTuple):
-    """Arrays that the kernels read. G grids, W windows (by grid), J operations (by grid, the all-time body last)."""
+@dataclass(frozen=True)
+class Body:
+    """The operations of one body by column, its size in words and how it looks when empty."""
 
-    pane_us: Words  # (G,)
-    panes_kept: Words  # (G,) panes of the grid's longest window
-    record_words: Words  # (G,)
-    window_start: Words  # (G + 1,) windows of grid g are window_start[g] .. window_start[g + 1]
-    window_panes: Words  # (W,)
-    window_at: Words  # (W,) where the window's body starts in the row
-    op_start: Words  # (G + 2,)
-    ops: Words  # (J, OP_WIDTH) column of the field, then offsets in the body, 0 for absent
-    blank: Words  # an empty row
-    blank_at: Words  # (G + 1,) where an empty body of each grid (and the all-time one) stands in `blank`, -1 none
-    body_words: Words  # (G + 1,)
-    features: Words  # (F, 5) kind, count, first word, second word (all absolute in the row), column
-    scales: NDArray[np.float64]  # (fields + 1,) 2 ** bits
-    quanta: NDArray[np.float64]  # (fields + 1,) 2 ** -bits
-    needs: Words  # (fields + 1,) 0 no sums, 1 sum, 2 sum and squares
-    lifetime_us: int  # NEVER when keys do not die
-    step_us: int
+    ops: Mapping[int, list[int]]
+    blank: list[int]
 
 
-def _offsets(aggregations: Iterable[Aggregation], plan: ViewPlan) -> tuple[NDArray[np.int64], int]:
-    """Operations of one body and its size in words."""
+@dataclass(frozen=True)
+class Program:
+    """`code` for the kernels; the sizes that Python needs."""
+
+    code: Words
+    row_words: int
+    record_words: tuple[int, ...]
+
+    @property
+    def blank(self) -> Words:
+        """An empty row."""
+        start = int(self.code[at.BLANK])
+        return self.code[start : start + self.row_words]
+
+    def scratch_event(self) -> Words:
+        """Room for one event; the column after the last field stands for the event itself and is always 1."""
+        columns = int(self.code[at.COLUMN_END] - self.code[at.COLUMN]) // at.COLUMN_WIDTH
+        event = np.zeros(at.CELLS + at.CELL_WIDTH * columns, np.int64)
+        event[-at.CELL_WIDTH] = float_word(1.0)
+        return event
+
+
+def float_word(value: float) -> int:
+    """A float's bits."""
+    return int(np.float64(value).view(np.int64))
+
+
+def _column(item: Aggregation, plan: ViewPlan) -> int:
+    return len(plan.fields) if item.field is None else plan.fields.index(item.field)
+
+
+def _body(aggregations: Iterable[Aggregation], plan: ViewPlan) -> Body:
     needs: dict[int, set[int]] = {}
     for item in aggregations:
-        column = len(plan.fields) if item.field is None else plan.fields.index(item.field)
         if item.field is not None or item.function != "count":
-            needs.setdefault(column, set()).update((COUNT, *_NEEDS[item.function]))
-    size, ops = 1, np.zeros((len(needs), OP_WIDTH), np.int64)
-    for op, column in zip(ops, sorted(needs), strict=True):
-        op[FIELD] = column
+            needs.setdefault(_column(item, plan), set()).update((at.COUNT, *_PARTS[item.function]))
+    blank, ops = [0], {}
+    for column in sorted(needs):
+        ops[column] = op = [0] * at.OP_WIDTH
+        op[at.CELL] = at.CELLS + at.CELL_WIDTH * column
         for part in sorted(needs[column]):
-            op[part] = size
-            size += _SIZES[part]
-    return ops, size
+            op[part] = len(blank)
+            op[at.MASK] |= _MASKS.get(part, 0)
+            blank += _blank_part(part)
+    return Body(ops, blank)
 
 
-def _blank_body(ops: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    body = np.zeros(size, np.int64)
-    floats = body.view(np.float64)
-    for op in ops:
-        if op[MIN]:
-            floats[op[MIN]] = np.inf
-        if op[MAX]:
-            floats[op[MAX]] = -np.inf
-        if op[FIRST]:
-            body[op[FIRST]] = NEVER
-        if op[LAST]:
-            body[op[LAST]] = NOTHING_YET
-    return body
-
-
-def _feature(item: Aggregation, plan: ViewPlan, ops: NDArray[np.int64], at: int) -> tuple[int, int, int, int, int]:
-    column = len(plan.fields) if item.field is None else plan.fields.index(item.field)
-    if item.field is None and item.function == "count":
-        return KIND_COUNT, at, 0, 0, column
-    op = next(op for op in ops if op[FIELD] == column)
-    count = at + int(op[COUNT])
-    if item.function == "count":
-        return KIND_COUNT, count, 0, 0, column
-    if item.function in _PICKS:
-        part, word = _PICKS[item.function]
-        return KIND_PICK, count, at + int(op[part]) + word, 0, column
-    first = at + int(op[LAST if item.function == "age_of_last" else SUM])
-    return _KINDS[item.function], count, first, at + int(op[SQUARE]), column
+def _blank_part(part: int) -> list[int]:
+    words = [0] * _SIZES[part]
+    first = {
+        at.MIN: float_word(np.inf), at.MAX: float_word(-np.inf), at.FIRST: at.NEVER, at.LAST: at.NOTHING_YET
+    }  # fmt: skip
+    words[0] = first.get(part, 0)
+    return words
 
 
 class _Layout:
@@ -117,18 +106,15 @@ class _Layout:
         self.plan = plan
         self.panes = sorted({window.pane_us for window in plan.windows})
         self.order = sorted(range(len(plan.windows)), key=lambda w: (plan.windows[w].pane_us, w))
-        grids = [[a for a in plan.aggregations if self._grid(a) == g] for g in range(len(self.panes) + 1)]
-        self.bodies = [_offsets(items, plan) for items in grids]
-        self.has_all_time = bool(grids[-1])
-        head = np.zeros(GRIDS + PER_GRID * len(self.panes), np.int64)
-        head[LATEST] = NOTHING_YET
-        head[GRIDS + HEAD :: PER_GRID] = -1
-        head[GRIDS + DUE :: PER_GRID] = NEVER
-        self.row = [head]
-        self.blank_at = [-1] * (len(self.panes) + 1)
-        if self.has_all_time:
-            self.blank_at[-1] = self._append(len(self.panes))
-        self.window_at = {window: self._place(window) for window in self.order}
+        self.bodies = [
+            _body([a for a in plan.aggregations if self._grid(a) == g], plan) for g in range(len(self.panes) + 1)
+        ]
+        self.row = [at.NOTHING_YET, 0, 0]
+        for _ in self.panes:
+            self.row += [-1, 0, 0, at.NEVER]
+        has_all_time = any(item.window is None for item in plan.aggregations)
+        self.all_time_at = self._place(len(self.panes)) if has_all_time else -1
+        self.window_at = {window: self._place(self.grid_of(window)) for window in self.order}
 
     def _grid(self, item: Aggregation) -> int:
         return len(self.panes) if item.window is None else self.grid_of(item.window)
@@ -136,59 +122,117 @@ class _Layout:
     def grid_of(self, window: int) -> int:
         return self.panes.index(self.plan.windows[window].pane_us)
 
-    def _append(self, grid: int) -> int:
-        at = sum(part.size for part in self.row)
-        self.row.append(_blank_body(*self.bodies[grid]))
-        return at
+    def _place(self, grid: int) -> int:
+        place = len(self.row)
+        self.row += self.bodies[grid].blank
+        return place
 
-    def _place(self, window: int) -> int:
-        grid = self.grid_of(window)
-        at = self._append(grid)
-        self.blank_at[grid] = at
-        return at
+    def windows_of(self, grid: int) -> list[int]:
+        return [window for window in self.order if self.grid_of(window) == grid]
 
-    def features(self) -> NDArray[np.int64]:
-        rows = []
-        for item in self.plan.aggregations:
-            at = self.blank_at[-1] if item.window is None else self.window_at[item.window]
-            rows.append(_feature(item, self.plan, self.bodies[self._grid(item)][0], at))
-        return _array(rows)
+    def body_of(self, item: Aggregation) -> tuple[Body, int]:
+        """The body that a feature is read from, and where it stands in the row."""
+        place = self.all_time_at if item.window is None else self.window_at[item.window]
+        return self.bodies[self._grid(item)], place
 
 
-def _array(values: Iterable[object]) -> Words:
-    return np.asarray(list(values), np.int64)
+class _Features:
+    """Features by what reading them takes; sum and mean of one field and window are read together."""
+
+    def __init__(self, layout: _Layout) -> None:
+        self.counts: list[list[int]] = []
+        self.moments: list[list[int]] = []
+        self.picks: list[list[int]] = []
+        self.others: list[list[int]] = []
+        for place, item in enumerate(layout.plan.aggregations):
+            self._add(layout, place, item)
+
+    def _add(self, layout: _Layout, place: int, item: Aggregation) -> None:
+        body, start = layout.body_of(item)
+        column = _column(item, layout.plan)
+        if item.function == "count" and item.field is None:
+            self.counts.append([start, place])
+            return
+        op = body.ops[column]
+        n, function = start + op[at.COUNT], item.function
+        quantum = float_word(2.0 ** -(*layout.plan.bits, 0)[column])
+        if function == "count":
+            self.counts.append([n, place])
+        elif function in _PICKS:
+            part, word = _PICKS[function]
+            self.picks.append([n, start + op[part] + word, place])
+        elif function in {"sum", "mean"}:
+            self._moment([n, start + op[at.SUM], quantum], place, is_mean=function == "mean")
+        else:
+            source = start + op[at.LAST if function == "age_of_last" else at.SUM]
+            self.others.append([_KINDS[function], n, source, start + op[at.SQUARE], quantum, place])
+
+    def _moment(self, key: list[int], place: int, *, is_mean: bool) -> None:
+        slot = 4 if is_mean else 3
+        known = next((row for row in self.moments if row[:3] == key and row[slot] < 0), None)
+        if known is None:
+            known = [*key, -1, -1]
+            self.moments.append(known)
+        known[slot] = place
 
 
-def _needs(layout: _Layout) -> Words:
-    needs = np.zeros(len(layout.plan.fields) + 1, np.int64)
-    for ops, _ in layout.bodies:
-        for op in ops:
-            needs[op[FIELD]] = max(needs[op[FIELD]], 2 if op[SQUARE] else 1 if op[SUM] else 0)
-    return needs
+class _Words:
+    """The code as it grows."""
+
+    def __init__(self) -> None:
+        self.words = [0] * at.HEADER
+
+    def add(self, rows: Sequence[Sequence[int]]) -> tuple[int, int]:
+        start = len(self.words)
+        for row in rows:
+            self.words += row
+        return start, len(self.words)
+
+    def section(self, header: int, rows: Sequence[Sequence[int]]) -> None:
+        self.words[header], self.words[header + 1] = self.add(rows)
+
+
+def _grid_record(layout: _Layout, grid: int, code: _Words) -> list[int]:
+    body, windows = layout.bodies[grid], [layout.plan.windows[w] for w in layout.windows_of(grid)]
+    is_all_time = grid == len(layout.panes)
+    record = [0] * at.GRID_WIDTH
+    record[at.PANE] = 0 if is_all_time else layout.panes[grid]
+    record[at.KEPT] = max((window.panes for window in windows), default=0)
+    record[at.RECORD] = at.BODY + len(body.blank)
+    places = [[layout.plan.windows[w].panes, layout.window_at[w]] for w in layout.windows_of(grid)]
+    record[at.WINDOW], record[at.WINDOW_END] = code.add(places)
+    record[at.OP], record[at.OP_END] = code.add(list(body.ops.values()))
+    record[at.EMPTY], _ = code.add([body.blank])
+    record[at.BODY_WORDS] = len(body.blank)
+    record[at.SLOT] = layout.all_time_at if is_all_time else at.GRIDS + at.PER_GRID * grid
+    record[at.FREE] = at.TOP + 1 + grid
+    return record
+
+
+def _columns(layout: _Layout) -> list[list[int]]:
+    needs = [0] * (len(layout.plan.fields) + 1)
+    for body in layout.bodies:
+        for column, op in body.ops.items():
+            needs[column] = max(needs[column], 2 if op[at.SQUARE] else 1 if op[at.SUM] else 0)
+    return [[need, float_word(2.0**bits)] for need, bits in zip(needs, (*layout.plan.bits, 0), strict=True)]
 
 
 def compile_plan(plan: ViewPlan) -> Program:
     """The program of a plan."""
-    layout = _Layout(plan)
-    windows = [plan.windows[w] for w in layout.order]
-    grids = [layout.grid_of(w) for w in layout.order]
-    sizes = [size for _, size in layout.bodies]
-    return Program(
-        pane_us=_array(layout.panes),
-        panes_kept=_array(max(w.panes for w in windows if w.pane_us == pane) for pane in layout.panes),
-        record_words=_array(BODY + size for size in sizes[:-1]),
-        window_start=_array(np.searchsorted(grids, range(len(layout.panes) + 1))),
-        window_panes=_array(window.panes for window in windows),
-        window_at=_array(layout.window_at[w] for w in layout.order),
-        op_start=_array(np.cumsum([0, *(len(ops) for ops, _ in layout.bodies)])),
-        ops=np.concatenate([ops for ops, _ in layout.bodies]),
-        blank=np.concatenate(layout.row),
-        blank_at=_array(layout.blank_at),
-        body_words=_array(sizes),
-        features=layout.features(),
-        scales=np.array([2.0**bits for bits in (*plan.bits, 0)]),
-        quanta=np.array([2.0**-bits for bits in (*plan.bits, 0)]),
-        needs=_needs(layout),
-        lifetime_us=NEVER if plan.lifetime_us is None else plan.lifetime_us,
-        step_us=plan.step_us,
-    )
+    layout, code = _Layout(plan), _Words()
+    features = _Features(layout)
+    code.words[at.ROW_WORDS] = len(layout.row)
+    code.words[at.LIFETIME] = at.NEVER if plan.lifetime_us is None else plan.lifetime_us
+    code.words[at.STEP] = plan.step_us
+    code.words[at.FEATURES] = len(plan.aggregations)
+    code.words[at.BLANK], _ = code.add([layout.row])
+    records = [_grid_record(layout, grid, code) for grid in range(len(layout.bodies))]
+    code.section(at.GRID, records)
+    code.words[at.GRID_END] -= at.GRID_WIDTH  # there the all-time body's record stands
+    code.section(at.COLUMN, _columns(layout))
+    code.section(at.COUNTS, features.counts)
+    code.section(at.MOMENTS, features.moments)
+    code.section(at.PICKS, features.picks)
+    code.section(at.OTHERS, features.others)
+    sizes = tuple(record[at.RECORD] for record in records[:-1])
+    return Program(np.array(code.words, np.int64), len(layout.row), sizes)

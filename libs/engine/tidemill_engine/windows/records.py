@@ -4,36 +4,38 @@ Every operation is commutative and associative on sets of events, so a body is a
 and `last` are ordered by (time, hash of the event id, value).
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words, add128, add192, subtract128, subtract192
 from tidemill_engine.windows.jit import inlined, kernel
-from tidemill_engine.windows.program import (
+from tidemill_engine.windows.layout import (
+    BODY_WORDS,
+    CELL,
     COUNT,
-    FIELD,
+    EMPTY,
+    EXTREMES,
     FIRST,
+    HAS_FIRST,
+    HAS_LAST,
+    HAS_MAX,
+    HAS_MIN,
+    HAS_SQUARE,
+    HAS_SUM,
     LAST,
+    LIMBS,
+    MARK,
+    MASK,
     MAX,
     MIN,
-    NEVER,
-    NOTHING_YET,
+    OP,
+    OP_END,
+    OP_WIDTH,
+    RARE,
     SQUARE,
-    SUM,
-    Program,
+    TIME,
 )
 
-_INFINITY = np.float64(np.inf)
-
-
-class Event(NamedTuple):
-    """Scratch space of one event: values by column (NaN: null; the last column is always 1) and their exact limbs."""
-
-    values: NDArray[np.float64]  # (fields + 1,)
-    limbs: Words  # (5 * (fields + 1),) for each column sum low, sum high, square low, middle, high
-    stamp: Words  # (2,) time, hash
+_MOST_BITS = 62
 
 
 @inlined
@@ -47,10 +49,17 @@ def as_word(value: float) -> np.int64:
 
 
 @inlined
-def clear(program: Program, grid: int, words: Words, at: int) -> None:
-    source = program.blank_at[grid]
-    for word in range(program.body_words[grid]):
-        words[at + word] = program.blank[source + word]
+def copy_words(count: int, words: Words, at: int, other: Words, other_at: int) -> None:
+    """As slices would; numba needs seconds to compile the shape check of each slice assignment."""
+    for word in range(count):
+        words[at + word] = other[other_at + word]
+
+
+@inlined
+def clear(code: Words, grid: int, words: Words, at: int) -> None:
+    source = code[grid + EMPTY]
+    for word in range(code[grid + BODY_WORDS]):
+        words[at + word] = code[source + word]
 
 
 @inlined
@@ -64,16 +73,9 @@ def is_later(words: Words, at: int, other: Words, other_at: int) -> bool:
 
 
 @inlined
-def copy_words(count: int, words: Words, at: int, other: Words, other_at: int) -> None:
-    """As slices would; numba needs seconds to compile the shape check of each slice assignment."""
-    for word in range(count):
-        words[at + word] = other[other_at + word]
-
-
-@inlined
-def _pick(words: Words, at: int, event: Event, column: int, want_later: bool) -> None:  # noqa: FBT001 - compiled code takes no keyword-only arguments
+def _pick(words: Words, at: int, event: Words, value: float, want_later: bool) -> None:  # noqa: FBT001 - compiled code takes no keyword-only arguments
     """Keep the event's stamp and value if it comes after (or before) what is there."""
-    time, mark, value = event.stamp[0], event.stamp[1], event.values[column]
+    time, mark = event[TIME], event[MARK]
     if time != words[at]:
         wins = (time > words[at]) == want_later
     elif mark != words[at + 1]:
@@ -84,112 +86,129 @@ def _pick(words: Words, at: int, event: Event, column: int, want_later: bool) ->
         words[at], words[at + 1], words[at + 2] = time, mark, as_word(value)
 
 
+@kernel
+def _add_rare(code: Words, op: int, words: Words, at: int, event: Words) -> None:
+    """What few features need, out of the way of the others."""
+    mask, value = code[op + MASK], as_float(event[code[op + CELL]])
+    if mask & HAS_FIRST:
+        _pick(words, at + code[op + FIRST], event, value, False)  # noqa: FBT003
+    if mask & HAS_LAST:
+        _pick(words, at + code[op + LAST], event, value, True)  # noqa: FBT003
+
+
 @inlined
-def add_event(program: Program, grid: int, words: Words, at: int, event: Event) -> None:
+def add_event(code: Words, grid: int, words: Words, at: int, event: Words) -> None:
     words[at] += 1
-    for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        column = program.ops[j, FIELD]
-        value = event.values[column]
+    for op in range(code[grid + OP], code[grid + OP_END], OP_WIDTH):
+        cell, mask, base = code[op + CELL], code[op + MASK], at + code[op + COUNT]
+        value = as_float(event[cell])
         if value != value:  # noqa: PLR0124 - NaN, the null
             continue
-        words[at + program.ops[j, COUNT]] += 1
-        if program.ops[j, SUM]:
-            add128(words, at + program.ops[j, SUM], np.uint64(event.limbs[5 * column]), event.limbs[5 * column + 1])
-        if program.ops[j, SQUARE]:
-            add192(words, at + program.ops[j, SQUARE], event.limbs, 5 * column + 2)
-        if program.ops[j, MIN] and value < as_float(words[at + program.ops[j, MIN]]):
-            words[at + program.ops[j, MIN]] = as_word(value)
-        if program.ops[j, MAX] and value > as_float(words[at + program.ops[j, MAX]]):
-            words[at + program.ops[j, MAX]] = as_word(value)
-        if program.ops[j, FIRST]:
-            _pick(words, at + program.ops[j, FIRST], event, column, False)  # noqa: FBT003
-        if program.ops[j, LAST]:
-            _pick(words, at + program.ops[j, LAST], event, column, True)  # noqa: FBT003
+        words[base] += 1
+        if mask & HAS_SUM:  # the sum follows the count
+            add128(words, base + 1, np.uint64(event[cell + LIMBS]), event[cell + LIMBS + 1])
+        if mask & HAS_SQUARE:
+            add192(words, at + code[op + SQUARE], event, cell + LIMBS + 2)
+        if mask & HAS_MIN and value < as_float(words[at + code[op + MIN]]):
+            words[at + code[op + MIN]] = as_word(value)
+        if mask & HAS_MAX and value > as_float(words[at + code[op + MAX]]):
+            words[at + code[op + MAX]] = as_word(value)
+        if mask & RARE:
+            _add_rare(code, op, words, at, event)
+
+
+@inlined
+def _merge_extremes(code: Words, op: int, words: Words, at: int, other: Words, other_at: int) -> None:  # noqa: PLR0913 - see the module
+    mask = code[op + MASK]
+    if mask & HAS_MIN and as_float(other[other_at + code[op + MIN]]) < as_float(words[at + code[op + MIN]]):
+        words[at + code[op + MIN]] = other[other_at + code[op + MIN]]
+    if mask & HAS_MAX and as_float(other[other_at + code[op + MAX]]) > as_float(words[at + code[op + MAX]]):
+        words[at + code[op + MAX]] = other[other_at + code[op + MAX]]
+    if mask & RARE:
+        _merge_rare(code, op, words, at, other, other_at)
 
 
 @kernel
-def _merge_extremes(program: Program, j: int, words: Words, at: int, other: Words, other_at: int) -> None:  # noqa: PLR0913 - see the module
-    if other[other_at + program.ops[j, COUNT]] == 0:
+def _merge_rare(code: Words, op: int, words: Words, at: int, other: Words, other_at: int) -> None:  # noqa: PLR0913 - see the module
+    mask, first, last = code[op + MASK], code[op + FIRST], code[op + LAST]
+    if other[other_at + code[op + COUNT]] == 0:
         return
-    low, high, first, last = program.ops[j, MIN], program.ops[j, MAX], program.ops[j, FIRST], program.ops[j, LAST]
-    if low and as_float(other[other_at + low]) < as_float(words[at + low]):
-        words[at + low] = other[other_at + low]
-    if high and as_float(other[other_at + high]) > as_float(words[at + high]):
-        words[at + high] = other[other_at + high]
-    if first and is_later(words, at + first, other, other_at + first):
+    if mask & HAS_FIRST and is_later(words, at + first, other, other_at + first):
         copy_words(3, words, at + first, other, other_at + first)
-    if last and is_later(other, other_at + last, words, at + last):
+    if mask & HAS_LAST and is_later(other, other_at + last, words, at + last):
         copy_words(3, words, at + last, other, other_at + last)
 
 
 @kernel
-def merge(program: Program, grid: int, words: Words, at: int, pool: Words, body: int) -> None:  # noqa: PLR0913 - see the module
+def merge(code: Words, grid: int, words: Words, at: int, pool: Words, body: int) -> None:  # noqa: PLR0913 - see the module
     """Add a pane's body to a window's."""
     words[at] += pool[body]
-    for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        words[at + program.ops[j, COUNT]] += pool[body + program.ops[j, COUNT]]
-        if program.ops[j, SUM]:
-            add128(
-                words,
-                at + program.ops[j, SUM],
-                np.uint64(pool[body + program.ops[j, SUM]]),
-                pool[body + program.ops[j, SUM] + 1],
-            )
-        if program.ops[j, SQUARE]:
-            add192(words, at + program.ops[j, SQUARE], pool, body + program.ops[j, SQUARE])
-        _merge_extremes(program, j, words, at, pool, body)
+    for op in range(code[grid + OP], code[grid + OP_END], OP_WIDTH):
+        base, source = code[op + COUNT], body + code[op + COUNT]
+        words[at + base] += pool[source]
+        if code[op + MASK] & HAS_SUM:
+            add128(words, at + base + 1, np.uint64(pool[source + 1]), pool[source + 2])
+        if code[op + MASK] & HAS_SQUARE:
+            add192(words, at + code[op + SQUARE], pool, body + code[op + SQUARE])
+        _merge_extremes(code, op, words, at, pool, body)
 
 
-@kernel
-def _held(program: Program, j: int, words: Words, at: int, pool: Words, body: int) -> bool:  # noqa: PLR0913 - see the module
+@inlined
+def _held(code: Words, op: int, words: Words, at: int, pool: Words, body: int) -> bool:  # noqa: PLR0913 - see the module
     """Whether the pane holds one of the window's extremes, which must then be found again."""
-    if pool[body + program.ops[j, COUNT]] == 0:
+    mask = code[op + MASK]
+    if mask & EXTREMES == 0 or pool[body + code[op + COUNT]] == 0:
         return False
-    low, high = program.ops[j, MIN], program.ops[j, MAX]
-    if low and pool[body + low] == words[at + low]:
-        return True
-    if high and pool[body + high] == words[at + high]:
-        return True
+    low, high, last = code[op + MIN], code[op + MAX], code[op + LAST]
     return bool(
-        program.ops[j, FIRST]
-        or (program.ops[j, LAST] and pool[body + program.ops[j, LAST]] == words[at + program.ops[j, LAST]])
+        (mask & HAS_MIN and pool[body + low] == words[at + low])
+        or (mask & HAS_MAX and pool[body + high] == words[at + high])
+        or mask & HAS_FIRST
+        or (mask & HAS_LAST and pool[body + last] == words[at + last])
     )
 
 
-@kernel
-def take_away(program: Program, grid: int, words: Words, at: int, pool: Words, body: int) -> bool:  # noqa: PLR0913 - see the module
-    """Subtract a pane's counts and sums from a window's; true when extremes must be found again."""
-    stale = False
+@inlined
+def take_away(code: Words, grid: int, words: Words, at: int, pool: Words, body: int) -> int:  # noqa: PLR0913 - see the module
+    """Subtract a pane's counts and sums from a window's; bits of the operations whose extremes must be found again."""
+    stale, bit = 0, 0
     words[at] -= pool[body]
-    for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        words[at + program.ops[j, COUNT]] -= pool[body + program.ops[j, COUNT]]
-        if program.ops[j, SUM]:
-            subtract128(
-                words,
-                at + program.ops[j, SUM],
-                np.uint64(pool[body + program.ops[j, SUM]]),
-                pool[body + program.ops[j, SUM] + 1],
-            )
-        if program.ops[j, SQUARE]:
-            subtract192(words, at + program.ops[j, SQUARE], pool, body + program.ops[j, SQUARE])
-        stale |= _held(program, j, words, at, pool, body)
+    for op in range(code[grid + OP], code[grid + OP_END], OP_WIDTH):
+        base, source = at + code[op + COUNT], body + code[op + COUNT]
+        words[base] -= pool[source]
+        if code[op + MASK] & HAS_SUM:
+            subtract128(words, base + 1, np.uint64(pool[source + 1]), pool[source + 2])
+        if code[op + MASK] & HAS_SQUARE:
+            subtract192(words, at + code[op + SQUARE], pool, body + code[op + SQUARE])
+        if _held(code, op, words, at, pool, body):
+            stale |= 1 << bit
+        bit = min(bit + 1, _MOST_BITS)  # the operations after it share the last bit
     return stale
 
 
-@kernel
-def clear_extremes(program: Program, grid: int, words: Words, at: int) -> None:
-    for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        if program.ops[j, MIN]:
-            words[at + program.ops[j, MIN]] = as_word(_INFINITY)
-        if program.ops[j, MAX]:
-            words[at + program.ops[j, MAX]] = as_word(-_INFINITY)
-        if program.ops[j, FIRST]:
-            words[at + program.ops[j, FIRST]] = NEVER
-        if program.ops[j, LAST]:
-            words[at + program.ops[j, LAST]] = NOTHING_YET
+@inlined
+def clear_extremes(code: Words, grid: int, words: Words, at: int, stale: int) -> None:
+    """Empty the extremes of the operations that `stale` names."""
+    bit = 0
+    for op in range(code[grid + OP], code[grid + OP_END], OP_WIDTH):
+        if stale >> bit & 1:
+            mask, source = code[op + MASK], code[grid + EMPTY]
+            if mask & HAS_MIN:
+                words[at + code[op + MIN]] = code[source + code[op + MIN]]
+            if mask & HAS_MAX:
+                words[at + code[op + MAX]] = code[source + code[op + MAX]]
+            if mask & HAS_FIRST:
+                copy_words(3, words, at + code[op + FIRST], code, source + code[op + FIRST])
+            if mask & HAS_LAST:
+                copy_words(3, words, at + code[op + LAST], code, source + code[op + LAST])
+        bit = min(bit + 1, _MOST_BITS)
 
 
-@kernel
-def merge_extremes(program: Program, grid: int, words: Words, at: int, pool: Words, body: int) -> None:  # noqa: PLR0913 - see the module
-    for j in range(program.op_start[grid], program.op_start[grid + 1]):
-        _merge_extremes(program, j, words, at, pool, body)
+@inlined
+def merge_extremes(code: Words, grid: int, words: Words, at: int, pool: Words, body: int, stale: int) -> None:  # noqa: PLR0913 - see the module
+    """Merge the extremes of the operations that `stale` names."""
+    bit = 0
+    for op in range(code[grid + OP], code[grid + OP_END], OP_WIDTH):
+        if stale >> bit & 1:
+            _merge_extremes(code, op, words, at, pool, body)
+        bit = min(bit + 1, _MOST_BITS)

@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows import codec, kernels
-from tidemill_engine.windows.batch import RejectedValuesError, as_batch, scratch_event
+from tidemill_engine.windows.batch import RejectedValuesError, as_batch
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.keys import KeyTable
+from tidemill_engine.windows.layout import APPLIED, LATEST, NEVER, TOP
 from tidemill_engine.windows.memory import Memory
 from tidemill_engine.windows.plan import ViewPlan
-from tidemill_engine.windows.program import APPLIED, NEVER, compile_plan
+from tidemill_engine.windows.program import compile_plan
 
 Floats = NDArray[np.float64]
 Keys = Sequence[bytes] | NDArray[np.int32]
 Positions = tuple[NDArray[np.int32], NDArray[np.int64]]
 _CHUNK = 4096
-_NO_OUTPUT = np.empty((0, 0))
+_NO_OUTPUT = np.empty(0)
 __all__ = ["RejectedValuesError", "ViewState"]
 
 
@@ -47,20 +48,19 @@ class ViewState:
         self.too_late = 0
         self._keys = KeyTable()
         self._columns: dict[int, int] = {}
+        self._features = len(plan.aggregations)
         self._batches = 0
-        self._event = scratch_event(len(plan.fields))
+        self._event = self.program.scratch_event()
         self._memory = self._empty()
 
     def _empty(self) -> Memory:
-        free = np.full(len(self.program.pane_us) + 1, -1, np.int64)
-        free[-1] = 0
+        pool = np.full(len(self.program.record_words) + 1, -1, np.int64)
+        pool[TOP] = len(pool)
         return Memory(
             rows=np.empty(0, np.int64),
-            pool=np.empty(0, np.int64),
-            free=free,
+            pool=pool,
             due=np.empty(0, np.int64),
             dirty=np.empty(0, np.uint8),
-            seen=np.empty(0, np.int64),
             positions=np.empty((0, 0), np.int64),
         )
 
@@ -98,7 +98,6 @@ class ViewState:
             rows=np.concatenate([memory.rows, np.tile(self.program.blank, more)]),
             due=np.concatenate([memory.due, np.full(more, NEVER)]),
             dirty=np.concatenate([memory.dirty, np.zeros(more, np.uint8)]),
-            seen=np.concatenate([memory.seen, np.zeros(more, np.int64)]),
             positions=np.concatenate([memory.positions, np.full((more, memory.positions.shape[1]), -1)]),
         )
 
@@ -109,7 +108,7 @@ class ViewState:
 
     def make_room(self, words: int) -> None:
         """Grow the pool so that `words` more fit."""
-        pool, used = self._memory.pool, int(self._memory.free[-1])
+        pool, used = self._memory.pool, int(self._memory.pool[TOP])
         if used + words > len(pool):
             grown = np.empty(max(used + words, len(pool) + len(pool) // 2), np.int64)
             grown[:used] = pool[:used]
@@ -158,8 +157,8 @@ class ViewState:
     ) -> Floats:
         """Like `apply`; returns the key's vector right after each event, float64 (n, features)."""
         batch = self._batch(keys, times_us, hashes, values, positions)
-        out = np.empty((len(batch.times), len(self.plan.aggregations)))
-        self._apply(batch, out)
+        out = np.empty((len(batch.times), self._features))
+        self._apply(batch, out.ravel())
         return out
 
     def _batch(
@@ -182,10 +181,10 @@ class ViewState:
         touched = [np.empty(0, np.int64)]
         for start in range(0, len(batch.times), _CHUNK):
             part = kernels.part_of(batch, start, start + _CHUNK)
-            self.make_room(len(part.times) * int(self.program.record_words.sum()))
-            rows = out[start : start + _CHUNK]
+            self.make_room(len(part.times) * sum(self.program.record_words))
+            rows = out[start * self._features : (start + _CHUNK) * self._features]
             keys, late = kernels.apply_events(
-                self.program, self._memory, part, self._event, self.watermark_us, self._batches, rows
+                self.program.code, self._memory, part, self._event, self.watermark_us, self._batches, rows
             )
             self.too_late += late
             touched.append(keys)
@@ -200,7 +199,7 @@ class ViewState:
         if rounded <= self.watermark_us:
             return np.empty(0, np.int32)
         self.watermark_us = rounded
-        changed, dead = kernels.advance_keys(self.program, self._memory, self._keys.size, rounded)
+        changed, dead = kernels.advance_keys(self.program.code, self._memory, self._keys.size, rounded)
         self._keys.bury(dead.tolist())
         return np.asarray(changed, np.int32)
 
@@ -219,7 +218,9 @@ class ViewState:
         bits). It never falls, and for one log it names the value: two runs that reach the same revision have the same
         bits.
         """
-        return kernels.read_keys(self.program, self._memory, self._checked(indices), self.watermark_us)
+        rows = self._checked(indices)
+        values, at, revisions = kernels.read_keys(self.program.code, self._memory, rows, self.watermark_us)
+        return values.reshape(len(rows), self._features), at, revisions
 
     def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Indices that compiled code may use: it looks at no bounds."""
@@ -240,10 +241,10 @@ class ViewState:
         Raises ValueError for a time before the key's evaluation time: what has left the windows cannot come back.
         """
         rows, times = self.lookup(keys).astype(np.int64), np.ascontiguousarray(times_us, np.int64)
-        latest = self._memory.rows[0 :: len(self.program.blank)][rows[rows >= 0]]
+        latest = self._memory.rows[LATEST :: self.program.row_words][rows[rows >= 0]]
         if (times[rows >= 0] < np.maximum(latest, self.watermark_us)).any():
             raise ValueError("a time lies before its key's evaluation time")
-        return kernels.evaluate_keys(self.program, self._memory, rows, times)
+        return kernels.evaluate_keys(self.program.code, self._memory, rows, times).reshape(len(rows), self._features)
 
     # storing
 
@@ -261,11 +262,11 @@ class ViewState:
         return total.hexdigest()
 
     def _blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
-        ends = np.cumsum(codec.blob_words(self.program, self._memory, indices, self.watermark_us))
+        ends = np.cumsum(codec.blob_words(self.program.code, self._memory, indices, self.watermark_us))
         order = np.array([self._columns[p] for p in sorted(self._columns)], np.int64)
         partitions = np.array(list(self._columns), np.int64)
         prefix = codec.prefix_word(self.plan.fingerprint)
-        words = codec.write_blobs(self.program, self._memory, indices, prefix, order, partitions, ends)
+        words = codec.write_blobs(self.program.code, self._memory, indices, prefix, order, partitions, ends)
         raw, starts = words.astype("<i8").tobytes(), [0, *ends.tolist()]
         blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
         return sorted(zip(self.names(indices), blobs, strict=True))
@@ -280,7 +281,7 @@ class ViewState:
             state.watermark_us = watermark_us // plan.step_us * plan.step_us
         for key, blob in stored:
             state._load(key, np.frombuffer(blob, "<i8").astype(np.int64))
-        _, dead = kernels.advance_keys(state.program, state._memory, state._keys.size, state.watermark_us)
+        _, dead = kernels.advance_keys(state.program.code, state._memory, state._keys.size, state.watermark_us)
         state._keys.bury(dead.tolist())
         return state
 
@@ -292,9 +293,8 @@ class ViewState:
         columns = self._columns_of(pairs[:, 0].astype(np.int32))
         self._memory.positions[index, columns] = pairs[:, 1]
         self.make_room(2 * len(blob))
-        codec.read_blob(self.program, self._memory, int(index), blob, self.watermark_us)
+        codec.read_blob(self.program.code, self._memory, int(index), blob, self.watermark_us)
 
     def applied(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Events applied to each key, int64 (k,)."""
-        rows = self._checked(indices) * len(self.program.blank) + APPLIED
-        return np.asarray(self._memory.rows[rows], np.int64)
+        return np.asarray(self._memory.rows[self._checked(indices) * self.program.row_words + APPLIED], np.int64)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from tidemill_contracts import PipelineSpec, topic
 from tidemill_contracts.topics import Family, source_topics
-from tidemill_ingestion.api import Desk, Edge, routes
+from tidemill_ingestion.api import Desk, Edge, Ward, routes
 from tidemill_ingestion.archive import Archive, ArchiveTask, EventTable
 from tidemill_ingestion.domain.archive import Applied, Late, Reader
 from tidemill_ingestion.domain.catalogue import catalogue
@@ -16,14 +16,16 @@ from tidemill_ingestion.domain.source import Source
 from tidemill_ingestion.handlers import GROUP, IdleClock, RawTask, Streams
 from tidemill_ingestion.kafka import Letters, Log
 from tidemill_ingestion.settings import Settings
-from tidemill_ingestion.store import KnownIds, Store
+from tidemill_ingestion.store import SCHEMA, KnownIds, Store
 from tidemill_runtime.archive import archive_path
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.dlq import DeadLetterLimiter
 from tidemill_runtime.errors import Later, Never
 from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import end_offsets, ensure_topics
+from tidemill_runtime.outbox import Relay
 from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
+from tidemill_runtime.postgres import open_pool
 from tidemill_runtime.service import Service
 from tidemill_runtime.stream import StreamRunner
 
@@ -52,6 +54,8 @@ class Composition:
             recent=self._recent,
         )  # fmt: skip
         self._desk = Desk(settings.prefix, Letters(settings), self._store, self._edge_log)
+        self._has_word = asyncio.Event()
+        self._ward = Ward(settings.prefix, self._store, self._has_word.set)
         self._operators, self._archivers = Streams(self._operator), Streams(self._archiver)
         self._watcher = PipelineWatcher(settings, self._apply)
 
@@ -62,12 +66,12 @@ class Composition:
         background = {
             "postgres": self._postgres, "kafka-edge": self._edge_log.run, "kafka-operator": self._log.run,
             "pipelines": self._watcher.run, "operators": self._operators.run,
-            "archivers": self._archivers.run,
+            "archivers": self._archivers.run, "outbox": self._relay,
         }  # fmt: skip
         return Service(
             routes=routes(),
             background=background,
-            state={"edge": self._edge, "desk": self._desk},
+            state={"edge": self._edge, "desk": self._desk, "ward": self._ward},
             title="Tidemill ingestion",
         )
 
@@ -88,6 +92,21 @@ class Composition:
         finally:
             await self._store.close()
 
+    async def _relay(self) -> None:
+        """Publish words on quality, from when a source declares it: nobody else has any."""
+        await self._has_word.wait()
+        backoff = Backoff()
+        while True:
+            try:
+                pool = await open_pool(self._settings.postgres, max_size=3)
+                break
+            except Later:
+                await backoff.wait()
+        try:
+            await Relay(self._settings, pool, SCHEMA).run()
+        finally:
+            await pool.close()
+
     async def _prune(self) -> None:
         """Forget ids that no event above its source's watermark can have."""
         with suppress(Later):
@@ -104,6 +123,8 @@ class Composition:
             "pipelines", ok=not found.disputed, reason=f"declared differently twice: {', '.join(found.disputed)}"
         )
         self._edge.sources = usable
+        if any(source.spec.quality is not None for source in usable.values()):
+            self._has_word.set()
         self._operators.apply(usable)
         archived = tuple(source for source in usable.values() if source.spec.archive)
         self._archivers.apply({"archive": archived} if archived else {})
@@ -132,7 +153,7 @@ class Composition:
             idle = IdleClock(source, partition, prefix=prefix, store=self._store, sink=self._log, clock=time.monotonic)
             return RawTask(
                 source, partition, prefix=prefix, store=self._store, sink=self._log, limiter=DeadLetterLimiter(),
-                idle=idle, recent=self._recent,
+                idle=idle, recent=self._recent, judgements=self._store,
             )  # fmt: skip
 
         return StreamRunner(

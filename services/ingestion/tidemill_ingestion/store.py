@@ -1,14 +1,18 @@
 """The only module that speaks SQL: known ids, partitions and their counters, replays of dead letters."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 import asyncpg
 
+from tidemill_contracts import Envelope
 from tidemill_ingestion.domain.decide import Batch, Counts, Known, Position
-from tidemill_ingestion.domain.stored import ClaimedMeanwhile, EventRow, Opened, PartitionRow
+from tidemill_ingestion.domain.quality import Breach, Judged
+from tidemill_ingestion.domain.stored import ClaimedMeanwhile, EventRow, Opened, PartitionRow, Quarantined
 from tidemill_runtime.errors import Later
+from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Fenced, Pool, migrate, open_pool
 
 SCHEMA = "ingestion"
@@ -22,6 +26,15 @@ _OPEN = "INSERT INTO ingestion.partitions (source, partition) VALUES ($1, $2) ON
 _PARTITION = """SELECT next, seq, watermark_us, newest_us, emitted FROM ingestion.partitions
     WHERE source = $1 AND partition = $2"""
 _DECIDE = "SELECT ingestion.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_JUDGE = "SELECT ingestion.judge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::jsonb)"
+_QUALITY = "SELECT state FROM ingestion.quality WHERE source = $1 AND partition = $2"
+_QUARANTINE = """SELECT id, source, partition, field, rule, value, bound, row_count, from_us, to_us, ranges::text,
+    released_at IS NOT NULL AS is_released, detail FROM ingestion.quarantine
+    WHERE ($1::text IS NULL OR source = $1) AND ($2 OR released_at IS NULL)
+    ORDER BY from_us DESC, source, partition, field, rule LIMIT $3"""
+_QUARANTINED = _QUARANTINE.partition("WHERE")[0] + "WHERE id = $1::uuid"
+_RELEASE = """UPDATE ingestion.quarantine SET released_at = now(), detail = $2
+    WHERE id = $1::uuid AND released_at IS NULL RETURNING id"""
 _EMITTED = "UPDATE ingestion.partitions SET emitted = $3 WHERE source = $1 AND partition = $2 AND next = $3"
 _STATUS = """SELECT source, partition, next, seq, watermark_us, newest_us, applied, late, future, dead_lettered,
     duplicates, conflicts, refused, timers, records FROM ingestion.partitions ORDER BY source, partition"""
@@ -73,14 +86,41 @@ class Store:
 
         Raises Fenced when the partition is not at `low` any more, and ClaimedMeanwhile.
         """
-        at, claims = batch.position, list(batch.claims.values())
+        await self._decide(_DECIDE, source, partition, low, *_columns(batch))
+
+    async def judge(self, place: tuple[str, int], low: int, batch: Batch, judged: Judged, topic: str) -> None:
+        """Like `decide` for (source, partition), together with its quality's state and what is told on `topic`."""
+        breaches = json.dumps([_breach(each) for each in judged.breaches])
+        await self._decide(_JUDGE, *place, low, *_columns(batch), judged.state, topic, breaches)
+
+    async def quality(self, source: str, partition: int) -> bytes:
+        """The state that `judge` has stored, empty for none."""
+        rows = await self._fetch(_QUALITY, source, partition)
+        return bytes(rows[0]["state"]) if rows else b""
+
+    async def quarantine(self, source: str | None, limit: int, *, released: bool) -> list[Quarantined]:
+        """Quarantined windows, newest first, of one source or all; with those that were released or without."""
+        return [_quarantined(row) for row in await self._fetch(_QUARANTINE, source, released, limit)]
+
+    async def quarantined(self, name: str) -> Quarantined | None:
+        """One quarantined window."""
+        rows = await self._fetch(_QUARANTINED, name)
+        return _quarantined(rows[0]) if rows else None
+
+    async def release(self, name: str, detail: str, topic: str, envelope: Envelope) -> bool:
+        """Let a window back into training and tell it, in one transaction; false when somebody did before."""
         try:
-            await self._ready().execute(
-                _DECIDE, source, partition, low, [at.next, at.seq, at.watermark_us, at.newest_us],
-                list(astuple(batch.counts)), [c.id for c in claims], [c.digest for c in claims],
-                [c.outcome for c in claims], [c.offset for c in claims], [c.seq for c in claims],
-                [c.time_us for c in claims], batch.conflicts,
-            )  # fmt: skip
+            async with self._ready().acquire() as conn, conn.transaction():
+                found = await conn.fetchval(_RELEASE, name, detail)
+                if found is not None:
+                    await enqueue(conn, SCHEMA, topic, (envelope.subject or "").encode(), envelope)
+                return found is not None
+        except _TRANSIENT as error:
+            raise Later(f"Postgres: {error!r}") from error
+
+    async def _decide(self, statement: str, *arguments: object) -> None:
+        try:
+            await self._ready().execute(statement, *arguments)
         except _TRANSIENT as error:
             if getattr(error, "sqlstate", None) == FENCED:
                 raise Fenced(str(error)) from None
@@ -134,6 +174,33 @@ class Store:
             return await self._ready().fetch(statement, *arguments)
         except _TRANSIENT as error:
             raise Later(f"Postgres: {error!r}") from error
+
+
+def _columns(batch: Batch) -> tuple[object, ...]:
+    at, claims = batch.position, list(batch.claims.values())
+    return (
+        [at.next, at.seq, at.watermark_us, at.newest_us], list(astuple(batch.counts)), [c.id for c in claims],
+        [c.digest for c in claims], [c.outcome for c in claims], [c.offset for c in claims], [c.seq for c in claims],
+        [c.time_us for c in claims], batch.conflicts,
+    )  # fmt: skip
+
+
+def _breach(breach: Breach) -> dict[str, object]:
+    event, envelope = breach.event, breach.envelope()
+    return {
+        "id": str(event.quarantine_id), "field": event.field, "rule": event.rule, "value": event.value,
+        "bound": event.bound, "rows": event.rows, "from_us": event.window_us[0], "to_us": event.window_us[1],
+        "ranges": event.ranges, "event": envelope.data.decode(),
+        "headers": [[name, value.decode()] for name, value in envelope.headers()],
+    }  # fmt: skip
+
+
+def _quarantined(row: asyncpg.Record) -> Quarantined:
+    return Quarantined(
+        str(row["id"]), row["source"], row["partition"], row["field"], row["rule"], row["value"], row["bound"],
+        row["row_count"], (row["from_us"], row["to_us"]), [(first, last) for first, last in json.loads(row["ranges"])],
+        row["is_released"], row["detail"],
+    )  # fmt: skip
 
 
 class KnownIds:

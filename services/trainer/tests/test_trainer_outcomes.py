@@ -22,7 +22,7 @@ def an_outcome(seq: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - an
     """An outcome as it is on the topic."""
     return {
         "seq": seq, "labelled_us": 10 * seq, "vector": [seq, None], "label": seq % 2, "features": SCHEMA,
-        "segments": {"city": f"c{seq}"}, **changes,
+        "segments": {"city": f"c{seq}"}, "prediction_id": f"p{seq}", "label_position": [seq % 2, seq], **changes,
     }  # fmt: skip
 
 
@@ -59,6 +59,10 @@ def test_chunks_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert [part.labelled_us.tolist() for part in parts] == [[0, 10, 20, 30], [40, 50, 60, 70]]
     assert parts[1].segments["city"].tolist() == ["c4", "c5", "c6", "c7"]
     assert np.array_equal(parts[0].features, np.array([[i, np.nan] for i in range(4)], np.float32), equal_nan=True)
+    origins = parts[1].origins
+    assert origins is not None
+    assert origins.predictions.tolist() == ["p4", "p5", "p6", "p7"]
+    assert (origins.partitions.tolist(), origins.seqs.tolist()) == ([0, 1, 0, 1], [4, 5, 6, 7])
     assert offset == 15
     parts, offset = outcomes._cached(cache, wanted(7, "city"))
     assert (len(parts), offset) == (1, 7)

@@ -21,9 +21,12 @@ from tidemill_engine.expressions import compile_expression, encode_columns, fiel
 from tidemill_engine.windows import Events, Queries, backfill, compile_view
 from tidemill_runtime.archive import archive_path, read_events
 from tidemill_runtime.errors import Later
+from tidemill_trainer.domain.quarantine import Quarantine
 from tidemill_trainer.domain.rows import Floats, Rows
 
 _PATIENCE_S = 60.0
+_COLUMNS = ("partition", "seq", "id", "event_us", "body")
+NOTHING = Quarantine()
 Positions = Mapping[str, Mapping[str, int]]
 
 
@@ -33,11 +36,12 @@ class ColdStartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """Events of one source in the archive, in order of partition and number."""
+    """Events of one source in the archive, in order of partition and number; a quarantined one is no row, no label."""
 
     ids: list[str]
     times_us: npt.NDArray[np.int64]
     bodies: list[dict[str, Any]]
+    quarantined: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +75,17 @@ def _missing(path: str, wanted: Mapping[str, int]) -> str | None:
     return None
 
 
-def cold_rows(spec: PipelineSpec, location: str, *, as_of_us: int, positions: Positions) -> Rows:
+def cold_rows(
+    spec: PipelineSpec, location: str, *, as_of_us: int, positions: Positions, quarantine: Quarantine = NOTHING
+) -> Rows:
     """Labelled rows known at `as_of_us`, by label time and id; inputs in the order of `spec.feature_names()`."""
     if spec.cold_start is None:
         msg = "the pipeline declares no cold_start and there are no labelled predictions yet"
         raise ColdStartError(msg)
     sources = {view.source for view in spec.views.values()} | {spec.cold_start.source, spec.label.source}
-    archive = {name: _read(location, name, positions.get(f"events.{name}"), as_of_us) for name in sorted(sources)}
+    archive = {
+        name: _read(location, name, positions.get(f"events.{name}"), as_of_us, quarantine) for name in sorted(sources)
+    }
     spine = _spine(spec, spec.cold_start, archive, as_of_us)
     named: dict[str, Floats] = {}
     for view in spec.views:
@@ -99,22 +107,28 @@ def cold_rows(spec: PipelineSpec, location: str, *, as_of_us: int, positions: Po
     return Rows(spine.labelled_us, features, spine.labels, segments)
 
 
-def _read(location: str, source: str, below: Mapping[str, int] | None, as_of_us: int) -> Archived:
+def _read(
+    location: str, source: str, below: Mapping[str, int] | None, as_of_us: int, quarantine: Quarantine
+) -> Archived:
     if not below:
         msg = f"the request does not say up to where the archive of {source} is to be read"
         raise ColdStartError(msg)
-    table = read_events(archive_path(location, source), dict(below), columns=("seq", "id", "event_us", "body"))
+    table = read_events(archive_path(location, source), dict(below), columns=_COLUMNS)
     times = table.column("event_us").to_numpy()
     keep = np.flatnonzero(times <= as_of_us)
     ids, bodies = table.column("id").to_pylist(), table.column("body").to_pylist()
-    return Archived([ids[i] for i in keep], times[keep], [json.loads(bodies[i]) for i in keep])
+    places = zip(table.column("partition").to_pylist(), table.column("seq").to_pylist(), strict=True)
+    held = [quarantine.holds(source, *place) for place in places] if quarantine else [False] * len(ids)
+    return Archived([ids[i] for i in keep], times[keep], [json.loads(bodies[i]) for i in keep], [held[i] for i in keep])
 
 
 def _spine(spec: PipelineSpec, cold: ColdStartSpec, archive: Mapping[str, Archived], as_of_us: int) -> Spine:
     labels = _labels(spec, archive[spec.label.source])
     source, join = archive[cold.source], spec.request.key
     found: list[tuple[int, str, dict[str, Any], int, float]] = []
-    for body in source.bodies:
+    for body, held in zip(source.bodies, source.quarantined, strict=True):
+        if held:
+            continue
         known = labels.get(str(body.get(join)))
         if known is not None and known[0] <= as_of_us and body.get(cold.time) is not None:
             request = {name: body.get(name) for name in spec.request.fields}
@@ -139,6 +153,8 @@ def _labels(spec: PipelineSpec, events: Archived) -> dict[str, tuple[int, float]
     expression = compile_expression(spec.label.expression, field_types(spec.sources[spec.label.source].fields))
     labels: dict[str, tuple[int, float]] = {}
     for i in np.lexsort((np.array(events.ids), events.times_us)).tolist():
+        if events.quarantined[i]:
+            continue
         body = events.bodies[i]
         value = expression.row(body)
         if value is not None:

@@ -18,10 +18,11 @@ from aiokafka import ConsumerRecord, TopicPartition
 from tidemill_contracts import read_envelope, topic
 from tidemill_runtime.kafka import close_client, open_consumer
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_trainer.domain.rows import Rows, concatenate
+from tidemill_trainer.domain.rows import Origins, Rows, concatenate
 
 CHUNK = 8192
 _PATIENCE_S = 120.0
+_LAYOUT = "with origins"
 
 
 class OutcomesMissingError(Exception):
@@ -39,6 +40,7 @@ class Columns:
     labels: list[float] = field(default_factory=list)
     schemas: list[str] = field(default_factory=list)
     segments: list[dict[str, str]] = field(default_factory=list)
+    origins: list[tuple[str, int, int]] = field(default_factory=list)
 
     def add(self, outcome: dict[str, Any], offset: int) -> None:
         """Take the outcome with the next number; others are repeats."""
@@ -53,6 +55,7 @@ class Columns:
         self.labels.append(outcome["label"])
         self.schemas.append(outcome["features"])
         self.segments.append(outcome["segments"])
+        self.origins.append((outcome["prediction_id"], *outcome["label_position"]))
 
     def rows(self, schema: str, width: int, names: Sequence[str]) -> Rows:
         """The rows of one feature schema; others cannot be inputs of this model."""
@@ -60,7 +63,16 @@ class Columns:
         features = np.array([self.vectors[i] for i in keep], dtype=np.float32).reshape(len(keep), width)
         segments = {name: np.array([self.segments[i].get(name, "") for i in keep], dtype=np.str_) for name in names}
         labels = np.array([self.labels[i] for i in keep], dtype=np.float64)
-        return Rows(np.array([self.labelled_us[i] for i in keep], dtype=np.int64), features, labels, segments)
+        times = np.array([self.labelled_us[i] for i in keep], dtype=np.int64)
+        return Rows(times, features, labels, segments, self._origins(keep))
+
+    def _origins(self, keep: Sequence[int]) -> Origins:
+        kept = [self.origins[i] for i in keep]
+        return Origins(
+            np.array([prediction for prediction, _, _ in kept], np.str_),
+            np.array([partition for _, partition, _ in kept], np.int64),
+            np.array([seq for _, _, seq in kept], np.int64),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +152,7 @@ def _chunks(cache: Path, wanted: Wanted) -> Iterator[Path]:
 
 def _chunk(cache: Path, wanted: Wanted, number: int) -> Path:
     """A chunk's file: it holds one schema's rows with the segments of its day, so its name tells both."""
-    kind = hashlib.sha256("\0".join((wanted.schema, *wanted.segments)).encode()).hexdigest()
+    kind = hashlib.sha256("\0".join((_LAYOUT, wanted.schema, *wanted.segments)).encode()).hexdigest()
     return cache / f"{kind[:16]}-{number:06d}.npz"
 
 
@@ -153,6 +165,9 @@ def write_rows(path: Path, rows: Rows, *, offset: int) -> None:
     arrays: dict[str, Any] = {f"segment.{name}": values for name, values in rows.segments.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays |= {"labelled_us": rows.labelled_us, "features": rows.features, "labels": rows.labels}
+    if rows.origins is not None:
+        origins = rows.origins
+        arrays |= {"predictions": origins.predictions, "partitions": origins.partitions, "seqs": origins.seqs}
     with (temporary := path.with_suffix(".tmp")).open("wb") as file:
         np.savez(file, offset=offset, **arrays)
     temporary.replace(path)
@@ -162,4 +177,7 @@ def read_rows(path: Path, names: Sequence[str]) -> tuple[Rows, int]:
     """What `write_rows` kept, with these segments."""
     with np.load(path, allow_pickle=False) as chunk:
         segments = {name: chunk[f"segment.{name}"] for name in names}
-        return Rows(chunk["labelled_us"], chunk["features"], chunk["labels"], segments), int(chunk["offset"])
+        is_logged = "predictions" in chunk
+        origins = Origins(chunk["predictions"], chunk["partitions"], chunk["seqs"]) if is_logged else None
+        rows = Rows(chunk["labelled_us"], chunk["features"], chunk["labels"], segments, origins)
+        return rows, int(chunk["offset"])

@@ -26,9 +26,11 @@ from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archive
 from tidemill_trainer.domain.manifest import CODE, canonical_bytes, code_digest, manifest_of
+from tidemill_trainer.domain.quarantine import Quarantine, without
 from tidemill_trainer.domain.rows import Rows
 from tidemill_trainer.domain.training import TooFewRowsError, Trained, train
 from tidemill_trainer.history import with_history
+from tidemill_trainer.kafka import read_quarantine, read_tainted
 from tidemill_trainer.onnx import onnx_scores
 from tidemill_trainer.outcomes import OutcomesMissingError, Wanted, load_outcomes
 
@@ -61,7 +63,8 @@ def main() -> None:
 async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     """Train, write the artifacts and return their digests with the metrics; naming them is the service's."""
     _progress("rows", 0.0)
-    rows = await _rows(job, settings)
+    quarantine = await read_quarantine(settings, job.spec, job.request.at_us)
+    rows = await _rows(job, settings, quarantine)
     trained = train(job.spec, rows, job.request, _progress)
     names = job.spec.feature_names()
     model = trained.fitted.to_onnx(names, trained.calibration)
@@ -74,7 +77,7 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     )
     evaluation, metrics = _evaluate(trained, model, champion)
     digests = {"data": rows.digest(), "code": code_digest(_packages()), "lock": job.lock}
-    manifest = manifest_of(job.spec, job.request, trained, first=job.first, digests=digests)
+    manifest = manifest_of(job.spec, job.request, trained, first=job.first, digests=digests, excluded=quarantine.ranges)
     return {
         "model": store.put(model),
         "manifest": store.put(canonical_bytes(manifest)),
@@ -83,18 +86,23 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     }
 
 
-async def _rows(job: Job, settings: ServiceSettings) -> Rows:
+async def _rows(job: Job, settings: ServiceSettings, quarantine: Quarantine) -> Rows:
     spec, request = job.spec, job.request
     if request.cause.kind == "cold_start":
         await wait_for_archive(settings.artifacts, request.positions)
-        return cold_rows(spec, settings.artifacts, as_of_us=request.at_us, positions=request.positions)
+        return cold_rows(
+            spec, settings.artifacts, as_of_us=request.at_us, positions=request.positions, quarantine=quarantine
+        )
     names = spec.feature_names()
     wanted = Wanted(spec.name, request.outcomes_to, schema_digest(names), len(names), tuple(spec.monitor.segments))
     cache = job.cache / spec.name
     logged = await load_outcomes(settings, cache, wanted)
+    if quarantine:
+        tainted = await read_tainted(settings, spec, quarantine)
+        logged = without(logged, quarantine, spec.label.source, tainted)
     if job.first is None:
         return logged
-    return await with_history(spec, logged, job.first, cache=cache, archive=settings.artifacts)
+    return await with_history(spec, logged, job.first, cache=cache, archive=settings.artifacts, quarantine=quarantine)
 
 
 def _evaluate(trained: Trained, model: bytes, champion: bytes | None) -> tuple[bytes, dict[str, float]]:

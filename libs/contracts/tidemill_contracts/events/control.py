@@ -7,6 +7,7 @@ from pydantic import Field
 
 from tidemill_contracts.base import Contract, Digest, Micros
 from tidemill_contracts.events.meta import Event
+from tidemill_contracts.ids import derived_id
 from tidemill_contracts.topics import Family
 
 CauseKind = Literal["drift", "quality", "volume", "schedule", "hand", "cold_start"]
@@ -99,6 +100,10 @@ class TrainingManifest(Contract):
     seed: int
     outcomes: tuple[int, int] | None = None
     events: PositionVector = Field(default_factory=dict, description="archive ranges read by a cold start")
+    excluded: dict[str, dict[str, list[tuple[int, int]]]] = Field(
+        default_factory=dict, exclude_if=lambda excluded: not excluded,
+        description="quarantined numbers by source and partition, both ends inclusive, whose rows were left out",
+    )  # fmt: skip
     as_of_us: Micros
     views: dict[str, str]
     features: list[str]
@@ -233,14 +238,38 @@ class ModelSwapped(Event):
 
 
 class QualityBreached(Event):
-    """A declared bound on the stream's quality does not hold in a window."""
+    """A declared bound on a stream's quality did not hold in a window of one partition; its rows are quarantined.
+
+    `numbers` are the first and the last dense number of the window's events, `ranges` exactly those events (both ends
+    of each inclusive): where events come out of order, numbers of other windows lie between. Empty for `silence`.
+    """
 
     TYPE: ClassVar[str] = "tidemill.quality.v1"
     FAMILY: ClassVar[Family | None] = "quality"
     source: str
-    field: str
-    rule: str
-    value: float
+    partition: int = 0
+    field: str = Field(description="empty for rules about the whole stream: rows, silence")
+    rule: str = Field(description="nulls, range, values, rows or silence")
+    value: float = Field(description="measured: a share, rows, or seconds of silence")
     bound: float
+    rows: int = Field(default=0, ge=0, description="events of the window in this partition")
     window_us: tuple[int, int]
+    numbers: tuple[int, int] | None = None
+    ranges: list[tuple[int, int]] = Field(default_factory=list)
     positions: PositionVector = Field(default_factory=dict)
+
+    @property
+    def quarantine_id(self) -> UUID:
+        """The id of the event and of what it quarantines: it follows from the cause."""
+        return derived_id("quality", self.source, self.partition, self.window_us[0], self.field, self.rule)
+
+
+class QuarantineReleased(Event):
+    """A hand has let a quarantined window back into training; trainings asked for afterwards use its rows."""
+
+    TYPE: ClassVar[str] = "tidemill.quarantine-released.v1"
+    FAMILY: ClassVar[Family | None] = "quality"
+    quarantine_id: UUID
+    source: str
+    partition: int
+    detail: str = ""

@@ -20,12 +20,13 @@ from tidemill_contracts.pipeline.model import (
     RequestSpec,
     RolloutSpec,
 )
+from tidemill_contracts.pipeline.quality import FieldQuality, QualitySpec
 from tidemill_contracts.pipeline.spec import PipelineSpec
 from tidemill_contracts.pipeline.views import AggregationSpec, EntitySpec, SourceSpec, ViewSpec, WindowSpec
 
 __all__ = [
-    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldSpec",
-    "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec", "PolicySpec",
-    "Problem", "RequestSpec", "RolloutSpec", "SourceSpec", "StringField", "TimestampField", "ViewSpec", "WindowSpec",
-    "load_pipeline", "parse_pipeline",
+    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldQuality",
+    "FieldSpec", "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec",
+    "PolicySpec", "Problem", "QualitySpec", "RequestSpec", "RolloutSpec", "SourceSpec", "StringField",
+    "TimestampField", "ViewSpec", "WindowSpec", "load_pipeline", "parse_pipeline",
 ]  # fmt: skip

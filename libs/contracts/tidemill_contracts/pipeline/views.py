@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from tidemill_contracts.base import Contract, Duration, FieldName, Name, parse_duration
 from tidemill_contracts.pipeline.fields import FieldSpec
+from tidemill_contracts.pipeline.quality import QualitySpec
 
 Function = Literal["count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last"]
 _DAY = 86_400_000_000
@@ -27,6 +28,10 @@ class SourceSpec(Contract):
     )
     keep_ids: Duration = Field(default=400 * _DAY, description="horizon of known event ids, in event time")
     archive: bool = True
+    quality: QualitySpec | None = Field(
+        default=None, exclude_if=lambda quality: quality is None,
+        description="bounds on the stream as a whole; what breaks them is quarantined from training",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
@@ -37,6 +42,9 @@ class SourceSpec(Contract):
         if self.time is not None and (self.time not in self.fields or self.fields[self.time].type != "timestamp"):
             msg = f"time: {self.time} is not a timestamp field of this source"
             raise ValueError(msg)
+        problems = [] if self.quality is None else list(self.quality.problems(self.fields))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -19,10 +19,20 @@ from tidemill_ingestion.api.models import (
     Status,
     TimersWritten,
 )
+from tidemill_ingestion.api.quarantine import (
+    QuarantinedWindow,
+    QuarantineFound,
+    QuarantineQuery,
+    Release,
+    Ward,
+    list_quarantine,
+    release_quarantine,
+    show_quarantine,
+)
 from tidemill_ingestion.domain.requests import CLOUDEVENT, CLOUDEVENTS, JSON, NDJSON
 from tidemill_runtime.http import Route
 
-__all__ = ["Desk", "Edge", "routes"]
+__all__ = ["Desk", "Edge", "Ward", "routes"]
 
 MAXIMUM_BODY = 16 * 1024 * 1024
 
@@ -54,6 +64,13 @@ def routes() -> list[Route]:
               summary="Show a dead letter", response=LetterShown, statuses=(404, 503)),
         Route(method="POST", path="/v1/dlq/replay", endpoint=replay_letters, summary="Put dead letters back",
               request=Replay, response=Replayed, statuses=(400, 404, 409, 413, 415, 422, 503)),
+        Route(method="GET", path="/v1/quarantine", endpoint=list_quarantine, summary="List quarantined windows",
+              query=QuarantineQuery, response=QuarantineFound, statuses=(422, 503)),
+        Route(method="GET", path="/v1/quarantine/{id}", endpoint=show_quarantine, summary="Show a quarantined window",
+              response=QuarantinedWindow, statuses=(404, 503)),
+        Route(method="POST", path="/v1/quarantine/{id}/release", endpoint=release_quarantine,
+              summary="Let a quarantined window train again", request=Release, response=QuarantinedWindow,
+              statuses=(400, 404, 413, 415, 422, 503)),
         Route(method="GET", path="/v1/status", endpoint=get_status, summary="Counts and positions",
               response=Status, statuses=(503,)),
     ]  # fmt: skip

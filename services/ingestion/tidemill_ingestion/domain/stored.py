@@ -18,6 +18,24 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A window of a partition that broke a bound; `ranges` are its dense numbers, both ends inclusive."""
+
+    id: str
+    source: str
+    partition: int
+    field: str
+    rule: str
+    value: float
+    bound: float
+    rows: int
+    window_us: tuple[int, int]
+    ranges: list[tuple[int, int]]
+    is_released: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionRow:
     """A partition as `/v1/status` shows it."""
 

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from tidemill_contracts import topic
 from tidemill_ingestion.domain.decide import FAMILIES, Batch, Counts, Emit, Known, Pairs, Position, decide, repeat
 from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.quality import Judged, observe
 from tidemill_ingestion.domain.readings import Record, Refusal, read
 from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.source import Event, Source
@@ -24,6 +25,7 @@ from tidemill_runtime.errors import Later, Stalled
 GROUP = "ingestion"
 OUTCOMES = ("applied", "late", "future", "duplicates", "conflicts", "refused", "timers")
 EVENTS = Counter("tidemill_ingestion_records", "Records of raw topics by what was decided.", ["source", "outcome"])
+BREACHES = Counter("tidemill_ingestion_quality_breaches", "Windows that broke a bound.", ["source", "rule"])
 AT_A_STRETCH = 250
 """Records read between two yields of the event loop: below ten milliseconds if each has to be validated."""
 ATTEMPTS = 10
@@ -37,6 +39,13 @@ class Decisions(Protocol):
     async def known(self, source: str, ids: Sequence[str]) -> dict[str, Known]: ...
     async def decide(self, source: str, partition: int, low: int, batch: Batch) -> None: ...
     async def emitted(self, source: str, partition: int, upto: int) -> None: ...
+
+
+class Judgements(Protocol):
+    """Decisions together with what was seen of the stream's quality; every method may raise Later."""
+
+    async def quality(self, source: str, partition: int) -> bytes: ...
+    async def judge(self, place: tuple[str, int], low: int, batch: Batch, judged: Judged, topic: str) -> None: ...
 
 
 class Sink(Protocol):
@@ -59,6 +68,7 @@ class RawTask:
         limiter: DeadLetterLimiter,
         idle: IdleClock | None = None,
         recent: RecentEvents | None = None,
+        judgements: Judgements | None = None,
     ) -> None:
         self._source, self._partition, self._prefix = source, partition, prefix
         self._store, self._sink, self._limiter = store, sink, limiter
@@ -68,11 +78,15 @@ class RawTask:
         self._position = Position()
         self._emitted = self._noted = 0
         self._moved, self._idle = False, idle
+        self._judgements = judgements if source.spec.quality is not None else None
+        self._quality = b""
 
     async def open(self) -> Mapping[str, int]:
         """Restore the position; reading starts where output may be missing."""
         opened = await self._store.open(self._source.name, self._partition)
         self._position, self._emitted, self._noted = opened.position, opened.emitted, opened.emitted
+        if self._judgements is not None:
+            self._quality = await self._judgements.quality(self._source.name, self._partition)
         return {self._topic: self._emitted}
 
     async def process(self, batches: Mapping[str, Sequence[Record]]) -> None:
@@ -120,7 +134,7 @@ class RawTask:
                     pairs = pairs[:good]
                     batch = decide(self._source, pairs, known, self._position)
             try:
-                await self._store.decide(self._source.name, self._partition, self._position.next, batch)
+                await self._make_durable(batch)
                 break
             except ClaimedMeanwhile:
                 continue
@@ -136,6 +150,18 @@ class RawTask:
         for outcome in OUTCOMES:
             if count := getattr(counts, outcome):
                 EVENTS.labels(self._source.name, outcome).inc(count)
+
+    async def _make_durable(self, batch: Batch) -> None:
+        name, partition, low = self._source.name, self._partition, self._position.next
+        if self._judgements is None:
+            await self._store.decide(name, partition, low, batch)
+            return
+        judged = observe(self._source, partition, self._quality, batch.emits, self._position)
+        told_on = topic("quality", prefix=self._prefix)
+        await self._judgements.judge((name, partition), low, batch, judged, told_on)
+        self._quality = judged.state
+        for breach in judged.breaches:
+            BREACHES.labels(name, breach.event.rule).inc()
 
     def _limit(self, pairs: Pairs, batch: Batch) -> tuple[int, Stalled | None]:
         """How many of the records may be decided before dead letters are no longer exceptions."""

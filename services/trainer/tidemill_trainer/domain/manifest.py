@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tidemill_contracts.events import TrainingManifest, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_trainer.domain.quarantine import Ranges
 from tidemill_trainer.domain.training import Trained
 
 CODE = ("tidemill_contracts", "tidemill_engine", "tidemill_trainer")
@@ -22,21 +23,26 @@ def code_digest(packages: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def manifest_of(
+def manifest_of(  # noqa: PLR0913 - keyword-only, all that decides the bytes of a model
     spec: PipelineSpec,
     request: TrainingRequested,
     trained: Trained,
     *,
     digests: dict[str, str],
     first: TrainingRequested | None = None,
+    excluded: Ranges | None = None,
 ) -> TrainingManifest:
-    """The manifest of a finished training; `digests` gives data, code and lock, `first` had the archive's rows."""
+    """The manifest of a finished training; `digests` gives data, code and lock.
+
+    `first` had the archive's rows, `excluded` are the quarantined ranges whose rows were left out.
+    """
     cold = request.cause.kind == "cold_start"
     archived = request if cold else first
     return TrainingManifest(
         pipeline=spec.name, spec=spec.digest(), policy=spec.policy_digest(), trainer=spec.model.trainer,
         parameters=dict(spec.model.parameters), window=trained.choice.window, seed=spec.model.seed,
         outcomes=None if cold else (0, request.outcomes_to),
+        excluded=excluded or {},
         events={} if archived is None else {n: dict(places) for n, places in sorted(archived.positions.items())},
         as_of_us=request.at_us, views={view: spec.view_version(view) for view in spec.views},
         features=list(spec.feature_names()), rows=trained.parts, data=digests["data"],

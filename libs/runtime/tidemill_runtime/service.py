@@ -23,6 +23,7 @@ from tidemill_runtime import telemetry
 from tidemill_runtime.errors import Configuration
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import App, Route
+from tidemill_runtime.http.direct import Direct, direct_protocol
 from tidemill_runtime.probes import probe_routes
 from tidemill_runtime.settings import ServiceSettings
 
@@ -46,7 +47,8 @@ class Service:
     `background` names coroutines that run until they are cancelled; on cancellation they flush and return. The last is
     cancelled first, and the one before it when it has returned: what others need comes before them. `state` becomes
     `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once. `front`
-    may put an ASGI application before the routes, for a path that must not pay for them.
+    may put an ASGI application before the routes, for a path that must not pay for them; what `direct` finds does not
+    even pay for ASGI.
     """
 
     routes: Sequence[Route]
@@ -54,6 +56,7 @@ class Service:
     state: Mapping[str, object] = field(default_factory=dict)
     title: str = "Tidemill"
     front: Callable[[App], ASGIApp] | None = None
+    direct: Direct | None = None
 
 
 def build_app(service: Service, settings: ServiceSettings, health: Health) -> App:
@@ -101,7 +104,8 @@ async def serve(service: Service, settings: ServiceSettings, health: Health) -> 
     """Serve until a signal or a crash; returns whether something crashed."""
     app = build_app(service, settings, health)
     config = uvicorn.Config(
-        service.front(app) if service.front else app, host=settings.host, port=settings.port, http="httptools",
+        service.front(app) if service.front else app, host=settings.host, port=settings.port,
+        http=direct_protocol(service.direct) if service.direct else "httptools",
         loop="none", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, proxy_headers=False,
     )  # fmt: skip

@@ -4,6 +4,7 @@ The current `traceparent` lives in a context variable, so log lines, outbox rows
 cost of a dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans follow the OpenTelemetry conventions.
 """
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,6 +128,38 @@ def new_traceparent(parent: str | None = None) -> str:
     match = _TRACEPARENT.fullmatch(parent) if parent else None
     trace_id = match[1] if match and match[1] != "0" * 32 else f"{_random.getrandbits(128) or 1:032x}"
     return f"00-{trace_id}-{_random.getrandbits(64) or 1:016x}-01"
+
+
+def is_traceparent(text: str) -> bool:
+    """Whether a header's text is a context that a request may go on in."""
+    return _TRACEPARENT.fullmatch(text) is not None and text[3:35] != "0" * 32
+
+
+class Drawn:
+    """Random hexadecimal digits, drawn from the system in large pieces: calls would cost more than what they give."""
+
+    def __init__(self) -> None:
+        self._digits, self._place = "", 0
+        os.register_at_fork(after_in_child=self._forget)  # two processes must not give the same
+
+    def take(self, count: int) -> str:
+        """The next `count` digits, never given twice."""
+        start = self._place
+        if start + count > len(self._digits):
+            self._digits, start = os.urandom(8192).hex(), 0
+        self._place = start + count
+        return self._digits[start : self._place]
+
+    def _forget(self) -> None:
+        self._digits, self._place = "", 0
+
+
+drawn = Drawn()
+
+
+def quick_traceparent(parent: str | None) -> str:
+    """As `new_traceparent` at a fifth of its price; the parent is None or has passed `is_traceparent`."""
+    return f"00-{drawn.take(32) if parent is None else parent[3:35]}-{drawn.take(16)}-01"
 
 
 @contextmanager

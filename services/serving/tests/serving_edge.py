@@ -1,14 +1,20 @@
 """The HTTP side of serving on a log in memory."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 
 import httpx
+import uvicorn
 from pydantic import SecretStr
 from serving_cases import linear, pipeline, released
+from serving_stack import until
 from starlette.types import ASGIApp
 
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import App
+from tidemill_runtime.http.direct import direct_protocol
+from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
@@ -64,10 +70,11 @@ class Edge:
         state = LogState({}, {}, {})
         routes = [
             *predict_routes(predictor), *status_routes(self.house, "0", lambda: state),
-            *inference_routes(self.house.desks, lambda: health.ready()[0]),
+            *inference_routes(self.house.desks, self.batcher, lambda: health.ready()[0]),
         ]  # fmt: skip
         self.behind = App(routes, api_key=secret)
         self.front = Front(self.behind, predictor, api_key=secret)
+        self.hot = Hot(self.house.desks, self.batcher, api_key=secret)
 
     def release(self) -> None:
         plan, scorer = Plan(SPEC, NAMES), Scorer(linear(NAMES), len(NAMES))
@@ -77,3 +84,21 @@ class Edge:
 
 def client(app: ASGIApp) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://serving")
+
+
+@asynccontextmanager
+async def direct(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a real server, with the hot path before everything else."""
+    config = uvicorn.Config(
+        edge.front, host="127.0.0.1", port=0, http=direct_protocol(edge.hot), ws="none", lifespan="off",
+        log_config=None, access_log=False, server_header=False,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]
+    running = asyncio.ensure_future(server.serve())
+    await until(lambda: server.started, "the server listens")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as opened:
+        yield opened
+    server.should_exit = True
+    await running

@@ -44,8 +44,8 @@ def served(spec: PipelineSpec, written_us: int, watermark_us: int | None) -> flo
     state.apply("by-carrier", 0, b"AA", vector.model_dump_json().encode())
     reader = Reader(spec.request)
     (ask,), _ = reader.read({"inputs": inputs()})
-    line = plan.line(plan.tables(state), ask.raw, ask.typed, watermark_us)
-    return float(line.vector[2])
+    lines = plan.lines(plan.tables(state), [ask], watermark_us)
+    return float(lines.vectors[0, 2])
 
 
 @pytest.mark.parametrize("later_us", [0, 1, 999_999, 60_000_000, 86_400_000_000, 40 * 86_400_000_000 + 7])

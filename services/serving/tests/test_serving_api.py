@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from serving_cases import inputs, linear
-from serving_edge import KEY, NAMES, PATH, SPEC, Edge, client
+from serving_edge import KEY, NAMES, PATH, SPEC, Edge, client, direct
 from serving_stack import until
 
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK
@@ -28,9 +28,9 @@ def edge() -> Edge:
     return made
 
 
-@pytest.fixture(params=["front", "behind"])
+@pytest.fixture(params=["direct", "front", "behind"])
 async def http(request: pytest.FixtureRequest, edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(getattr(edge, request.param)) as opened:
+    async with direct(edge) if request.param == "direct" else client(getattr(edge, request.param)) as opened:
         yield opened
 
 

@@ -209,8 +209,8 @@ def test_features_are_taken_by_name_in_the_releases_order() -> None:
     names = list(reversed(SPEC.feature_names()))
     plan = Plan(SPEC, [names[0], names[-1]])
     (found,), _ = desk().reader.read({"inputs": inputs()})
-    line = plan.line(plan.tables(replica()), found.raw, found.typed, None)
-    assert line.vector.tolist() == [10.0, 1.5]
+    lines = plan.lines(plan.tables(replica()), [found, found], None)
+    assert lines.vectors.tolist() == [[10.0, 1.5]] * 2
     assert plan.digest == schema_digest([names[0], names[-1]])
     with pytest.raises(UnservableError):
         Plan(SPEC, ["by-carrier.nothing"])

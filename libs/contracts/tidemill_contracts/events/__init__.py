@@ -10,7 +10,6 @@ from tidemill_contracts.events.control import (
     ModelSwapped,
     PipelineApplied,
     QualityBreached,
-    QuarantineReleased,
     Released,
     ReleaseReason,
     RunFinished,
@@ -23,6 +22,7 @@ from tidemill_contracts.events.control import (
 from tidemill_contracts.events.data import (
     DeadLetter,
     FeatureVector,
+    Inference,
     Outcome,
     Prediction,
     Timer,
@@ -33,7 +33,7 @@ from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
-    "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached",
-    "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced",
-    "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
+    "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached",
+    "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced", "TrainingManifest",
+    "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

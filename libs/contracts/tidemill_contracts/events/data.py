@@ -88,6 +88,30 @@ class Prediction(Event):
     trace_id: str | None = None
 
 
+class Inference(Event):
+    """An answer of the open inference protocol, logged before it left: rows of features, no entity and no label.
+
+    Many rows make several records: the first has the answer's id as its own, the others add a point and `part`.
+    """
+
+    TYPE: ClassVar[str] = "tidemill.inference.v1"
+    FAMILY: ClassVar[Family | None] = "predictions"
+    inference_id: UUID
+    request_id: str | None = Field(default=None, description="the client's own id, which may come again")
+    pipeline: str
+    at_us: Micros
+    epoch: int = Field(ge=1)
+    model: Digest
+    version: int = Field(ge=1)
+    features: Digest = Field(description="digest of the ordered feature names")
+    part: int = Field(default=0, ge=0)
+    parts: int = Field(default=1, ge=1)
+    rows: list[list[float]] = Field(description="the model's whole input, one list per row")
+    scores: list[float] = Field(description="one per row, from 0 to 1")
+    degraded: bool = False
+    trace_id: str | None = None
+
+
 class Outcome(Event):
     """A label joined to its prediction, once. `seq` is dense and the same on every run: it numbers the merge."""
 

@@ -7,7 +7,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -77,12 +77,17 @@ class Front:
         seconds.observe(time.perf_counter() - started)
 
     def _authorise(self, headers: dict[str, str]) -> None:
-        if self._key is None:
-            return
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not hmac.compare_digest(offered.encode("latin-1"), self._key):
+        if not is_authorised(self._key, headers):
             raise HttpProblem(401, "an API key is needed", headers={"www-authenticate": "Bearer"})
+
+
+def is_authorised(key: bytes | None, headers: Mapping[str, str]) -> bool:
+    """Whether a request with these headers may be answered; without a key all may."""
+    if key is None:
+        return True
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return hmac.compare_digest(offered.encode("latin-1"), key)
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -1,44 +1,51 @@
 """The Open Inference Protocol, REST: every released pipeline is a model from `features` to `probability`.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md. Tensors go
-straight to the champion: no entity is looked up and nothing is logged. Errors are `{"error": text}`.
+straight to the champion without an entity; answers are logged with their rows. Errors are `{"error": text}`.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tidemill_runtime.http import HttpProblem, Route, read_model
+from tidemill_runtime.telemetry import current_traceparent, new_traceparent
 from tidemill_serving.api.models import (
     InferRequest,
     InferResponse,
     Live,
     ModelMetadata,
     ModelReady,
-    OutputTensor,
     Ready,
     ServerMetadata,
     Tensor,
     TensorMetadata,
 )
-from tidemill_serving.domain.desk import Desk, Loaded
-from tidemill_serving.domain.scoring import score
+from tidemill_serving.api.predict import new_id, problem_of
+from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.desk import Desk, Loaded, Result
+from tidemill_serving.domain.tensors import INPUT, LARGEST, MAXIMUM_ROWS, OUTPUT, Rows, RowsQuery
 
-INPUT, OUTPUT = "features", "probability"
 MAXIMUM_BYTES = 16 * 1024 * 1024
-MAXIMUM_ROWS = 10_000
-_LARGEST = 2.0**128
+JSON = "application/json"
 Endpoint = Callable[[Request], Awaitable[Response | BaseModel]]
 
 
-def inference_routes(desks: Mapping[str, Desk], is_ready: Callable[[], bool]) -> list[Route]:
+class RowTicks(Protocol):
+    """Where the rows of one tick come together."""
+
+    async def answer_rows(self, desk: Desk, query: RowsQuery) -> Result:
+        """The result; raises RefusedError where there is no room."""
+
+
+def inference_routes(desks: Mapping[str, Desk], ticks: RowTicks, is_ready: Callable[[], bool]) -> list[Route]:
     """The routes of the protocol."""
-    models = _Models(desks)
+    models = _Models(desks, ticks)
 
     async def server(_: Request) -> ServerMetadata:
         return ServerMetadata(name="tidemill", version=version("tidemill-serving"), extensions=[])
@@ -95,8 +102,8 @@ def _speaking(endpoint: Endpoint) -> Endpoint:
 
 
 class _Models:
-    def __init__(self, desks: Mapping[str, Desk]) -> None:
-        self._desks = desks
+    def __init__(self, desks: Mapping[str, Desk], ticks: RowTicks) -> None:
+        self._desks, self._ticks = desks, ticks
 
     def _find(self, request: Request) -> Loaded:
         desk = self._desks.get(request.path_params["name"])
@@ -120,7 +127,7 @@ class _Models:
         self._find(request)
         return ModelReady(name=request.path_params["name"], ready=True)
 
-    async def infer(self, request: Request) -> InferResponse:
+    async def infer(self, request: Request) -> Response:
         loaded = self._find(request)
         body = await read_model(request, InferRequest)
         if len(body.inputs) != 1 or body.inputs[0].name != INPUT:
@@ -128,25 +135,32 @@ class _Models:
         for output in body.outputs or []:
             if output.name != OUTPUT:
                 raise HttpProblem(400, f"the model has one output, {OUTPUT}")
-        scores = score(loaded.members, [], _matrix(body.inputs[0], len(loaded.plan.features))).mixed
-        if not np.isfinite(scores).all():
-            raise HttpProblem(503, "the model has no finite answer to these inputs")
-        return InferResponse(
-            model_name=request.path_params["name"],
-            model_version=str(loaded.leader.version),
-            id=body.id,
-            outputs=[OutputTensor(name=OUTPUT, datatype="FP32", shape=[len(scores)], data=scores.tolist())],
-        )
+        count, flat = _values(body.inputs[0], len(loaded.plan.features))
+        rows = Rows(count, len(loaded.plan.features), flat, body.id)
+        context = current_traceparent() or new_traceparent()
+        query = RowsQuery(rows, new_id(), context, request.path_params.get("version"))
+        try:
+            result = await self._ticks.answer_rows(self._desks[request.path_params["name"]], query)
+            if isinstance(result, RefusedError):
+                raise result
+        except RefusedError as refused:
+            return Response(error_of(refused), refused.status, headers=problem_of(refused).headers, media_type=JSON)
+        return Response(result, media_type=JSON)
 
 
-def _matrix(tensor: Tensor, width: int) -> NDArray[np.float64]:
-    """Rows [N, F] of a tensor, nested or flat; raises HttpProblem 400 where they do not fit."""
+def error_of(refused: RefusedError) -> bytes:
+    """The protocol's body of a refusal."""
+    return json.dumps({"error": refused.detail or refused.title}).encode()
+
+
+def _values(tensor: Tensor, width: int) -> tuple[int, list[float]]:
+    """(rows, values row by row) of a tensor, nested or flat; raises HttpProblem 400 where they do not fit."""
     if tensor.datatype not in {"FP32", "FP64"}:
         raise HttpProblem(400, f"{INPUT} must be FP32 or FP64")
     rows = tensor.shape[0] if tensor.shape else -1
     if tensor.shape != [rows, width] or not 1 <= rows <= MAXIMUM_ROWS:
         raise HttpProblem(400, f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
     flat = [item for part in tensor.data for item in (part if isinstance(part, list) else [part])]
-    if len(flat) != rows * width or not all(isinstance(item, int | float) and abs(item) < _LARGEST for item in flat):
+    if len(flat) != rows * width or not all(isinstance(item, int | float) and abs(item) < LARGEST for item in flat):
         raise HttpProblem(400, f"{INPUT} must hold {rows * width} finite numbers")
-    return np.array(flat, np.float64).reshape(rows, width)
+    return rows, flat

@@ -170,5 +170,6 @@ class InferResponse(BaseModel):
 
     model_name: str
     model_version: str
-    id: str | None = None
+    id: str = Field(description="the request's id, or else the inference id")
+    parameters: dict[str, str] = Field(description="inference_id: the id of the answer in the log")
     outputs: list[OutputTensor]

@@ -17,6 +17,7 @@ from tidemill_runtime.http import Route
 from tidemill_runtime.pipelines import PipelineWatcher
 from tidemill_runtime.service import Service
 from tidemill_runtime.tail import Tail
+from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
@@ -45,8 +46,9 @@ def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
     serving = Serving(settings, health)
     return Service(
-        routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front
-    )
+        routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front,
+        direct=serving.hot,
+    )  # fmt: skip
 
 
 class Serving:
@@ -68,6 +70,7 @@ class Serving:
         )
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
+        self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
         limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
         models = Models(Artifacts(settings.artifacts), settings.state / "models", limit)
         self.follower = Follower(
@@ -91,7 +94,7 @@ class Serving:
         return [
             *predict_routes(self.predictor),
             *status_routes(self.house, self._settings.instance, self._log_state),
-            *inference_routes(desks, lambda: self._health.ready()[0]),
+            *inference_routes(desks, self.batcher, lambda: self._health.ready()[0]),
         ]
 
     async def run(self) -> None:

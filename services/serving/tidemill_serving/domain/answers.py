@@ -28,7 +28,7 @@ class _Read(msgspec.Struct):
     at_us: int | None = None
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """`tidemill_contracts.events.Prediction`, field by field; NaN in the vector becomes null."""
 
     prediction_id: str
@@ -44,7 +44,7 @@ class Record(msgspec.Struct):
     vector: list[float]
     features: str
     revisions: dict[str, msgspec.Raw]
-    request: dict[str, Any]
+    request: Mapping[str, Any]
     defaulted: list[str]
     degraded: bool
     watermark_us: int | None
@@ -66,7 +66,7 @@ class _Known(msgspec.Struct):
     trace_id: str | None = None
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, gc=False):
     """What the client gets for one instance."""
 
     prediction_id: str
@@ -90,19 +90,15 @@ class Remembered(NamedTuple):
 
 def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> bytes:
     """The encoded answer to a record; `features_at` is the time of the newest vector that was read."""
-    times = [read.at_us for read in reads.values() if read.at_us is not None]
+    revisions, newest = {}, None
+    for view, read in reads.items():
+        revisions[view] = read.revision
+        if read.at_us is not None and (newest is None or read.at_us > newest):
+            newest = read.at_us
     answer = Answer(
-        prediction_id=record.prediction_id,
-        score=record.score,
-        epoch=record.epoch,
-        version=record.version,
-        model=record.model,
-        revisions={view: read.revision for view, read in reads.items()},
-        features_at=format_time(max(times)) if times else None,
-        defaulted=record.defaulted,
-        degraded=record.degraded,
-        trace_id=record.trace_id,
-    )
+        record.prediction_id, record.score, record.epoch, record.version, record.model, revisions,
+        None if newest is None else format_time(newest), record.defaulted, record.degraded, record.trace_id,
+    )  # fmt: skip
     return _ENCODER.encode(answer)
 
 
@@ -112,7 +108,7 @@ def recall(value: bytes) -> tuple[str, Remembered]:
     return known.prediction_id, Remembered(mark_of(known.request), answer_of(known, known.revisions))
 
 
-def mark_of(inputs: dict[str, Any]) -> bytes:
+def mark_of(inputs: Mapping[str, Any]) -> bytes:
     """A mark by which a request that is sent again is told from another one under the same id."""
     return blake2b(_SORTED.encode(inputs), digest_size=8).digest()
 

@@ -1,12 +1,12 @@
 """One pipeline's desk: takes checked requests, answers with the active release, drafts what goes to the log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
+from tidemill_contracts.base import format_time
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import ModelSwapped, Prediction, Released, Timer, encode
 from tidemill_contracts.ids import derived_id
@@ -15,11 +15,11 @@ from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_of, encode_record, mark_of
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.entries import Entry
-from tidemill_serving.domain.plan import Line, MissingEntityError, Plan
+from tidemill_serving.domain.plan import Lines, Plan
 from tidemill_serving.domain.releases import Cause, Champion, Kept, KeptRelease, Order, Swap
-from tidemill_serving.domain.replica import Replica
+from tidemill_serving.domain.replica import Replica, Row
 from tidemill_serving.domain.requests import Ask, Reader
-from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
+from tidemill_serving.domain.scoring import Weighted, finite, score
 
 LARGEST_RECORD = 900_000
 """Bytes; a record that Kafka refuses would hold up all behind it for ever."""
@@ -160,13 +160,14 @@ class Desk:
         return Entry("swap", self.spec.name, name, 0, key, envelope.data, envelope.headers(), time_us)
 
     def prediction(self, record: Record, traceparent: str) -> Entry:
-        """The log record of an answer, in the partition of its join key."""
-        key = record.key.encode()
-        envelope = Envelope(
-            record.prediction_id, Prediction.TYPE, self.source, record.at_us, encode_record(record),
-            traceparent=traceparent,
-        )  # fmt: skip
-        return self._entry("prediction", self.partition_of(key, self.spec.partitions), key, envelope)
+        """The log record of an answer, in the partition of its join key; its headers are an `Envelope`'s."""
+        key, at_us = record.key.encode(), record.at_us
+        headers = [
+            _SPECVERSION, ("ce_id", record.prediction_id.encode()), _TYPE, ("ce_source", self.source.encode()),
+            ("ce_time", format_time(at_us).encode()), _JSON, ("traceparent", traceparent.encode()),
+        ]  # fmt: skip
+        partition = self.partition_of(key, self.spec.partitions)
+        return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), headers, at_us)
 
     def _entry(self, kind: Any, partition: int, key: bytes | None, envelope: Envelope) -> Entry:  # noqa: ANN401 - Kind
         headers = envelope.headers()
@@ -201,7 +202,7 @@ class _Batch:
             else:
                 self._fresh[identity] = index
                 todo.append(index)
-        left = self._score(active, queries, todo)
+        left = self._score(active, queries, todo) if todo else []
         if left and self._desk.champion.previous is not None:
             left = self._score(self._desk.champion.previous, queries, left, fallback=True)
         remembered = dict(self._drafts.remembered)
@@ -213,66 +214,73 @@ class _Batch:
 
     def _score(self, loaded: Loaded, queries: Sequence[Query], todo: list[int], *, fallback: bool = False) -> list[int]:
         """Answer the queries `todo`; returns those for which no model had a probability."""
-        tables = loaded.plan.tables(self._replica)
-        lines: list[tuple[int, Line]] = []
-        for index in todo:
-            try:
-                ask = queries[index].ask
-                lines.append((index, loaded.plan.line(tables, ask.raw, ask.typed, self._watermark)))
-            except MissingEntityError as error:
-                self._drafts.results[index] = _unknown_entity(error.view)
-        if not lines:
-            return []
-        scores = score(loaded.members, loaded.shadows, np.stack([line.vector for _, line in lines]))
+        plan = loaded.plan
+        lines = plan.lines(plan.tables(self._replica), [queries[index].ask for index in todo], self._watermark)
+        scores = score(loaded.members, loaded.shadows, lines.vectors)
+        writer = _Writer(self._desk, loaded, (self._now_us, self._lowest, self._watermark), fallback or self._degraded)
         left = []
-        for row, (index, line) in enumerate(lines):
-            if np.isnan(scores.mixed[row]):
+        vectors, mixed = lines.vectors.tolist(), scores.mixed.tolist()
+        for row, index in enumerate(todo):
+            refused, value = lines.refused[row], mixed[row]
+            if refused is not None:
+                self._drafts.results[index] = _unknown_entity(refused)
+            elif value != value:  # noqa: PLR0124 - NaN
                 left.append(index)
-                continue
-            record = self._record(loaded, queries[index], line, (scores, row))
-            record.degraded = self._degraded or fallback
-            self._take(index, record, line, queries[index])
-            if self._drafts.reads is not None:
-                behind = [loaded.cause.traceparent, *(found.trace for found in line.rows.values())]
-                self._drafts.reads[record.prediction_id] = [context for context in behind if context is not None]
+            else:
+                record = writer.record(queries[index], vectors[row], value, (lines.rows[row], lines.defaulted[row]))
+                record.members = finite(scores.members, row) if len(loaded.members) > 1 else {}
+                record.shadows = finite(scores.shadows, row) if loaded.shadows else {}
+                self._take(index, record, lines.rows[row], queries[index])
+        if self._drafts.reads is not None:
+            self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
         return left
 
-    def _record(self, loaded: Loaded, query: Query, line: Line, place: tuple[Scores, int]) -> Record:
-        scores, row = place
-        at_us = query.ask.time_us if query.ask.time_us is not None else self._now_us
-        return Record(
-            prediction_id=query.identity,
-            pipeline=self._desk.spec.name,
-            key=query.ask.key,
-            at_us=at_us if self._lowest is None else max(at_us, self._lowest),
-            epoch=loaded.released.epoch,
-            model=loaded.leader.digest,
-            version=loaded.leader.version,
-            score=float(scores.mixed[row]),
-            members=finite(scores.members, row) if len(loaded.members) > 1 else {},
-            shadows=finite(scores.shadows, row),
-            vector=line.vector.tolist(),
-            features=loaded.plan.digest,
-            revisions={view: msgspec.Raw(found.revision_json) for view, found in line.rows.items()},
-            request=dict(query.ask.raw),
-            defaulted=line.defaulted,
-            degraded=False,
-            watermark_us=self._watermark,
-            trace_id=query.traceparent[3:35],
-        )
+    def _note_reads(self, loaded: Loaded, lines: Lines, asked: Sequence[tuple[int, Query]]) -> None:
+        reads = self._drafts.reads or {}
+        for row, query in asked:
+            behind = [loaded.cause.traceparent, *(found.trace for found in lines.rows[row].values())]
+            reads[query.identity] = [context for context in behind if context is not None]
 
-    def _take(self, index: int, record: Record, line: Line, query: Query) -> None:
+    def _take(self, index: int, record: Record, rows: Mapping[str, Row], query: Query) -> None:
         entry = self._desk.prediction(record, query.traceparent)
         if len(entry.value) > LARGEST_RECORD:
             self._drafts.results[index] = _TOO_LARGE
             return
-        answer = answer_of(record, line.rows)
+        answer = answer_of(record, rows)
         self._drafts.results[index] = answer
         self._drafts.entries.append(entry)
         if query.ask.id is not None:
             self._drafts.remembered.append((record.prediction_id, Remembered(mark_of(record.request), answer)))
 
 
+class _Writer:
+    """Makes the records of one batch and release."""
+
+    def __init__(
+        self, desk: Desk, loaded: Loaded, times: tuple[int, int | None, int | None], degraded: bool  # noqa: FBT001 - ours
+    ) -> None:  # fmt: skip
+        """`times` are now, the lowest that a record may have, and the watermark."""
+        self._name, self._digest, self._leader = desk.spec.name, loaded.plan.digest, loaded.leader
+        self._epoch, self._degraded = loaded.released.epoch, degraded
+        self._now_us, self._lowest, self._watermark = times
+
+    def record(
+        self, query: Query, vector: list[float], value: float, read: tuple[dict[str, Row], list[str]]
+    ) -> Record:  # fmt: skip
+        """Without the scores of members and shadows; by position, which costs half."""
+        ask, (rows, defaulted) = query.ask, read
+        at_us = self._now_us if ask.time_us is None else ask.time_us
+        if self._lowest is not None and at_us < self._lowest:
+            at_us = self._lowest
+        return Record(
+            query.identity, self._name, ask.key, at_us, self._epoch, self._leader.digest, self._leader.version, value,
+            {}, {}, vector, self._digest, {view: msgspec.Raw(row.revision_json) for view, row in rows.items()},
+            ask.raw, defaulted, self._degraded, self._watermark, query.traceparent[3:35],
+        )  # fmt: skip
+
+
+_SPECVERSION, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
+_TYPE = ("ce_type", Prediction.TYPE.encode())
 _UNANSWERED = RefusedError(503, "no answer", "no model of this pipeline has a finite answer to these inputs")
 
 
@@ -280,7 +288,7 @@ _TOO_LARGE = RefusedError(422, "too large", "the record of this prediction would
 
 
 def _repeat(known: Remembered, ask: Ask) -> Result:
-    if known.inputs == mark_of(dict(ask.raw)):
+    if known.inputs == mark_of(ask.raw):
         return known.answer
     return RefusedError(422, "the id was used before", "this id was answered before, for other inputs")
 

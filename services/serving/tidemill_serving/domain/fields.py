@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from tidemill_contracts.base import format_time, parse_time
+from tidemill_contracts.base import parse_time, to_us
 from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, NumberField, StringField
 from tidemill_serving.domain.body import Fault
 
@@ -118,7 +119,9 @@ def read_time(text: str) -> int | None:
     """Microseconds of an RFC 3339 time, None for other text and for one that UTC's calendar does not have."""
     try:
         time_us = parse_time(text)
-        format_time(time_us)
     except (ValueError, OverflowError):
         return None
-    return time_us
+    return time_us if _FIRST_US <= time_us <= _LAST_US else None
+
+
+_FIRST_US, _LAST_US = to_us(datetime.min.replace(tzinfo=UTC)), to_us(datetime.max.replace(tzinfo=UTC))

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_engine.onnx import schema_digest
@@ -21,12 +21,14 @@ class UnservableError(ValueError):
     """A release asks for features that its pipeline file does not define; the text says which."""
 
 
-class MissingEntityError(Exception):
-    """A view that declares `missing: refuse` knows nothing of the entity."""
+class HasInputs(Protocol):
+    """A checked request: its inputs as they were sent, and as expressions take them."""
 
-    def __init__(self, view: str) -> None:
-        super().__init__(view)
-        self.view = view
+    @property
+    def raw(self) -> Mapping[str, Any]: ...
+
+    @property
+    def typed(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +38,40 @@ class ViewPart:
     view: str
     version: str
     entity: EntityKey
+    text: str | None
     width: int
     refuse: bool
     blank: Floats
     ages: NDArray[np.intp]
 
-    def values(self, row: Row, watermark_us: int | None) -> Floats:
-        """The row's values at the watermark: a vector is written when events change it, but an age grows all the time.
+    def key(self, raw: Mapping[str, Any]) -> str | None:
+        """The entity that a checked request names."""
+        return self.entity(raw) if self.text is None else raw.get(self.text) or None
+
+    def grow(self, block: Floats, rows: Sequence[Row], watermark_us: int | None) -> None:
+        """Bring the ages in the rows' values [N, width] to the watermark: a vector is written when events change it.
 
         In whole microseconds, so that a backfill to the same time gives the same bits.
         """
-        if not len(self.ages) or watermark_us is None or row.at_us is None or watermark_us == row.at_us:
-            return row.values
-        values = row.values.copy()
-        ages = np.rint(values[self.ages] * SECOND_US) + (watermark_us - row.at_us)
-        values[self.ages] = np.maximum(ages, 0.0) / SECOND_US
-        return values
+        if not len(self.ages) or watermark_us is None:
+            return
+        late = np.array([0 if row.at_us is None else watermark_us - row.at_us for row in rows], np.float64)[:, None]
+        values = block[:, self.ages]
+        grown = np.maximum(np.rint(values * SECOND_US) + late, 0.0) / SECOND_US
+        block[:, self.ages] = np.where(late == 0, values, grown)
 
 
-class Line(NamedTuple):
-    """One request's vector [F] in float64, the row read of each view, and the views that knew no such entity."""
+class Lines(NamedTuple):
+    """What N requests read.
 
-    vector: Floats
-    rows: dict[str, Row]
-    defaulted: list[str]
+    The vectors [N, F] in float64, and for each request the row of each view, the views that knew no such entity, and
+    the view that refuses to answer for want of it.
+    """
+
+    vectors: Floats
+    rows: list[dict[str, Row]]
+    defaulted: list[list[str]]
+    refused: list[str | None]
 
 
 class Plan:
@@ -87,6 +99,7 @@ class Plan:
         places = {name: place for place, name in enumerate(have)}
         if missing := [name for name in features if name not in places]:
             raise UnservableError(f"the pipeline file does not define {', '.join(missing[:5])}")
+        self._width = len(have)
         order = [places[name] for name in features]
         self._select = None if order == list(range(len(have))) else np.array(order, np.intp)
 
@@ -98,35 +111,47 @@ class Plan:
         """The rows of each used view, as `line` wants them; they follow the replica."""
         return [replica.tables[part.view, part.version].rows for part in self.parts]
 
-    def line(
-        self, tables: Sequence[Mapping[str, Row]], raw: Mapping[str, Any], typed: Mapping[str, Any],
-        watermark_us: int | None,
-    ) -> Line:  # fmt: skip
-        """The vector of one checked request; raises MissingEntityError where a view refuses unknown entities."""
-        pieces, read, defaulted = list[Floats](), dict[str, Row](), list[str]()
-        for part, rows in zip(self.parts, tables, strict=True):
-            entity = part.entity(raw)
-            row = rows.get(entity) if entity is not None else None
-            if row is None:
-                if part.refuse:
-                    raise MissingEntityError(part.view)
-                row = unknown_row(entity or "", part.blank)
-                defaulted.append(part.view)
-            pieces.append(part.values(row, watermark_us))
-            read[part.view] = row
-        if self._expressions:
-            pieces.append(self._request_values(typed))
-        vector = np.concatenate(pieces)
-        return Line(vector if self._select is None else vector[self._select], read, defaulted)
+    def lines(self, tables: Sequence[Mapping[str, Row]], asks: Sequence[HasInputs], watermark_us: int | None) -> Lines:
+        """The vectors of checked requests, put together view by view."""
+        count = len(asks)
+        full: Floats = np.empty((count, self._width))
+        lines = Lines(full, [{} for _ in asks], [[] for _ in asks], [None] * count)
+        start = 0
+        for part, table in zip(self.parts, tables, strict=True):
+            rows = [_row(part, table, ask, place, lines) for place, ask in enumerate(asks)]
+            block = full[:, start : start + part.width]
+            block[:] = np.concatenate([row.values for row in rows]).reshape(count, part.width)
+            part.grow(block, rows, watermark_us)
+            start += part.width
+        for column, run in enumerate(self._expressions, start):
+            full[:, column] = [run(ask.typed) for ask in asks]
+        return lines if self._select is None else lines._replace(vectors=full[:, self._select])
 
-    def _request_values(self, typed: Mapping[str, Any]) -> Floats:
-        return np.array([run(typed) for run in self._expressions], np.float64)
+
+def _row(part: ViewPart, table: Mapping[str, Row], ask: HasInputs, place: int, lines: Lines) -> Row:
+    """The row that a request reads of a view, noted in `lines`."""
+    entity = part.key(ask.raw)
+    row = table.get(entity) if entity is not None else None
+    if row is None:
+        row = unknown_row(entity or "", part.blank)
+        lines.defaulted[place].append(part.view)
+        if part.refuse:
+            lines.refused[place] = part.view
+    lines.rows[place][part.view] = row
+    return row
 
 
 def _part(spec: PipelineSpec, view: str, width: int) -> ViewPart:
     view_spec = spec.views[view]
-    entity = EntityKey(spec.entities[view_spec.entity].key, spec.request.fields)
-    blank = np.full(width, np.nan)
+    key = spec.entities[view_spec.entity].key
     functions = [a.function for a in view_spec.aggregations for _ in view_spec.windows_of(a) or [""]]
-    ages = np.flatnonzero([function == "age_of_last" for function in functions])
-    return ViewPart(view, spec.view_version(view), entity, width, view_spec.missing == "refuse", blank, ages)
+    return ViewPart(
+        view=view, version=spec.view_version(view), entity=EntityKey(key, spec.request.fields),
+        text=text_key(key, spec.request.fields), width=width, refuse=view_spec.missing == "refuse",
+        blank=np.full(width, np.nan), ages=np.flatnonzero([function == "age_of_last" for function in functions]),
+    )  # fmt: skip
+
+
+def text_key(key: Sequence[str], fields: Mapping[str, FieldSpec]) -> str | None:
+    """The one field of a key that is text, so that its value is the entity; None for every other key."""
+    return key[0] if len(key) == 1 and fields[key[0]].type in {"string", "category"} else None

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from tidemill_contracts.pipeline import RequestSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_serving.domain.body import Fault, RefusedError
+from tidemill_serving.domain.compiled import LONGEST_ID, Inputs
 from tidemill_serving.domain.fields import TIME_PROBLEM, FieldChecks, read_time
+from tidemill_serving.domain.plan import text_key
 
-LONGEST_ID = 256
 MAXIMUM_INSTANCES = 1000
 _INSTANCE = frozenset({"id", "time", "inputs"})
 _HEADER_ID = re.compile(r'^(?:"([\x21\x23-\x5b\x5d-\x7e]{1,256})"|([\x21\x23-\x7e]{1,256}))$')
@@ -29,9 +30,21 @@ class Reader:
     """Reads the bodies of requests to one pipeline."""
 
     def __init__(self, spec: RequestSpec) -> None:
-        self._checks = FieldChecks(spec.fields)
+        self._checks, self._compiled = FieldChecks(spec.fields), Inputs(spec)
         self._key = EntityKey([spec.key], spec.fields)
+        self._text = text_key([spec.key], spec.fields)
         self._key_name, self._time_name = spec.key, spec.time
+
+    def quickly(self, raw: bytes) -> Ask | None:
+        """The one instance of a body in its usual form; None where `read` must look at it."""
+        found = self._compiled.read(raw)
+        if found is None:
+            return None
+        identity, sent, typed, time_us = found
+        key = self._key(sent) if self._text is None else sent.get(self._text) or None
+        if self._time_name is not None and typed[self._time_name] is not None:
+            time_us = typed[self._time_name]
+        return None if key is None else Ask(identity, sent, typed, key, time_us)
 
     def read(self, document: object, header_id: str | None = None) -> tuple[list[Ask], bool]:
         """The instances, and whether it was a list of them; raises RefusedError with 422 that names every fault."""

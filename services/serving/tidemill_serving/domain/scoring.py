@@ -34,7 +34,7 @@ class Scores(NamedTuple):
     shadows: dict[str, Floats]
 
 
-def score(members: Sequence[Weighted], shadows: Sequence[Weighted], matrix: Floats) -> Scores:
+def score(members: Sequence[Weighted], shadows: Sequence[Weighted], matrix: Floats | NDArray[np.float32]) -> Scores:
     """Run every model once on the matrix [N, F]; a failing one counts as NaN for all rows."""
     rows = np.ascontiguousarray(matrix, dtype=np.float32)
     own = {member.digest: _run(member.model, rows) for member in members}

@@ -1,25 +1,51 @@
-"""One batch per tick of the event loop: requests that arrive together are scored together and logged with one write."""
+"""One batch per tick of the event loop: requests that arrive together are scored together and logged with one write.
+
+Nothing waits: an idle process answers one request at once, and the more arrive while a batch is scored the larger is
+the next. How large it may get follows from what a row has cost lately, so that no answer is later than a budget: who
+comes above that is refused at once, which costs next to nothing.
+"""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tidemill_runtime import telemetry
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
+from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 
 TIMERS_EVERY_S = 0.02
+BUDGET_S = 0.03
+"""Of a tick; an answer waits for two at most, the one under way and its own."""
+LEAST_ROWS = 64
+"""Always taken: one tick with a stall in it says little about the next."""
+_MEMORY = 0.1
 _log = logging.getLogger(__name__)
+Deliver = Callable[[Result], None]
 
 
 class _Job(NamedTuple):
+    """One query, and who is told what came of it."""
+
     desk: Desk
-    queries: Sequence[Query]
-    done: asyncio.Future[list[Result]]
+    query: Query
+    deliver: Deliver
     link: Callable[[Iterable[str]], None] | None
+
+
+class _RowsJob(NamedTuple):
+    """As `_Job` for rows of features."""
+
+    desk: Desk
+    query: RowsQuery
+    deliver: Deliver
+
+
+J = TypeVar("J", _Job, _RowsJob)
 
 
 class Batcher:
@@ -38,21 +64,54 @@ class Batcher:
         self._house, self._spool, self._now_us = house, log, now_us
         self._appended, self._swapped = appended, swapped
         self._jobs: list[_Job] = []
+        self._rows_jobs: list[_RowsJob] = []
+        self._rows, self._began, self._row_s = 0, 0.0, 0.0
+        self.most_rows = 1 << 30
         self._timers_due = False
 
-    def submit(self, desk: Desk, queries: Sequence[Query]) -> asyncio.Future[list[Result]]:
-        """The results of the queries, in their order, at the end of this tick."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[Result]] = loop.create_future()
-        if not self._jobs:
-            # Tasks of requests that arrived together run before a call that is scheduled now.
-            loop.call_soon(self._flush)
-        self._jobs.append(_Job(desk, queries, done, telemetry.linker() if telemetry.enabled() else None))
-        return done
+    def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
+        """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
+        self._admit(1)
+        self._jobs.append(_Job(desk, query, deliver, telemetry.linker() if telemetry.enabled() else None))
+
+    def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
+        """As `submit` for rows of features."""
+        self._admit(query.rows.height)
+        self._rows_jobs.append(_RowsJob(desk, query, deliver))
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
-        """As `submit`, waiting for the end of the tick."""
-        return await self.submit(desk, queries)
+        """The results of the queries, in their order, at the end of the tick; raises RefusedError as `submit`."""
+        self._admit(len(queries))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        results: list[Result] = []
+
+        def deliver(result: Result) -> None:
+            results.append(result)
+            if len(results) == len(queries) and not done.done():  # else the client has gone
+                done.set_result(None)
+
+        link = telemetry.linker() if telemetry.enabled() else None
+        self._jobs += [_Job(desk, query, deliver, link) for query in queries]
+        await done
+        return results
+
+    async def answer_rows(self, desk: Desk, query: RowsQuery) -> Result:
+        """As `submit_rows`, waiting for the end of the tick."""
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.submit_rows(desk, query, lambda result: None if done.done() else done.set_result(result))
+        return await done
+
+    def _admit(self, rows: int) -> None:
+        """Room for some rows in this tick; the first of a tick always has it."""
+        if self._rows:
+            if self._rows + rows > self.most_rows:
+                self._house.counts.overloaded += 1
+                raise OVERLOADED
+        else:
+            # What else has arrived is read before a call that is scheduled now.
+            asyncio.get_running_loop().call_soon(self._flush)
+            self._began = time.perf_counter()
+        self._rows += rows
 
     def progress(self) -> None:
         """Event time may have risen: activate what is due at once, and tell the log soon."""
@@ -98,19 +157,30 @@ class Batcher:
 
     def _flush(self) -> None:
         jobs, self._jobs = self._jobs, []
-        by_desk: dict[Desk, list[_Job]] = {}
-        for job in jobs:
-            by_desk.setdefault(job.desk, []).append(job)
-        drafts = [(desk, found, self._answer(desk, found)) for desk, found in by_desk.items()]
-        entries = [entry for _, _, draft in drafts for entry in draft.entries]
+        rows_jobs, self._rows_jobs = self._rows_jobs, []
+        rows, self._rows = self._rows, 0
+        self._house.counts.rows += rows
+        drafts = [(desk, found, self._answer(desk, found)) for desk, found in _by_desk(jobs)]
+        rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in _by_desk(rows_jobs)]
+        entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
         is_logged = not entries or self._append(entries)
         for desk, found, draft in drafts:
             self._deliver(desk, found, draft, is_logged=is_logged)
+        for _, asked, draft in rows_drafts:
+            for job, result in zip(asked, draft.results, strict=True):
+                job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
+        self._learn(time.perf_counter() - self._began, rows)
+
+    def _learn(self, seconds: float, rows: int) -> None:
+        """From what this tick has cost: how many rows the next may have. Small ones tell nothing of large ones."""
+        if rows >= LEAST_ROWS:
+            each = seconds / rows
+            self._row_s += _MEMORY * (each - self._row_s) if self._row_s else each
+            self.most_rows = max(LEAST_ROWS, int(BUDGET_S / self._row_s))
 
     def _answer(self, desk: Desk, jobs: Sequence[_Job]) -> Drafts:
-        queries = [query for job in jobs for query in job.queries]
+        queries = [job.query for job in jobs]
         self._house.counts.batches += 1
-        self._house.counts.rows += len(queries)
         try:
             return self._draft(desk, queries)
         except Exception:  # noqa: BLE001 - a fault of ours over one request must not reach its neighbours
@@ -124,6 +194,17 @@ class Batcher:
                 alone.remembered.extend(part.remembered)
             alone.results.append(first[query.identity])
         return alone  # and without links: this is rare enough
+
+    def _answer_rows(self, desk: Desk, jobs: Sequence[_RowsJob]) -> Drafts:
+        queries = [job.query for job in jobs]
+        self._house.counts.batches += 1
+        try:
+            return answer_rows(desk, queries, now_us=self._now_us(), degraded=self._house.degraded)
+        except RefusedError as error:
+            return Drafts([error] * len(queries), [], [])
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("a batch of %s failed", desk.spec.name)
+            return Drafts([_FAILED] * len(queries), [], [])
 
     def _draft_alone(self, desk: Desk, query: Query) -> Drafts:
         try:
@@ -142,25 +223,25 @@ class Batcher:
 
     @staticmethod
     def _deliver(desk: Desk, jobs: Sequence[_Job], draft: Drafts, *, is_logged: bool) -> None:
-        results = iter(draft.results)
-        for job in jobs:
-            mine = [next(results) for _ in job.queries]
-            if not is_logged:
-                # Only what was answered before is in the log.
-                known = [desk.recent.get(query.identity) is not None for query in job.queries]
-                mine = [
-                    result if was or isinstance(result, RefusedError) else _FULL
-                    for result, was in zip(mine, known, strict=True)
-                ]
+        for job, found in zip(jobs, draft.results, strict=True):
+            result = found
+            if not is_logged and not isinstance(result, RefusedError) and desk.recent.get(job.query.identity) is None:
+                result = _FULL  # only what was answered before is in the log
             if job.link is not None and draft.reads:
-                reads = draft.reads
-                job.link(context for query in job.queries for context in reads.get(query.identity, ()))
-            if not job.done.done():  # else the client has gone
-                job.done.set_result(mine)
+                job.link(draft.reads.get(job.query.identity, ()))
+            job.deliver(result)
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
 
 
+def _by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:
+    found: dict[Desk, list[J]] = {}
+    for job in jobs:
+        found.setdefault(job.desk, []).append(job)
+    return list(found.items())
+
+
+OVERLOADED = RefusedError(503, "overloaded", "more requests arrive than can be answered in time")
 _FULL = RefusedError(503, "the prediction log is full", "the log takes no record now; the answer was not given")
 _FAILED = RefusedError(503, "no answer", "the batch failed; the log of the service says why")

@@ -1,0 +1,288 @@
+"""Requests that are answered without ASGI: whole POSTs of known heads go straight to the service and back.
+
+A client on a kept connection sends the same head again and again. A head is read once, by the parser that reads all
+others; whoever sends the same bytes again means the same. Whatever is not such a request goes on to uvicorn and ASGI,
+with the same answer: heads that are new in every request, bodies in chunks, requests that wait behind others.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tidemill_runtime.http.bodies import READ_TIMEOUT_S
+from tidemill_runtime.http.problems import MEDIA_TYPE
+from tidemill_runtime.telemetry import is_traceparent
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+KNOWN_HEADS = 4096
+LONGEST_HEAD = 4096
+_END, _TRACE = b"\r\n\r\n", b"\r\ntraceparent: "
+_TRACE_LENGTH = len(_TRACE) + 55
+_SINGLE = frozenset({"content-length", "content-type", "host", "traceparent"})
+
+
+class Reply(Protocol):
+    """The connection that waits for an answer."""
+
+    def answer(self, body: bytes, traceparent: str) -> None:
+        """Send 200 and a JSON body."""
+
+    def refuse(self, head: bytes, body: bytes) -> None:
+        """Send another status: `head` is its line and the headers that it needs beyond type and length."""
+
+
+Take = Callable[[bytes, str | None, Reply], bool]
+"""Takes a body and the trace context that it came with; False: not this one, ASGI shall answer."""
+
+
+class Direct(Protocol):
+    """What a service answers directly."""
+
+    def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
+        """Who takes POSTs of this path and head (names in lower case); the same answer for as long as it runs."""
+
+
+class _Head(NamedTuple):
+    """What is known of a head: the bytes of its body, and who takes it."""
+
+    size: int
+    take: Take | None
+
+
+_OTHER = _Head(0, None)
+
+
+class _Sight:
+    """Collects what the parser finds in a head."""
+
+    def __init__(self) -> None:
+        self.url, self.headers = b"", list[tuple[str, str]]()
+        self.is_complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+
+class Heads:
+    """The heads seen so far, bounded."""
+
+    def __init__(self, direct: Direct) -> None:
+        self._direct = direct
+        self._known: dict[bytes, _Head] = {}
+
+    def find(self, head: bytes) -> _Head:
+        """What a head (without its empty line) means; read once."""
+        found = self._known.get(head)
+        if found is None:
+            if len(head) > LONGEST_HEAD:
+                return _OTHER
+            if len(self._known) >= KNOWN_HEADS:
+                self._known.clear()
+            found = self._known[head] = self._read(head)
+        return found
+
+    def _read(self, head: bytes) -> _Head:
+        sight = _Sight()
+        parser = httptools.HttpRequestParser(sight)
+        try:
+            parser.feed_data(head + _END)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return _OTHER  # uvicorn says what is wrong with it
+        names = [name for name, _ in sight.headers]
+        headers = dict(reversed(sight.headers))  # of repeated ones the first, as Starlette has it
+        length = headers.get("content-length", "")
+        if (
+            not sight.is_complete or parser.get_method() != b"POST" or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive() or parser.should_upgrade() or not length.isdecimal()
+            or any(names.count(name) > 1 for name in _SINGLE) or not sight.url.isascii() or b"%" in sight.url
+            or not {"transfer-encoding", "expect", "traceparent"}.isdisjoint(names)
+        ):  # fmt: skip
+            return _OTHER
+        return _Head(int(length), self._direct.find(sight.url.decode("ascii"), headers))
+
+
+class DirectProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a shorter way for heads that are known."""
+
+    heads: Heads
+
+    def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*args, **settings)
+        self._waits = self._is_midway = self._is_lost = self._is_last = False
+        self._parts = bytearray()
+        self._expected: _Head | None = None
+        self._whole = 0
+        self._patience: TimerHandle | None = None
+        self._heard_at = 0.0
+        self._dated: tuple[object, bytes] = (None, b"")
+
+    def data_received(self, data: bytes) -> None:
+        """The loop's call."""
+        if self._waits or self.flow.write_paused:
+            self._parts += data  # asked before it was answered: in its turn
+            self.flow.pause_reading()
+        elif self._expected is not None:
+            self._go_on(data)
+        elif self._is_between():
+            self._begin(data)
+        else:
+            super().data_received(data)
+
+    def _is_between(self) -> bool:
+        """Whether nothing of a request is in uvicorn's hands."""
+        cycle: Any = self.cycle  # None before the first
+        return not self._is_midway and not self.pipeline and (cycle is None or cycle.response_complete)
+
+    def _begin(self, data: bytes) -> None:
+        """At the beginning of a request."""
+        end = data.find(_END) if data.startswith(b"POST ") else -1
+        trace, head = None, data[:end]
+        at = head.find(_TRACE) if end > 0 else -1
+        if at > 0:
+            text = head[at + len(_TRACE) : at + _TRACE_LENGTH].decode("latin-1")
+            after = head[at + _TRACE_LENGTH :]
+            if is_traceparent(text) and (not after or after.startswith(b"\r\n")):
+                trace, head = text, head[:at] + after
+        found = self.heads.find(head) if end > 0 else _OTHER
+        whole = end + len(_END) + found.size
+        if found.take is None or len(data) > whole:
+            super().data_received(data)
+        elif len(data) < whole:
+            self._parts += data
+            self._expected, self._whole = found, whole
+            self._patience = self.loop.call_later(READ_TIMEOUT_S, self._lose_patience)
+        else:
+            self._waits = True
+            if not found.take(data[end + len(_END) :], trace, self):
+                self._waits = False
+                super().data_received(data)
+
+    def _go_on(self, data: bytes) -> None:
+        """A body that comes in parts."""
+        self._parts += data
+        if len(self._parts) < self._whole:
+            return
+        self._expected = None
+        self._rest()
+        self._begin(self._parted())
+
+    def _lose_patience(self) -> None:
+        """The body does not come: the way behind knows what to say."""
+        self._expected = None
+        self._rest()
+        if not self._is_lost:
+            super().data_received(self._parted())
+
+    def _parted(self) -> bytes:
+        data = bytes(self._parts)
+        self._parts.clear()
+        return data
+
+    def _rest(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def answer(self, body: bytes, traceparent: str) -> None:
+        """Send 200 and a JSON body."""
+        self._send(
+            b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\ntraceparent: %b\r\n%b\r\n%b"
+            % (self._date(), len(body), traceparent.encode(), self._closing(), body)
+        )
+
+    def refuse(self, head: bytes, body: bytes) -> None:
+        """Send another status with a problem."""
+        self._send(
+            b"HTTP/1.1 %bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
+            % (head, MEDIA_TYPE.encode(), len(body), self._date(), self._closing(), body)
+        )
+
+    def _date(self) -> bytes:
+        default = self.server_state.default_headers
+        if self._dated[0] is not default:
+            self._dated = default, b"".join(b"%b: %b\r\n" % pair for pair in default)
+        return self._dated[1]
+
+    def _closing(self) -> bytes:
+        return b"connection: close\r\n" if self._is_last else b""
+
+    def _send(self, raw: bytes) -> None:
+        self._waits = False
+        if self._is_lost or self.transport.is_closing():
+            return
+        self.transport.write(raw)
+        self.server_state.total_requests += 1
+        self._heard_at = self.loop.time()
+        if self._is_last:
+            self.transport.close()
+            return
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        self._behind()
+
+    def _behind(self) -> None:
+        """What was sent before its turn."""
+        if not self._parts or self._waits or self.flow.write_paused:
+            return
+        self.flow.resume_reading()
+        if self._expected is not None:
+            self._go_on(b"")
+        else:
+            self.data_received(self._parted())
+
+    def resume_writing(self) -> None:
+        """The loop's call: the client reads again."""
+        super().resume_writing()
+        self._behind()
+
+    def on_message_begin(self) -> None:
+        """The parser's call."""
+        self._is_midway = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """The parser's call."""
+        super().on_message_complete()
+        self._is_midway = False
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Answers do not move the timer, which would cost more than they do: it looks at when the last one left."""
+        left = self._heard_at + self.timeout_keep_alive - self.loop.time()
+        if self._waits or self._expected is not None or left > 0:
+            again = left if left > 0 else self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(again, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The loop's call."""
+        self._is_lost = True
+        self._rest()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: what is under way is answered first."""
+        if self._expected is not None:
+            self._lose_patience()
+        self._is_last = True
+        if not self._waits:
+            super().shutdown()
+
+
+def direct_protocol(direct: Direct) -> type[HttpToolsProtocol]:
+    """The protocol class of one server."""
+    heads = Heads(direct)
+    return type("BoundDirectProtocol", (DirectProtocol,), {"heads": heads})

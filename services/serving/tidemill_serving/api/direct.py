@@ -1,0 +1,129 @@
+"""The hot path: whole requests of known heads, straight from the connection into the tick's batch and back.
+
+It takes what it can answer without a second look; whatever else is asked, and however it is wrong, the routes answer.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from tidemill_contracts.ids import prediction_id
+from tidemill_runtime import telemetry
+from tidemill_runtime.http.app import SECONDS
+from tidemill_runtime.http.direct import Reply, Take
+from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
+from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
+from tidemill_serving.api.inference import error_of
+from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, new_id, problem_of
+from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.desk import Desk, Query, Result
+from tidemill_serving.domain.tensors import RowsQuery, read_rows
+
+MODELS = "/v2/models/"
+INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
+JSON = "application/json"
+_CAREFULLY = frozenset({"content-encoding", "idempotency-key", "prefer", MINIMUM_WATERMARK})
+Deliver = Callable[[Result], None]
+Render = Callable[[RefusedError, str], bytes]
+
+
+class Ticks(Protocol):
+    """Where the queries of one tick come together."""
+
+    def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
+        """Raises RefusedError where there is no room."""
+
+    def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
+        """As `submit`."""
+
+
+class Hot:
+    """Finds who takes a request."""
+
+    def __init__(self, desks: Mapping[str, Desk], ticks: Ticks, *, api_key: SecretStr | None = None) -> None:
+        self._desks, self._ticks = desks, ticks
+        self._key = api_key.get_secret_value().encode() if api_key is not None else None
+
+    def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
+        """`tidemill_runtime.http.direct.Direct`."""
+        if not _CAREFULLY.isdisjoint(headers) or not is_authorised(self._key, headers):
+            return None
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+            return None
+        size = int(headers["content-length"])
+        if path.startswith(PREFIX) and size <= MAXIMUM_BYTES:
+            return partial(self._predict, path.removeprefix(PREFIX))
+        if path.startswith(MODELS) and path.endswith("/infer") and size <= MAXIMUM_TENSOR_BYTES:
+            name, _, version = path.removeprefix(MODELS).removesuffix("/infer").partition("/versions/")
+            return partial(self._infer, name, version or None)
+        return None
+
+    def _predict(self, name: str, body: bytes, trace: str | None, reply: Reply) -> bool:
+        started = time.perf_counter()
+        desk = self._desks.get(name)
+        if desk is None or not desk.is_ready or desk.champion.active is None or telemetry.enabled():
+            return False
+        ask = desk.reader.quickly(body)
+        if ask is None:
+            return False
+        context = telemetry.quick_traceparent(trace)
+        identity = new_id() if ask.id is None else str(prediction_id(name, ask.id))
+        sender = _Sender(reply, context, ROUTE, _problem)
+        try:
+            self._ticks.submit(desk, Query(ask, identity, context), partial(sender.deliver, started))
+        except RefusedError as refused:
+            sender.deliver(started, refused)
+        return True
+
+    def _infer(self, name: str, version: str | None, body: bytes, trace: str | None, reply: Reply) -> bool:
+        started = time.perf_counter()
+        desk = self._desks.get(name)
+        if desk is None or desk.champion.active is None or telemetry.enabled():
+            return False
+        rows = read_rows(body)
+        if rows is None or rows.width != len(desk.champion.active.plan.features):
+            return False
+        context = telemetry.quick_traceparent(trace)
+        sender = _Sender(reply, context, INFER if version is None else INFER_VERSION, _error)
+        try:
+            query = RowsQuery(rows, new_id(), context, version)
+            self._ticks.submit_rows(desk, query, partial(sender.deliver, started))
+        except RefusedError as refused:
+            sender.deliver(started, refused)
+        return True
+
+
+class _Sender:
+    """Gives the result of one request to its connection."""
+
+    __slots__ = ("_context", "_render", "_reply", "_route")
+
+    def __init__(self, reply: Reply, context: str, route: str, render: Render) -> None:
+        self._reply, self._context, self._route, self._render = reply, context, route, render
+
+    def deliver(self, started: float, result: Result) -> None:
+        """Send it, and count the request."""
+        if isinstance(result, bytes):
+            self._reply.answer(result, self._context)
+            _OK[self._route].observe(time.perf_counter() - started)
+            return
+        head = f"{result.status} {HTTPStatus(result.status).phrase}\r\ntraceparent: {self._context}\r\n"
+        if result.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            head += f"retry-after: {RETRY_AFTER_S}\r\n"
+        self._reply.refuse(head.encode(), self._render(result, self._context[3:35]))
+        SECONDS.labels("POST", self._route, result.status).observe(time.perf_counter() - started)
+
+
+def _problem(refused: RefusedError, trace_id: str) -> bytes:
+    return bytes(problem_of(refused).response(trace_id).body)
+
+
+def _error(refused: RefusedError, _trace_id: str) -> bytes:
+    return error_of(refused)
+
+
+_OK = {route: SECONDS.labels("POST", route, 200) for route in (ROUTE, INFER, INFER_VERSION)}

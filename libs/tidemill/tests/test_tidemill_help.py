@@ -33,7 +33,8 @@ def test_the_promised_commands_are_there() -> None:
     wanted = {
         "demo", "apply", "plan", "events send", "predict", "champion", "releases", "runs", "train", "promote",
         "rollback", "freeze", "unfreeze", "drift", "lineage", "audit verify", "ledger", "dlq list", "dlq show",
-        "dlq replay", "parity",
+        "dlq replay", "parity", "features list", "features show", "quarantine list", "quarantine show",
+        "quarantine release",
         "dataset build", "features backfill", "archive verify", "archive compact",
     }  # fmt: skip
     assert wanted <= set(ALL)

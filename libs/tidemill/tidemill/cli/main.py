@@ -7,11 +7,24 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import archive, data, dataset, demo, evidence, letters, models, parity, pipelines, stack
+from tidemill.cli import (
+    archive,
+    data,
+    dataset,
+    demo,
+    evidence,
+    features,
+    letters,
+    models,
+    parity,
+    pipelines,
+    quarantine,
+    stack,
+)
 from tidemill.cli.output import complain, say
 
 _INTERRUPTED = 130
-_GROUPS = (demo, stack, pipelines, data, letters, models, evidence, parity, archive, dataset)
+_GROUPS = (demo, stack, pipelines, data, letters, models, evidence, parity, archive, dataset, features, quarantine)
 
 
 def build() -> typer.Typer:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 
 import httpx
 
-from tidemill.client import calls
+from tidemill.client import calls, catalogue
 from tidemill.client import letters as dead
+from tidemill.client import quarantine as ward
 from tidemill.client.calls import Steps
 from tidemill.client.errors import TidemillError
 from tidemill.client.transport import AsyncTransport, Endpoints, Transport
@@ -79,6 +80,11 @@ class Operations:
     letters = Operation(dead.letters)
     letter = Operation(dead.letter)
     replay = Operation(dead.replay)
+    quarantine = Operation(ward.quarantine)
+    quarantined = Operation(ward.quarantined)
+    release_quarantined = Operation(ward.release_quarantined)
+    feature_views = Operation(catalogue.feature_views)
+    feature_view = Operation(catalogue.feature_view)
 
 
 class AsyncClient(Operations):

@@ -10,6 +10,7 @@ from tidemill_contracts.events.control import (
     ModelSwapped,
     PipelineApplied,
     QualityBreached,
+    QuarantineReleased,
     Released,
     ReleaseReason,
     RunFinished,
@@ -34,6 +35,6 @@ from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
     "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached",
-    "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced", "TrainingManifest",
-    "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
+    "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced",
+    "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

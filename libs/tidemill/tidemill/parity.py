@@ -72,16 +72,20 @@ def _flush() -> Steps[None]:
 
 
 async def _specs(client: "AsyncClient", pipeline: str, prefix: str) -> dict[str, PipelineSpec]:
-    """The pipeline's files by digest: the one that stands, and those before it that the log still holds."""
-    found = [PipelineSpec.model_validate_json(json.dumps((await client.pipeline(pipeline)).spec))]
+    """The pipeline's file that stands and those before it that the log still holds, by the digests they were given.
+
+    A later version of the contracts may give the same file another one.
+    """
+    standing = await client.pipeline(pipeline)
+    found = {standing.digest: PipelineSpec.model_validate_json(json.dumps(standing.spec))}
     name = topic("pipelines", prefix=prefix)
     async with aclosing(read_topic(client.transport.endpoints.bootstrap(), name)) as records:
         async for record in records:
             if record.envelope is not None and record.envelope.type == PipelineApplied.TYPE:
                 applied = PipelineApplied.read(record.envelope.data)
                 if applied.pipeline == pipeline:
-                    found.append(PipelineSpec.model_validate_json(json.dumps(applied.spec)))
-    return {spec.digest(): spec for spec in found}
+                    found[applied.digest] = PipelineSpec.model_validate_json(json.dumps(applied.spec))
+    return found
 
 
 def _layouts(releases: Iterable[Released], specs: Mapping[str, PipelineSpec]) -> Iterable[tuple[int, Layout]]:

@@ -71,7 +71,7 @@ check-schemas:
 
 bench: dev ## run the benchmarks, or ONLY=name; results in build/bench
 	@mkdir -p build/bench
-	@for file in $(if $(ONLY),benchmarks/$(ONLY).py,$(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))); do \
+	@for file in $(if $(ONLY),benchmarks/$(subst -,_,$(ONLY)).py,$(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))); do \
 		echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 chaos: dev ## kill and freeze everything, some minutes

@@ -25,12 +25,18 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
     read on inside that batch, so what its writer put behind the record comes empty too; batches of others come whole.
     """
 
-    def __init__(self, *topics: str, **options: Any) -> None:  # noqa: ANN401 - what the base takes
+    def __init__(self, *topics: str, columns: bool = False, **options: Any) -> None:  # noqa: ANN401 - what the base takes
+        """With `columns`, `getmany` gives RecordColumns, where each record is read for itself."""
         super().__init__(*topics, **(options | {"fetch_max_wait_ms": FETCH_WAIT_MS}))
+        self._columns = columns
 
     async def start(self) -> None:
         """As the base."""
         await super().start()
+        if self._columns:
+            from tidemill_runtime.columns import read_columns  # noqa: PLC0415 - a compiler that only this needs
+
+            read_columns(self)
         fetcher = self._fetcher
         plan = fetcher._get_actions_per_node  # noqa: SLF001 - where a fetch is made; there is no setting for it
 

@@ -68,12 +68,14 @@ async def open_consumer(
     *,
     group: str | None = None,
     isolation: str = "read_committed",
+    columns: bool = False,
     deadline_s: float = START_DEADLINE_S,
 ) -> AIOKafkaConsumer:
     """A started consumer without subscription. Offsets are never committed by itself.
 
     In a `group` it is a static member, so a restart within the session time-out disturbs nobody, with range
     assignment, which gives partition p of every topic to the same member. A fetch returns as soon as there is data.
+    With `columns` polls give RecordColumns.
     """
     member: dict[str, Any] = {}
     if group is not None:
@@ -86,7 +88,7 @@ async def open_consumer(
     def build() -> AIOKafkaConsumer:
         return SteadyConsumer(
             bootstrap_servers=settings.kafka, client_id=settings.client_id, enable_auto_commit=False,
-            auto_offset_reset="earliest", isolation_level=isolation, fetch_min_bytes=1, **member,
+            auto_offset_reset="earliest", isolation_level=isolation, fetch_min_bytes=1, columns=columns, **member,
         )  # fmt: skip
 
     return await _start(build, deadline_s)

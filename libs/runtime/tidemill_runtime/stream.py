@@ -30,6 +30,7 @@ class StreamRunner:
     `run` lasts until `stop` or cancellation and outlives restarts of Kafka and Postgres. A task that raises is rebuilt
     after a back-off of 0.1 to 2 s; one that raises Stalled stays down until the partition moves or the process
     restarts, and readiness says why. Offsets in Kafka are a hint for tools that show lag; `open` says where to read.
+    With `columns` the batches are RecordColumns.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, each a part of the contract
@@ -41,9 +42,11 @@ class StreamRunner:
         make_task: Callable[[int], PartitionTask],
         health: Health,
         max_records: int = 5000,
+        columns: bool = False,
     ) -> None:
         self._settings, self._group, self._topics = settings, group, sorted(set(topics))
         self._make_task, self._health, self._max_records = make_task, health, max_records
+        self._columns = columns
         self._stopping = asyncio.Event()
         self._speak = Rarely()
 
@@ -68,7 +71,7 @@ class StreamRunner:
     async def _session(self, backoff: Backoff) -> None:
         # Joining before the topics exist would assign nothing until the metadata is five minutes old.
         await partitions_of(self._settings.kafka, self._topics)
-        consumer = await open_consumer(self._settings, group=group_id(self._group, self._topics))
+        consumer = await open_consumer(self._settings, group=group_id(self._group, self._topics), columns=self._columns)
         slots = _Slots(consumer, self._make_slot, lambda: self._health.set(self._group, ok=True))
         hints = asyncio.ensure_future(_hint(consumer, slots))
         lost = False

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from numpy.typing import NDArray
 
 from tidemill_contracts.envelope import Envelope, Headers
@@ -16,6 +19,7 @@ from tidemill_engine.windows import Events, Queries, backfill
 from tidemill_features.domain.aggregate import Marks, ViewPartition
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.domain.views import View, compile_program
+from tidemill_runtime.columns import KeptRecords, Reader, RecordColumns
 
 HOUR_US = 3_600_000_000
 START_US = 400_000 * HOUR_US
@@ -127,6 +131,17 @@ def source_record(event: Departure, offset: int = 0) -> FakeRecord:
     )  # fmt: skip
     key = event.body["flight"].encode()
     return FakeRecord(envelope.data, envelope.headers(), key, partition=event.partition, offset=offset)
+
+
+def as_columns(records: Sequence[FakeRecord]) -> RecordColumns:
+    """Records of one partition as the consumer reads them from a batch of Kafka's."""
+    batch = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 30)
+    for at, record in enumerate(records):
+        batch.append(at, timestamp=0, key=record.key, value=record.value, headers=record.headers)
+    plain = PartitionRecords(TopicPartition("t", 0), KeptRecords(b""), [], 0, None, None, True, 1)
+    found = Reader(TopicPartition("t", records[0].partition), bytes(batch.build()), plain).take(None)
+    assert found is not None
+    return found
 
 
 def timer_record(time_us: int, partition: int, offset: int = 0) -> FakeRecord:

@@ -38,6 +38,12 @@ class Reader:
                 self.vectors[vector.entity] = vector
                 self.arrived[vector.entity] = time.monotonic()
 
+    def is_settled(self, until_us: int) -> bool:
+        """Whether the newest records are of the end: after a crash older ones are told again first, up to it."""
+        newest = {entity: vector.revision for entity, vector in self.vectors.items()}
+        told = {mark.watermark_us for mark in self.watermarks.values()}
+        return self.low() == until_us and told == {until_us} and self.last == newest
+
     def low(self) -> int:
         """The replica's watermark, -1 until every partition has one."""
         return min(self.seen_us.values()) if len(self.seen_us) == PARTITIONS else -1

@@ -21,12 +21,13 @@ from features_stack import until
 
 from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import FeatureVector, Watermark
-from tidemill_features.domain.aggregate import Capture, Marks, Rejected
+from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.encode import WATERMARK_KEY, Encoder
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.repartition import read_rows
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, merge
+from tidemill_features.domain.taken import Rejected
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.aggregate import AggregateTask, Parts
 from tidemill_features.handlers.route import RouteTask

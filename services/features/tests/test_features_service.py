@@ -28,7 +28,7 @@ async def replicas(stack: Stack, exits: AsyncExitStack) -> dict[str, Reader]:
 
 
 async def finished(found: dict[str, Reader]) -> None:
-    await until(lambda: all(r.low() == END_US for r in found.values()), "every replica has seen the end")
+    await until(lambda: all(r.is_settled(END_US) for r in found.values()), "every replica has seen the end")
 
 
 async def test_online_is_the_backfill_bit_for_bit(stack: Stack) -> None:

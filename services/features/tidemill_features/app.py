@@ -20,6 +20,7 @@ from tidemill_features.handlers.route import RouteTask
 from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
 from tidemill_features.settings import Settings
 from tidemill_features.store import SCHEMA, Store
+from tidemill_runtime import columns
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import ensure_topics
@@ -60,6 +61,7 @@ class Features:
         """Until cancelled; then everything is stored."""
         self._health.set("features", ok=False, reason="starting")
         await asyncio.to_thread(warm)
+        await asyncio.to_thread(columns.warm_up)
         pool = await open_pool(self._settings.postgres, max_size=8)
         await migrate(pool, SCHEMA, "tidemill_features")
         self._store = Store(pool, Artifacts(self._settings.artifacts))
@@ -93,8 +95,9 @@ class Features:
             return
         group = f"{self._settings.prefix}-{name}"
         runner = StreamRunner(
-            self._settings, group=group, topics=topics, make_task=partial(make, group), health=self._health
-        )
+            self._settings, group=group, topics=topics, make_task=partial(make, group), health=self._health,
+            columns=True,
+        )  # fmt: skip
         self._runners.append((runner, asyncio.create_task(runner.run(), name=group)))
 
     def _route_task(self, group: str, partition: int) -> RouteTask:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from tidemill_features.domain.aggregate import Rejected
 from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.taken import Rejected
 from tidemill_features.settings import Settings
 from tidemill_runtime.dlq import DeadLetterLimiter, dead_letter
 

@@ -1,24 +1,20 @@
 """One partition of one view: the events it has seen, its watermark and state, and what readers must still be told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from tidemill_engine.windows import RejectedValuesError, ViewState
-from tidemill_features.domain.encode import Encoder
+from tidemill_features.domain.encode import Encoder, Vectors
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Progress, Record
 from tidemill_features.domain.repartition import Row
+from tidemill_features.domain.runs import Run
+from tidemill_features.domain.scan import SEQ, TIME
+from tidemill_features.domain.taken import Rejected, Single, Taken, joined, of_singles
 from tidemill_features.domain.views import View
-
-
-class Rejected(NamedTuple):
-    """A record that goes to the dead letters, and why."""
-
-    record: Record
-    reason: str
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -35,14 +31,6 @@ class Capture(NamedTuple):
 
     entries: list[tuple[bytes, bytes | None]]
     marks: Marks
-
-
-class _Taken(NamedTuple):
-    row: Row
-    source_partition: int
-    seq: int
-    trace: bytes | None
-    record: Record
 
 
 class ViewPartition:
@@ -62,7 +50,8 @@ class ViewPartition:
         self._told: int | None = None
         self._sources = view.sources(partition)
         self._encoder = Encoder(view.name, view.version, topic=view.output_topic, partition=partition)
-        self._taken: list[_Taken] = []
+        self._singles: list[Single] = []
+        self._taken: list[Taken] = []
         self._changed: dict[bytes, bytes | None] = {}  # entity to traceparent
         self._gone: set[bytes] = set()
         self._gone_from_store: set[bytes] = set()
@@ -97,7 +86,30 @@ class ViewPartition:
         if row is None:
             self.skipped += 1
         else:
-            self._taken.append(_Taken(row, source_partition, seq, trace, record))
+            self._singles.append(Single(row, source_partition, seq, trace, record))
+
+    def take_run(self, run: Run, names: Mapping[str, str]) -> dict[int, str]:
+        """Events of one source partition, repeats among them; returns why some cannot be read, by place in the run."""
+        source = run.records.partition
+        fresh = run.fresh(self.seqs.get(source, -1))
+        places = np.flatnonzero(fresh)
+        self.repeats += len(fresh) - len(places)
+        if not len(places):
+            return {}
+        run = run.those(places)
+        self.seqs[source] = int(run.headers[-1, SEQ])
+        self.progress(Progress(source, int(run.headers[:, TIME].max()) - self.view.lateness_us))
+        bad: dict[int, str] = {}
+        wanted = self.view.needs.read(run.bodies, names, bad)
+        self.skipped += len(run.bodies) - len(wanted.places) - len(bad)
+        self._flush()
+        self._taken.append(run.taken(wanted))
+        return {int(places[at]): why for at, why in bad.items()}
+
+    def _flush(self) -> None:
+        if self._singles:
+            self._taken.append(of_singles(self._singles, len(self.view.plan.fields)))
+            self._singles = []
 
     def progress(self, word: Progress) -> None:
         """A source partition's word on time."""
@@ -120,37 +132,32 @@ class ViewPartition:
         return rejected
 
     def _apply(self) -> list[Rejected]:
+        self._flush()
+        if not self._taken:
+            return []
         rejected: list[Rejected] = []
-        taken, self._taken = self._taken, []
-        while taken:
+        taken, self._taken = joined(self._taken), []
+        while taken.keys:
             try:
-                touched = self.state.names(self._apply_rows(taken).tolist())
+                touched = self.state.names(self._apply_columns(taken))
             except RejectedValuesError as error:
-                bad = set(error.rows)
-                records = {id(taken[at].record): taken[at].record for at in sorted(bad)}
-                rejected += [Rejected(record, error.rule) for record in records.values()]
-                taken = [item for at, item in enumerate(taken) if at not in bad]
+                records = [taken.record(at) for at in sorted(set(error.rows))]
+                rejected += [Rejected(record, error.rule) for record in {id(r): r for r in records}.values()]
+                taken = taken.without(error.rows)
                 continue
-            traces = {item.row.key: item.trace for item in taken if item.trace is not None}
-            for key in touched:
-                self._changed[key] = traces.get(key)
-            self._gone.difference_update(touched)
-            self._gone_from_store.difference_update(touched)
+            traces = taken.traced()
+            self._changed.update(zip(touched, map(traces.get, touched), strict=True))
+            for gone in (self._gone, self._gone_from_store):
+                if gone:
+                    gone.difference_update(touched)
             break
         return rejected
 
-    def _apply_rows(self, taken: Sequence[_Taken]) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
-        values = np.array([item.row.values for item in taken], np.float64)
-        return self.state.apply(
-            [item.row.key for item in taken],
-            np.array([item.row.time_us for item in taken], np.int64),
-            np.array([item.row.mark for item in taken], np.uint64),
-            values.reshape(len(taken), len(self.view.plan.fields)),
-            (
-                np.array([item.source_partition for item in taken], np.int32),
-                np.array([item.seq for item in taken], np.int64),
-            ),
-        )
+    def _apply_columns(self, taken: Taken) -> list[int]:
+        touched: list[int] = self.state.apply(
+            taken.keys, taken.times, taken.marks, taken.values, (taken.sources, taken.seqs)
+        ).tolist()
+        return touched
 
     def _forget(self) -> None:
         gone = self.state.expired()
@@ -175,13 +182,12 @@ class ViewPartition:
         alive = np.flatnonzero(rows >= 0)
         if not len(alive):
             return []
+        known = [entities[n] for n in alive.tolist()]
         values, at, revisions = self.state.vectors(rows[alive])
-        positions = self.state.positions(rows[alive])
-        columns = zip(alive.tolist(), at.tolist(), revisions.tolist(), values.tolist(), positions, strict=True)
-        return [
-            self._encoder.vector(entities[n], (at_us, revision), vector, reflected, self._changed.get(entities[n]))
-            for n, at_us, revision, vector, reflected in columns
-        ]
+        positions, traces = self.state.positions(rows[alive]), list(map(self._changed.get, known))
+        return self._encoder.vectors(
+            Vectors(known, values, at.tolist(), revisions.tolist(), positions, traces)
+        )  # fmt: skip
 
     def current(self, entity: bytes) -> Letter | None:
         """The entity's vector now, None when it is unknown here."""

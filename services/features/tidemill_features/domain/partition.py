@@ -1,10 +1,15 @@
 """One partition number of all views: what the aggregator's task for that number owns."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from tidemill_features.domain.aggregate import Capture, Rejected, ViewPartition
+from tidemill_features.domain.aggregate import Capture, ViewPartition
+from tidemill_features.domain.bulk import Bodies
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_routed, read_source
+from tidemill_features.domain.runs import Run, in_order
+from tidemill_features.domain.scan import columns_of
+from tidemill_features.domain.taken import Rejected
 
 
 class AggregatePartition:
@@ -18,31 +23,35 @@ class AggregatePartition:
         for part in self.views:
             group = self._routed if part.view.repartitioned else self._direct
             group.setdefault(part.view.input_topic, []).append(part)
+        self._bodies = {topic: Bodies([part.view.needs for part in parts]) for topic, parts in self._direct.items()}
 
     def take(self, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
         """Apply one poll's records by topic, in the order of their offsets; returns those that never can be."""
         rejected: list[Rejected] = []
         for topic, records in batches.items():
-            for record in records:
-                reason = self._read(topic, record)
-                if reason is not None:
-                    rejected.append(Rejected(record, reason))
+            rejected += self._take_records(topic, records)
             if records:
                 self._offsets[topic] = records[-1].offset + 1
         for part in self.views:
             rejected += part.settle()
         return rejected
 
-    def _read(self, topic: str, record: Record) -> str | None:
-        try:
-            for part in self._routed.get(topic, ()):
-                _take_routed(part, record)
-            direct = self._direct.get(topic)
-            if direct:
-                _take_source(direct, record)
-        except BadRecordError as error:
-            return str(error)
-        return None
+    def _take_records(self, topic: str, records: Sequence[Record]) -> list[Rejected]:
+        routed, direct = self._routed.get(topic, ()), self._direct.get(topic, ())
+        columns = columns_of(records)
+        if columns is not None and direct and not routed and self._bodies[topic].is_simple:
+            take_run = partial(_take_run, direct, self._bodies[topic].names)
+            return in_order(columns, self._bodies[topic], take_run, partial(_take_source, direct))
+        rejected = []
+        for record in records:
+            try:
+                for part in routed:
+                    _take_routed(part, record)
+                if direct:
+                    _take_source(direct, record)
+            except BadRecordError as error:
+                rejected.append(Rejected(record, str(error)))
+        return rejected
 
     def drain(self) -> list[Letter]:
         """What readers do not know yet, over all views; the caller tells them, or this partition is built anew."""
@@ -60,6 +69,13 @@ class AggregatePartition:
         """Changes of every view since the last capture; call it right after `drain`, store it once that was told."""
         taken = [(part, part.capture(self.next_offset(part))) for part in self.views]
         return [(part, capture) for part, capture in taken if capture is not None]
+
+
+def _take_run(parts: Sequence[ViewPartition], names: Mapping[str, str], run: Run) -> dict[int, str]:
+    bad: dict[int, str] = {}
+    for part in parts:
+        bad |= part.take_run(run, names)
+    return bad
 
 
 def _take_routed(part: ViewPartition, record: Record) -> None:

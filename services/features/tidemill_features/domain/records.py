@@ -83,7 +83,7 @@ def _any_source(record: Record) -> Event | Progress:
         body = _BODY.decode(envelope.data)
     except EnvelopeError as error:
         raise BadRecordError(str(error)) from None
-    except (ValidationError, msgspec.DecodeError, RecursionError):
+    except (ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRecordError("the body is not a JSON object of this type") from None
     if envelope.seq is None or envelope.seq >= _LARGEST:
         raise BadRecordError("tm_seq is missing or too large")

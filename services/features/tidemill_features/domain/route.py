@@ -1,13 +1,18 @@
 """One source partition on its way to the views that are keyed by something else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
+import numpy as np
 
-from tidemill_features.domain.aggregate import Rejected
+from tidemill_features.domain.bulk import Bodies
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_source
-from tidemill_features.domain.repartition import RoutedRow, Rows, headers, rows_per_record, write_rows
+from tidemill_features.domain.repartition import RoutedRow, Row, Rows, headers, rows_per_record, write_rows
+from tidemill_features.domain.runs import Run, in_order
+from tidemill_features.domain.scan import SEQ, TIME, columns_of
+from tidemill_features.domain.taken import Rejected, Taken
 from tidemill_features.domain.views import View
 
 Partitioner = Callable[[bytes, int], int]
@@ -43,6 +48,25 @@ class Route:
             target = self._partitioner(row.key, self.view.partitions)
             self._rows.setdefault(target, []).append(RoutedRow(row, event.seq, event.trace))
 
+    def take_run(self, run: Run, names: Mapping[str, str]) -> dict[int, str]:
+        """Take the rows of many events; returns why some cannot be read, by place in the run."""
+        places = np.flatnonzero(run.fresh(-1 if self.seq is None else self.seq))
+        if not len(places):
+            return {}
+        run = run.those(places)
+        self.seq = int(run.headers[-1, SEQ])
+        self.time(int(run.headers[:, TIME].max()) - self.view.lateness_us)
+        bad: dict[int, str] = {}
+        self._add(run.taken(self.view.needs.read(run.bodies, names, bad)))
+        return {int(places[at]): why for at, why in bad.items()}
+
+    def _add(self, taken: Taken) -> None:
+        traces = taken.traces or [None] * len(taken.keys)
+        columns = (taken.keys, taken.times.tolist(), taken.marks.tolist(), taken.values.tolist())
+        for key, time_us, mark, values, seq, trace in zip(*columns, taken.seqs.tolist(), traces, strict=True):
+            target = self._partitioner(key, self.view.partitions)
+            self._rows.setdefault(target, []).append(RoutedRow(Row(key, time_us, mark, values), seq, trace))
+
     def time(self, time_us: int) -> None:
         """Nothing older follows."""
         if time_us >= 0 and (self.watermark_us is None or time_us > self.watermark_us):
@@ -72,22 +96,33 @@ class RoutePartition:
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self._offsets: dict[str, int] = {}
+        topics = {route.view.source_topic for route in self.routes}
+        self._bodies = {topic: Bodies([route.view.needs for route in self._of(topic)]) for topic in topics}
+
+    def _of(self, topic: str) -> list[Route]:
+        return [route for route in self.routes if route.view.source_topic == topic]
 
     def take(self, topic: str, records: Sequence[Record]) -> tuple[list[Letter], list[Rejected]]:
         """Route records of one source, in the order of their offsets."""
-        routes = [route for route in self.routes if route.view.source_topic == topic]
-        out: list[Letter] = []
-        rejected: list[Rejected] = []
+        routes = self._of(topic)
+        rejected = self._take_records(routes, topic, records)
+        out = [letter for route in routes for letter in route.drain()]
+        if records:
+            self._offsets[topic] = records[-1].offset + 1
+        return out, rejected
+
+    def _take_records(self, routes: Sequence[Route], topic: str, records: Sequence[Record]) -> list[Rejected]:
+        columns = columns_of(records)
+        if columns is not None and routes and self._bodies[topic].is_simple:
+            take_run = partial(_route_run, routes, self._bodies[topic].names)
+            return in_order(columns, self._bodies[topic], take_run, partial(_route, routes))
+        rejected = []
         for record in records:
             try:
                 _route(routes, record)
             except BadRecordError as error:
                 rejected.append(Rejected(record, str(error)))
-        for route in routes:
-            out += route.drain()
-        if records:
-            self._offsets[topic] = records[-1].offset + 1
-        return out, rejected
+        return rejected
 
     def marks(self) -> list[tuple[Route, RouteMarks]]:
         """Where each route would begin again."""
@@ -96,6 +131,13 @@ class RoutePartition:
             for route in self.routes
             if route.view.source_topic in self._offsets
         ]
+
+
+def _route_run(routes: Sequence[Route], names: Mapping[str, str], run: Run) -> dict[int, str]:
+    bad: dict[int, str] = {}
+    for route in routes:
+        bad |= route.take_run(run, names)
+    return bad
 
 
 def _route(routes: Sequence[Route], record: Record) -> None:

@@ -9,7 +9,8 @@ from tidemill_contracts.topics import topic
 from tidemill_engine.entities import EntityKey, RowReader, event_mark
 from tidemill_engine.expressions import Compiled, compile_expression, field_types
 from tidemill_engine.windows import ViewPlan, compile_view
-from tidemill_features.domain.repartition import MOST_KEY_BYTES, Row
+from tidemill_features.domain.bulk import Needs, entity_bytes
+from tidemill_features.domain.repartition import Row
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class View:
     output_topic: str
     read: Callable[[str, int, Mapping[str, Any]], Row | None] = field(compare=False)
     """Event id, time and body to a row, None where the view does not want it. Raises ValueError for a bad body."""
+    needs: Needs = field(compare=False)
+    """The same for many bodies at once."""
 
     @property
     def owner(self) -> str:
@@ -116,6 +119,7 @@ def compile_one(spec: PipelineSpec, name: str, prefix: str) -> View:
         input_topic=topic("repartition", name, prefix=prefix) if repartitioned else events,
         source_topic=events, output_topic=topic("features", name, prefix=prefix),
         read=row_reader(key, RowReader(plan.fields, source.fields), where),
+        needs=Needs(key, plan.fields, where, source.fields),
     )  # fmt: skip
 
 
@@ -130,10 +134,6 @@ def row_reader(
         entity = key(body)
         if entity is None:
             return None
-        text = entity.encode()
-        if text[0] == 0 or len(text) > MOST_KEY_BYTES:
-            msg = f"an entity's text has at most {MOST_KEY_BYTES} bytes and does not begin with a zero"
-            raise ValueError(msg)
-        return Row(text, time_us, event_mark(event_id), numbers(body))
+        return Row(entity_bytes(entity), time_us, event_mark(event_id), numbers(body))
 
     return read

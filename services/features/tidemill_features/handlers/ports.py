@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from tidemill_features.domain.aggregate import Capture, Marks, Rejected
+from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner
+from tidemill_features.domain.taken import Rejected
 from tidemill_features.domain.views import View
 
 

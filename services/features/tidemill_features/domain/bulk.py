@@ -1,0 +1,145 @@
+"""What views need of the bodies of many events: each body is decoded once, into the fields that are needed, no more.
+
+Values that are not of their declared type make a body odd: it is read one by one, with care, and its reader says why.
+"""
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill_contracts.base import parse_time
+from tidemill_contracts.pipeline import BooleanField, FieldSpec, TimestampField
+from tidemill_engine.entities import NULL, EntityKey
+from tidemill_engine.expressions import Compiled
+from tidemill_features.domain.repartition import MOST_KEY_BYTES
+from tidemill_features.domain.scan import PLAIN, TAME, VALUE, VALUE_END, Columns, Words
+
+Floats = NDArray[np.float64]
+_WHOLE = msgspec.json.Decoder(dict[str, Any])
+
+
+class BadKeyError(ValueError):
+    """An entity's text is too long or begins with a zero."""
+
+
+def entity_bytes(entity: str) -> bytes:
+    """The key of an entity's records and state; raises BadKeyError."""
+    text = entity.encode()
+    if text[0] == 0 or len(text) > MOST_KEY_BYTES:
+        msg = f"an entity's text has at most {MOST_KEY_BYTES} bytes and does not begin with a zero"
+        raise BadKeyError(msg)
+    return text
+
+
+class Wanted(NamedTuple):
+    """Of the bodies that one view wants: their places among those given, keys, and values (n, fields)."""
+
+    places: list[int]
+    keys: list[bytes]
+    values: Floats
+
+
+class Needs:
+    """What one view reads of an event of its source, by columns; `fields` are the source's."""
+
+    def __init__(
+        self, key: EntityKey, numbers: Sequence[str], where: Compiled | None, fields: Mapping[str, FieldSpec]
+    ) -> None:
+        self.key, self._key, self._where = key.key, key, where
+        self.numbers = {name: _number_type(fields[name]) for name in numbers}
+        self.others = {*key.key, *(where.fields if where else ())}
+
+    def read(self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]) -> Wanted:
+        """What the view wants of decoded bodies; `names` are their attributes. Reasons go to `bad`, by place."""
+        places, keys = self._keys(bodies, names, bad)
+        if len(places) != len(bodies):
+            bodies = [bodies[place] for place in places]
+        values = np.empty((len(bodies), len(self.numbers)), np.float64)
+        for column, (name, kind) in enumerate(self.numbers.items()):
+            found = list(map(attrgetter(names[name]), bodies))
+            values[:, column] = [NULL if x is None else float(parse_time(x)) for x in found] if kind is str else found
+        return Wanted(places, keys, values)
+
+    def _keys(
+        self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]
+    ) -> tuple[list[int], list[bytes]]:
+        wanted = self._filtered(bodies, names)
+        places, keys = list[int](), list[bytes]()
+        attributes = [(name, attrgetter(names[name])) for name in self._key.key]
+        (first, get), single = attributes[0], len(attributes) == 1
+        for place in wanted:
+            body = bodies[place]
+            value = get(body)
+            try:
+                if single and type(value) is str:
+                    entity = value or None
+                else:
+                    entity = self._key({first: value} if single else {name: read(body) for name, read in attributes})
+                if entity is None:
+                    continue
+                keys.append(entity_bytes(entity))
+            except ValueError as error:
+                bad[place] = str(error)
+            else:
+                places.append(place)
+        return places, keys
+
+    def _filtered(self, bodies: Sequence[Any], names: Mapping[str, str]) -> Sequence[int]:
+        if self._where is None:
+            return range(len(bodies))
+        columns = {name: _objects(map(attrgetter(names[name]), bodies), len(bodies)) for name in self._where.fields}
+        kept: list[int] = np.flatnonzero(self._where(columns, rows=len(bodies)) == 1.0).tolist()
+        return kept
+
+
+def _objects(values: Any, count: int) -> NDArray[np.object_]:  # noqa: ANN401 - whatever bodies hold
+    column = np.empty(count, object)
+    column[:] = list(values)
+    return column
+
+
+def _number_type(field: FieldSpec) -> type:
+    if isinstance(field, TimestampField):
+        return str
+    return bool if isinstance(field, BooleanField) else float
+
+
+class Bodies:
+    """Decodes the bodies of one source for several views."""
+
+    def __init__(self, needs: Sequence[Needs]) -> None:
+        types: dict[str, Any] = {name: Any for each in needs for name in each.others}
+        types |= {name: kind for each in needs for name, kind in each.numbers.items()}
+        self.names = {name: f"f{n}" for n, name in enumerate(types)}
+        keys = {name for each in needs for name in each.key}
+        self.is_simple = not any(keys & each.numbers.keys() for each in needs)
+        """Whether no number is part of a key: there 5 and 5.0 are one value, in a key large ones are not."""
+        fields = [(self.names[name], kind if kind is Any else kind | None, None) for name, kind in types.items()]
+        struct = msgspec.defstruct("Body", fields, rename={at: name for name, at in self.names.items()}, gc=False)
+        self._decode = msgspec.json.Decoder(struct).decode
+
+    def read(self, records: Columns, headers: Words) -> list[Any]:
+        """A decoded body for each plain record; others get None, and those that cannot be decoded are not plain."""
+        buffer, table = records.buffer, records.table
+        places = list(zip(table[:, VALUE].tolist(), table[:, VALUE_END].tolist(), strict=True))
+        decode = self._decode
+        if headers[:, TAME].all():
+            try:
+                return [decode(buffer[at:end]) for at, end in places]
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                pass
+        return [self._one(buffer[at:end], headers[n]) for n, (at, end) in enumerate(places)]
+
+    def _one(self, body: bytes, headers: Words) -> Any:  # noqa: ANN401 - a struct of its own type
+        if headers[PLAIN]:
+            try:
+                if not headers[TAME]:
+                    _WHOLE.decode(body)
+                return self._decode(body)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                headers[PLAIN] = 0
+        return None

@@ -10,7 +10,6 @@ import typer
 from tidemill.cli.output import HomeOption, JsonOption, emit, errors, say
 
 if TYPE_CHECKING:
-    from tidemill.datasets.gather import Solve
     from tidemill_contracts.pipeline import PipelineSpec
 
 PipelineOption = Annotated[
@@ -73,7 +72,6 @@ def build(  # noqa: PLR0913 - the options of a command
     time: TimeOption = None,
     known_time: KnownTimeOption = None,
     manifest: ManifestOption = None,
-    engine: Annotated[str, typer.Option("--engine", help="local, or ray: a cluster's machines.")] = "local",
     archive: ArchiveOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -95,7 +93,7 @@ def build(  # noqa: PLR0913 - the options of a command
     with _progress() as tell:
         options = Options(
             views=view or None, as_known=as_known, time=time, known_time=known_time, manifest=manifest,
-            archive=archive, home=home, solve=_solver(engine), tell=tell,
+            archive=archive, home=home, tell=tell,
         )  # fmt: skip
         made = build_table(_pipeline(pipeline, file), asked, options).save(output)
     if as_json:
@@ -169,14 +167,6 @@ def _archived(spec: "PipelineSpec", view: str, archive: str | None, home: Path |
         raise DatasetError(f"{view} is not a view of {spec.name}; it has {', '.join(spec.views)}")
     place = archive or flushed_archive(home)[0]
     return place, positions(place, spec.views[view].source)
-
-
-def _solver(engine: str) -> "Solve":
-    from tidemill.datasets.gather import solve_here  # noqa: PLC0415 - see build
-
-    if engine == "local":
-        return solve_here
-    raise typer.BadParameter("the engine is local")
 
 
 @contextmanager

@@ -90,16 +90,29 @@ def test_prometheus_reads_every_service_with_the_key() -> None:
     assert "api_key" in project()["services"]["prometheus"]["secrets"]
 
 
+def test_alerts_are_read_and_watch_metrics_that_exist() -> None:
+    mounted = {each["source"]: each["target"] for each in project()["services"]["prometheus"]["configs"]}
+    read = yaml.safe_load((ROOT / "deploy/compose/prometheus.yaml").read_text())
+    assert read["rule_files"] == [mounted["alerts"]]
+    groups = yaml.safe_load((ROOT / "deploy/compose/alerts.yaml").read_text())["groups"]
+    assert unknown_metrics([rule["expr"] for group in groups for rule in group["rules"]]) == []
+
+
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_dashboards_ask_only_for_metrics_that_exist(path: Path) -> None:
+    panels = json.loads(path.read_text())["panels"]
+    assert unknown_metrics([target["expr"] for panel in panels for target in panel["targets"]]) == []
+
+
+def unknown_metrics(expressions: list[str]) -> list[str]:
+    """Metrics of ours in PromQL that no code declares."""
     source = "\n".join(each.read_text() for folder in ("libs", "services") for each in (ROOT / folder).rglob("*.py"))
-    expressions = [target["expr"] for panel in json.loads(path.read_text())["panels"] for target in panel["targets"]]
     asked = {name for expression in expressions for name in re.findall(r"tidemill_[a-z_]+", expression)}
     declared = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in asked}
     assert asked
     # Serving reads its metrics from its parts on demand: there a name is the prefix and a key of the table of families.
     known = {name: (f'"{name}"', f'"{name.removeprefix("tidemill_serving_")}"') for name in declared}
-    assert [name for name, forms in known.items() if not any(form in source for form in forms)] == []
+    return [name for name, forms in known.items() if not any(form in source for form in forms)]
 
 
 def test_dashboards_use_the_provisioned_sources() -> None:

@@ -15,6 +15,7 @@ from tidemill_monitoring.domain.merge import OrderedMerge
 from tidemill_monitoring.domain.read import LabelReader, read_prediction
 from tidemill_monitoring.handlers import MergeTask, envelope_reader
 from tidemill_monitoring.kafka import LogAndStore
+from tidemill_monitoring.process import ParitySampler
 from tidemill_monitoring.settings import Settings
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.health import Health
@@ -122,8 +123,9 @@ class Monitoring:
 def create(settings: Settings, health: Health) -> Service:
     """The service, not yet running."""
     monitoring = Monitoring(settings, health)
+    sampler = ParitySampler(settings.parity_every_s, one_in=settings.parity_one_in)
     return Service(
         title="Tidemill monitoring",
         routes=api.routes(api.Reads(monitoring.queries, monitoring.tasks)),
-        background={"monitoring": monitoring.run},
+        background={"monitoring": monitoring.run, "parity": sampler.run},
     )

@@ -1,12 +1,13 @@
 """Logged answers in columns. Many answers read the same vector of a view, so each of those is kept once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill_engine.entities import EntityKey
 from tidemill_engine.parity.layout import Layout
 from tidemill_engine.windows.steps import Told
 
@@ -141,6 +142,17 @@ class Logged:
             return False
         return True
 
+    def chooser(self, source: str) -> Callable[[Mapping[str, Any]], bool]:
+        """Whether an event's body may count for an entity that answers have read: few of them need few events."""
+        keys: dict[tuple[str, ...], tuple[EntityKey, set[str]]] = {}
+        for (view, version), states in self.states.items():
+            spec = self.specs[view, version]
+            if spec.views[view].source == source:
+                key = tuple(spec.entities[spec.views[view].entity].key)
+                known = keys.setdefault(key, (EntityKey(key, spec.sources[source].fields), set()))
+                known[1].update(states.entities)
+        return lambda body: any(_names(key, body, entities) for key, entities in keys.values())
+
     def wanted(self) -> dict[str, dict[int, int]]:
         """For each source and partition the number of events that must be replayed."""
         out: dict[str, dict[int, int]] = {}
@@ -150,3 +162,10 @@ class Logged:
             for partition, end in states.below(spec.partitions).items():
                 ends[partition] = max(ends.get(partition, 0), end)
         return {source: ends for source, ends in out.items() if ends}
+
+
+def _names(key: EntityKey, body: Mapping[str, Any], entities: set[str]) -> bool:
+    try:
+        return key(body) in entities
+    except ValueError:
+        return False  # the stream buried it

@@ -6,6 +6,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_registry.api.fields import invalid
 from tidemill_registry.api.models import Applied, PipelineAnswer
 from tidemill_registry.api.ports import Registry
+from tidemill_registry.domain.views import missing_views
 from tidemill_runtime.http import HttpProblem, Route, read_model
 
 
@@ -19,6 +20,10 @@ def routes(registry: Registry) -> list[Route]:
         await registry.make_topics(spec)
         async with registry.unit() as unit:
             await unit.lock(spec.name)
+            if gone := missing_views(await unit.standing(spec.name), spec):
+                raise HttpProblem(
+                    409, f"the release that answers reads {', '.join(gone)}: release a model without first"
+                )
             event = await unit.apply(spec)
         return Applied(pipeline=spec.name, revision=event.revision, digest=event.digest)
 

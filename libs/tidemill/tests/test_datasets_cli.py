@@ -2,6 +2,9 @@
 
 import json
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,59 @@ def test_an_archive_is_verified_and_compacted(archive: str, tmp_path: Path) -> N
 
     DeltaTable(archive_path(archive, "rides")).delete("partition = 1 and seq = 7")
     assert "rides/1: numbers 7 to 7 are missing" in run("archive", "verify", "rides", "--archive", archive, code=1)
+
+
+class Services(BaseHTTPRequestHandler):
+    """What the commands ask of a running stack."""
+
+    flushes = 0
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/archive/flush"
+        type(self).flushes += 1
+        ends = {e.partition: e.seq + 1 for e in MADE if e.source == "rides"}
+        self._answer({"sources": {"rides": {str(p): end for p, end in ends.items()}}})
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/pipelines/rides"
+        spec = SPEC.model_dump(mode="json")
+        self._answer(
+            {"pipeline": "rides", "revision": 1, "digest": SPEC.digest(), "frozen": False, "epoch": 0, "spec": spec}
+        )
+
+    def _answer(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def stack(archive: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A running stack with an applied pipeline."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Services)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    for name in ("INGESTION", "REGISTRY"):
+        monkeypatch.setenv(f"TIDEMILL_URL_{name}", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("TIDEMILL_ARTIFACTS", archive)
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_running_stack_says_where_the_archive_is_and_flushes_it(stack: None, tmp_path: Path) -> None:
+    before = Services.flushes
+    made = run("dataset", "build", "rides", "--rows", rows(tmp_path), "--output", tmp_path / "out.parquet", "--json")
+    assert (made["spec"], made["rows"]["count"]) == (SPEC.digest(), 2)
+    assert "rows of fares" in run("features", "backfill", "fares", "--of", "rides", "--from", format_time(START),
+                                  "--output", tmp_path / "fares.parquet")  # fmt: skip
+    assert [each["source"] for each in run("archive", "verify", "--json")] == ["rides"]
+    assert Services.flushes == before + 3
+    with pytest.raises(AssertionError, match="no archive of tips"):
+        run("archive", "verify", "tips")

@@ -11,7 +11,6 @@ from tidemill_runtime.errors import Configuration, Later
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import DeltaTable
 
 COLUMNS = ("partition", "seq", "offset", "raw_offset", "id", "event_us", "ingest_us", "key", "body", "outcome")
 """`offset` is that of events.<source> or late.<source>, `raw_offset` that of raw.<source>; late events have no `seq`.
@@ -102,8 +101,8 @@ class Bands:
         return found.sort_by([("partition", "ascending"), ("seq", "ascending")])
 
 
-def open_archive(path: str) -> "DeltaTable":
-    """The table of an archive as it is now."""
+def open_archive(path: str) -> Any:  # noqa: ANN401 - a package that is optional here
+    """The deltalake.DeltaTable of an archive as it is now."""
     try:
         from deltalake import DeltaTable  # noqa: PLC0415 - see archived_positions
         from deltalake.exceptions import TableNotFoundError  # noqa: PLC0415 - see archived_positions

@@ -26,6 +26,7 @@ from tidemill_contracts.events.control import QuarantineReleased
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_contracts.topics import control_topics, pipeline_topics
 from tidemill_engine.learn import WindowChoice, fit_logistic
+from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import ensure_topics
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.fixtures import unique_name
@@ -36,6 +37,7 @@ from tidemill_trainer.domain.quarantine import Quarantine, quarantine, without
 from tidemill_trainer.domain.rows import Origins, Rows, concatenate
 from tidemill_trainer.domain.training import Trained
 from tidemill_trainer.kafka import read_quarantine, read_tainted
+from tidemill_trainer.worker import Job, run
 
 HOUR = 3_600_000_000
 DIGEST = "0" * 64
@@ -144,7 +146,7 @@ def write_archive(folder: Path, count: int) -> None:
     rows: list[dict[str, Any]] = [
         {"partition": 0, "seq": n, "offset": n, "raw_offset": n, "id": f"e{n}", "event_us": n * HOUR, "ingest_us": 0,
          "key": "k", "outcome": "applied", "body": json.dumps(
-             {"ride": f"r{n}", "driver": "d", "at": format_time(n * HOUR), "late": True})}
+             {"ride": f"r{n}", "driver": "d", "at": format_time(n * HOUR), "late": n % 3 == 0})}
         for n in range(count)
     ]  # fmt: skip
     write_deltalake(str(folder / "archive" / "events" / "rides"), pa.Table.from_pylist(rows))
@@ -176,3 +178,38 @@ def test_the_manifest_names_what_was_left_out_and_says_nothing_of_nothing() -> N
     raw = canonical_bytes(manifest_of(SPEC, request, trained, digests=digests, excluded=found.ranges))
     assert json.loads(raw)["excluded"] == {"events.rides": {"0": [[3, 5]]}}
     assert TrainingManifest.model_validate_json(raw).excluded == found.ranges
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+async def test_a_training_leaves_five_in_a_hundred_out_and_its_manifest_says_so(
+    kafka_bootstrap: str, postgres_dsn: str, tmp_path: Path
+) -> None:
+    """The same request before the breach, after it and after its release: other rows, other bytes, then the first."""
+    settings = ServiceSettings(
+        kafka=kafka_bootstrap, postgres=postgres_dsn, artifacts=str(tmp_path), state=tmp_path, prefix=unique_name("t")
+    )
+    await ensure_topics(settings.kafka, control_topics(prefix=settings.prefix))
+    count = 1000
+    write_archive(tmp_path, count)
+    small = {"trainer": "logistic", "windows": ["all"], "minimum_rows": 50}
+    model = SPEC.model.model_copy(update=small)
+    spec = SPEC.model_copy(update={"model": model, "partitions": 1})
+    request = TrainingRequested(
+        request_id=UUID(int=7), pipeline="demo", at_us=count * HOUR, cause=Cause(kind="cold_start"), outcomes_to=0,
+        positions={"events.rides": {"0": count}}, spec=DIGEST, policy=DIGEST,
+    )  # fmt: skip
+    job = Job(request=request, spec=spec, champion=None, lock=DIGEST, cache=tmp_path / "cache")
+    manifests = []
+    held = breach(100, (50, 99))
+    later = breach(count + 1, (0, 9))
+    released = QuarantineReleased(quarantine_id=held.quarantine_id, source="rides", partition=0)
+    for told in ([], [held, later], [released]):
+        await write_topic(settings, topic("quality", prefix=settings.prefix), sent(*told))
+        result = await run(job, settings)
+        manifests.append(TrainingManifest.model_validate_json(Artifacts(tmp_path).get(result["manifest"])))
+    before, without_them, again = manifests
+    assert without_them.excluded == {"events.rides": {"0": [(50, 99)]}}
+    assert (before.excluded, again) == ({}, before)
+    assert sum(before.rows.values()) - sum(without_them.rows.values()) == 50
+    assert before.data != without_them.data

@@ -131,6 +131,14 @@ def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path, suffix: str) -> 
     assert newer.manifest.events != first.events
 
 
+@pytest.mark.parametrize("time", [None, "ended"])
+def test_events_as_rows_are_the_same_rows_again(archive: str, time: str | None) -> None:
+    first = build(SPEC, FromSource("rides", time), Options(archive=archive, views=["fares"], as_known=True))
+    again = build(SPEC, FromSource("rides"), Options(archive=archive, manifest=first.manifest))
+    assert again.manifest == first.manifest
+    assert first.manifest.rows.time == (time or "event_time")
+
+
 def test_files_of_every_kind_say_the_same(archive: str, tmp_path: Path) -> None:
     rows, found = entity_rows(50), list[Table]()
     for suffix in ("parquet", "csv", "arrow"):

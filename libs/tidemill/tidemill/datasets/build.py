@@ -15,7 +15,7 @@ from tidemill.datasets.files import table_digest
 from tidemill.datasets.gather import Archived, Gathering, Progress, Solve, solve_here, view_values
 from tidemill.datasets.manifest import DatasetManifest, code_digest, libraries, read_manifest
 from tidemill.datasets.place import flushed_archive
-from tidemill.datasets.rows import EntityRows, FromSource, rows_of_source, rows_of_table
+from tidemill.datasets.rows import EVENT_TIME, EntityRows, FromSource, rows_of_source, rows_of_table
 from tidemill.datasets.table import Table
 from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
 from tidemill_engine.arrays import Float64s
@@ -129,7 +129,7 @@ def _archived(sources: set[str], earlier: DatasetManifest | None, options: Optio
 
 def _rows(asked: pa.Table | Path | FromSource, spec: PipelineSpec, archived: Archived, options: Options) -> EntityRows:
     if isinstance(asked, FromSource):
-        wanted = asked if options.time is None or asked.time else FromSource(asked.source, options.time)
+        wanted = FromSource(asked.source, None if options.time == EVENT_TIME else asked.time or options.time)
         return rows_of_source(wanted, spec, archived.place, archived.below.get(wanted.source, {}))
     return rows_of_table(asked, spec, time=options.time, known_time=options.known_time)
 

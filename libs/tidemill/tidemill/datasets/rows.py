@@ -18,6 +18,8 @@ from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.arrays import Int64s
 
 TIME = "time"
+EVENT_ID, EVENT_TIME = "event_id", "event_time"
+"""Columns of rows that are events."""
 _TYPES = {"float": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "timestamp": pa.timestamp("us", "UTC")}
 
 
@@ -64,7 +66,7 @@ def rows_of_table(
 
 
 def rows_of_source(wanted: FromSource, spec: PipelineSpec, archive: str, below: Mapping[int, int]) -> EntityRows:
-    """The archived events of a source as rows, by partition and number: `id`, `time` and the source's fields.
+    """The archived events of a source as rows, by partition and number: id, event time and the source's fields.
 
     What a row may know ends where its own event came into the log.
     """
@@ -73,11 +75,15 @@ def rows_of_source(wanted: FromSource, spec: PipelineSpec, archive: str, below: 
         raise DatasetError(f"{wanted.source} is not a source of {spec.name}")
     if wanted.time is not None and getattr(source.fields.get(wanted.time), "type", "") != "timestamp":
         raise DatasetError(f"{wanted.time} is not a timestamp field of {wanted.source}")
+    both = [name for name in (EVENT_ID, EVENT_TIME) if name in source.fields]
+    if both:
+        raise DatasetError(f"{wanted.source} has fields {', '.join(both)}, which are columns of its events as rows")
     parts = []
     for band in bands(archive, wanted.source, below):
         columns: dict[str, pa.Array] = {
-            "partition": pa.array(band.partitions), "seq": pa.array(band.seqs), "id": pa.array(band.ids, pa.string()),
-            TIME: pa.array(band.times_us).cast(_TYPES["timestamp"]), "_known": pa.array(band.known_us),
+            "_partition": pa.array(band.partitions), "_seq": pa.array(band.seqs),
+            "_known": pa.array(band.known_us), EVENT_ID: pa.array(band.ids, pa.string()),
+            EVENT_TIME: pa.array(band.times_us).cast(_TYPES["timestamp"]),
         }  # fmt: skip
         columns |= {
             name: _column(field, [body.get(name) for body in band.bodies]) for name, field in source.fields.items()
@@ -85,10 +91,10 @@ def rows_of_source(wanted: FromSource, spec: PipelineSpec, archive: str, below: 
         parts.append(pa.table(columns))
     if not parts:
         raise DatasetError(f"the archive of {wanted.source} holds no events")
-    table = pa.concat_tables(parts).sort_by([("partition", "ascending"), ("seq", "ascending")])
+    table = pa.concat_tables(parts).sort_by([("_partition", "ascending"), ("_seq", "ascending")])
     known = table.column("_known").to_numpy()
-    table = table.drop_columns(["partition", "seq", "_known"])
-    name = wanted.time or TIME
+    table = table.drop_columns(["_partition", "_seq", "_known"])
+    name = wanted.time or EVENT_TIME
     origin = EntityRowsSource(
         kind="source", name=wanted.source, time=name, count=table.num_rows, digest=table_digest(table)
     )

@@ -6,6 +6,7 @@ straight to the champion without an entity; answers are logged with their rows. 
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tidemill_runtime.http import HttpProblem, Route, read_model
+from tidemill_runtime.http import HttpProblem, Route, media_type, read_model
 from tidemill_runtime.telemetry import current_traceparent, new_traceparent
 from tidemill_serving.api.models import (
     InferRequest,
@@ -33,6 +34,7 @@ from tidemill_serving.domain.tensors import INPUT, LARGEST, MAXIMUM_ROWS, OUTPUT
 
 MAXIMUM_BYTES = 16 * 1024 * 1024
 JSON = "application/json"
+_UNNAMED = frozenset({"", "application/octet-stream"})
 Endpoint = Callable[[Request], Awaitable[Response | BaseModel]]
 
 
@@ -129,7 +131,9 @@ class _Models:
 
     async def infer(self, request: Request) -> Response:
         loaded = self._find(request)
-        body = await read_model(request, InferRequest)
+        body = await _read(request)
+        if body.model_name not in {None, request.path_params["name"]}:
+            raise HttpProblem(400, "model_name is another than the path's")
         if len(body.inputs) != 1 or body.inputs[0].name != INPUT:
             raise HttpProblem(400, f"the model takes one input, {INPUT}")
         for output in body.outputs or []:
@@ -146,6 +150,15 @@ class _Models:
         except RefusedError as refused:
             return Response(error_of(refused), refused.status, headers=problem_of(refused).headers, media_type=JSON)
         return Response(result, media_type=JSON)
+
+
+async def _read(request: Request) -> InferRequest:
+    """The body. tritonclient sends JSON without a content type, its asynchronous twin calls the same text bytes."""
+    if "inference-header-content-length" in request.headers:
+        raise HttpProblem(400, "binary tensors are an extension that this server does not have: send them as JSON")
+    if media_type(request) in _UNNAMED:
+        request.scope["tidemill.route"] = replace(request.scope["tidemill.route"], media=())
+    return await read_model(request, InferRequest)
 
 
 def error_of(refused: RefusedError) -> bytes:

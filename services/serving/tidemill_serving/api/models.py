@@ -151,6 +151,7 @@ class InferRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: str | None = None
+    model_name: str | None = Field(default=None, description="the model of the path, which kserve's client repeats")
     parameters: dict[str, Any] | None = None
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = None

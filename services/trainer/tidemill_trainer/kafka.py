@@ -1,6 +1,7 @@
 """What a training must know of the log beside its rows: quarantined windows, and which answers rest on them."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -12,9 +13,13 @@ from tidemill_contracts import EnvelopeError, read_envelope, topic
 from tidemill_contracts.events import QualityBreached
 from tidemill_contracts.events.control import QuarantineReleased
 from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_runtime.backoff import Backoff
+from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, end_offsets, open_consumer
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_trainer.domain.quarantine import Quarantine, quarantine
+
+_PATIENCE_S = 120.0
 
 
 async def read_quarantine(settings: ServiceSettings, spec: PipelineSpec, until_us: int) -> Quarantine:
@@ -56,8 +61,10 @@ def _body(record: ConsumerRecord) -> dict[str, Any]:
 
 
 async def _whole(settings: ServiceSettings, name: str) -> AsyncIterator[ConsumerRecord]:
-    """Every committed record of a topic up to its end as of now; raises Later when it cannot be read."""
-    ends = await end_offsets(settings.kafka, name)
+    """Every committed record of a topic up to its end as of now; raises Later when it cannot be read for long."""
+    ends = await _ends(settings, name)
+    if not any(ends.values()):
+        return
     consumer = await open_consumer(settings)
     try:
         for partition, end in sorted(ends.items()):
@@ -69,3 +76,15 @@ async def _whole(settings: ServiceSettings, name: str) -> AsyncIterator[Consumer
                     yield record
     finally:
         await close_client(consumer)
+
+
+async def _ends(settings: ServiceSettings, name: str) -> dict[int, int]:
+    """Where the topic's partitions end. A broker that comes back soon is waited for: it is no reason to fail a run."""
+    backoff, deadline = Backoff(), time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return await end_offsets(settings.kafka, name)
+        except Later:
+            if time.monotonic() > deadline:
+                raise
+            await backoff.wait()

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +34,7 @@ PARTITIONS = 2
 FIELDS = ("price", "size", "spread")
 WINDOWS = {"5m": 5, "1h": 12, "24h": 24, "7d": 28}
 FUNCTIONS = ("sum", "mean", "min", "max", "last")
-STEP_US = 5_000
+STEP_US = 1_000
 SOURCE, VIEW = "trades", "by-symbol"
 _SAMPLE = 100
 
@@ -59,7 +58,7 @@ def pipeline() -> PipelineSpec:
 
 @dataclass
 class Trades:
-    """Events in columns, the same for the service, the check and the peer; one every 5 ms of event time."""
+    """Events in columns, the same for the service, the check and the peer; one every millisecond of event time."""
 
     count: int
     keys: int
@@ -122,15 +121,17 @@ async def preload(kafka: str, trades: Trades, *, first: int = 0, seqs: list[int]
 class Running:
     """One process of the service."""
 
-    def __init__(self, seen: Endpoints, folder: Path) -> None:
+    def __init__(self, seen: Endpoints, folder: Path, *, instance: str = "0") -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._log = folder / "features.log"
+        self._log = folder / f"features-{instance}.log"
         shared = Addresses(kafka=seen.kafka, postgres=seen.postgres, artifacts=seen.artifacts)
         environment = service_environment(Home.at(folder / "home"), "features", port, shared)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tidemill_features"], env={**environment, **_profile()}, stderr=log
+                [sys.executable, "-m", "tidemill_features"],
+                env=environment | _own() | {"TIDEMILL_INSTANCE": instance},
+                stderr=log,
             )
 
     async def parts(self) -> list[dict[str, Any]]:
@@ -160,7 +161,7 @@ class Running:
             self.process.kill()
 
 
-def _profile() -> dict[str, str]:
+def _own() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("TIDEMILL_")}
 
 
@@ -253,8 +254,3 @@ async def wait_for(running: Running, ends: Sequence[int], *, deadline_s: float =
         return await running.has_read(ends)
 
     await until(is_done, "all events are read", deadline_s=deadline_s)
-
-
-def now() -> float:
-    """Monotonic seconds."""
-    return time.monotonic()

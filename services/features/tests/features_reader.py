@@ -22,6 +22,8 @@ class Reader:
     last: dict[str, int] = field(default_factory=dict)
     records: int = 0
     arrived: dict[str, float] = field(default_factory=dict)
+    told: dict[tuple[str, int], list[float | None]] = field(default_factory=dict)
+    contradictions: list[tuple[str, int]] = field(default_factory=list)
 
     def take(self, record: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
         self.records += 1
@@ -33,6 +35,8 @@ class Reader:
         else:
             vector = FeatureVector.read(record.value)
             self.last[vector.entity] = vector.revision
+            if self.told.setdefault((vector.entity, vector.revision), vector.values) != vector.values:
+                self.contradictions.append((vector.entity, vector.revision))
             known = self.vectors.get(vector.entity)
             if known is None or vector.revision > known.revision:
                 self.vectors[vector.entity] = vector
@@ -52,6 +56,7 @@ class Reader:
 def check_vectors(stream: Stream, replicas: Mapping[str, Reader], *, until_us: int | None = END_US) -> None:
     """Every entity's vector equals the engine's backfill at the same time, bit for bit."""
     for name, reader in replicas.items():
+        assert not reader.contradictions, (name, reader.contradictions[:5])
         view = views(pipeline())[name]
         keys = [key.encode() for key in reader.vectors]
         values = expected(view, stream.all, keys, [vector.at_us for vector in reader.vectors.values()])

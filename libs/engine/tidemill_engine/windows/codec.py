@@ -5,7 +5,10 @@ time; events applied; the all-time body; then for each grid the number of live p
 first. Totals of windows are not stored: they are built again from the panes.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.jit import kernel
@@ -139,3 +142,34 @@ def read_blob(code: Words, memory: Memory, key: int, blob: Words, watermark: int
         rows[slot + DUE] = rows[slot + END]  # early, never late: found exactly when that pane ends
     roll(code, rows, memory.pool, row, max(newest, watermark))
     memory.due[key] = next_change(code, rows, row)
+
+
+@kernel
+def read_blobs(code: Words, memory: Memory, keys: Words, words: Words, ends: Words, watermark: int) -> None:  # noqa: PLR0913 - compiled
+    """Fill empty rows from blobs one behind the other."""
+    start = int(np.int64(0))  # a plain 0 would be compiled as a constant, once more
+    for i in range(len(keys)):
+        read_blob(code, memory, keys[i], words[start : ends[i]], watermark)
+        start = ends[i]
+
+
+def join_blobs(blobs: Sequence[bytes], prefix: int) -> tuple[Words, Words]:
+    """Words of blobs one behind the other, and where each ends; raises ValueError for another version or plan."""
+    sizes = np.array([len(blob) for blob in blobs], np.int64)
+    ends = np.cumsum(sizes // 8)
+    if (sizes % 8).any() or (sizes < 4 * 8).any():
+        raise ValueError("stored state of another version or plan")
+    words = np.frombuffer(b"".join(blobs), "<i8").astype(np.int64)
+    if (words[ends - sizes // 8 + PREFIX] != prefix).any():
+        raise ValueError("stored state of another version or plan")
+    return words, ends
+
+
+def positions_in(words: Words, ends: Words) -> Iterator[tuple[Words, NDArray[np.int32], Words]]:
+    """The first positions of all joined blobs, then the second, and so on: which blobs, partitions, numbers."""
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+    counts = words[starts + POSITIONS]
+    for number in range(int(counts.max(initial=0))):
+        which = np.flatnonzero(counts > number)
+        at = starts[which] + 2 + 2 * number
+        yield which, words[at].astype(np.int32), words[at + 1]

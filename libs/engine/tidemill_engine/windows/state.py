@@ -279,21 +279,19 @@ class ViewState:
         state = cls(plan)
         if watermark_us >= 0:
             state.watermark_us = watermark_us // plan.step_us * plan.step_us
-        for key, blob in stored:
-            state._load(key, np.frombuffer(blob, "<i8").astype(np.int64))
+        state._load(dict(stored))
         _, dead = kernels.advance_keys(state.program.code, state._memory, state._keys.size, state.watermark_us)
         state._keys.bury(dead.tolist())
         return state
 
-    def _load(self, key: bytes, blob: Words) -> None:
-        if len(blob) < 4 or blob[codec.PREFIX] != codec.prefix_word(self.plan.fingerprint):  # noqa: PLR2004 - the header
-            raise ValueError("stored state of another version or plan")
-        (index,) = self.intern([key])
-        pairs = blob[2 : 2 + 2 * int(blob[codec.POSITIONS])].reshape(-1, 2)
-        columns = self._columns_of(pairs[:, 0].astype(np.int32))
-        self._memory.positions[index, columns] = pairs[:, 1]
-        self.make_room(2 * len(blob))
-        codec.read_blob(self.program.code, self._memory, int(index), blob, self.watermark_us)
+    def _load(self, stored: Mapping[bytes, bytes]) -> None:
+        words, ends = codec.join_blobs(list(stored.values()), codec.prefix_word(self.plan.fingerprint))
+        rows = self.intern(list(stored)).astype(np.int64)
+        for which, partitions, seqs in codec.positions_in(words, ends):
+            columns = self._columns_of(partitions)
+            self._memory.positions[rows[which], columns] = seqs
+        self.make_room(2 * len(words))
+        codec.read_blobs(self.program.code, self._memory, rows, words, ends, self.watermark_us)
 
     def applied(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Events applied to each key, int64 (k,)."""

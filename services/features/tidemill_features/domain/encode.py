@@ -1,6 +1,6 @@
 """Feature vectors and watermarks as Kafka records: exactly the contracts' JSON, written fast."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ WATERMARK_KEY = b"\x00watermark"
 
 _VERSION, _CONTENT = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
 _KINDS = {kind: ("ce_type", kind.encode()) for kind in (FeatureVector.TYPE, Watermark.TYPE)}
+_CHUNK = 64
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -59,9 +60,9 @@ class Encoder:
 
     def vectors(self, rows: Vectors) -> list[Letter]:
         """Vectors as records; their bodies are `FeatureVector` as JSON."""
-        # All numbers in one call: a list of rows is cut where no number can be.
-        texts = _ENCODER.encode(rows.values.tolist())[2:-2].split(b"],[")
-        columns = zip(rows.entities, texts, rows.at_us, rows.revisions, rows.positions, rows.traces, strict=True)
+        columns = zip(
+            rows.entities, _rows_of(rows.values), rows.at_us, rows.revisions, rows.positions, rows.traces, strict=True
+        )
         out = []
         for entity, text, at_us, revision, positions, trace in columns:
             named = b",".join([b'"%d":%d' % item for item in positions.items()])
@@ -90,6 +91,13 @@ class Encoder:
         return [
             _VERSION, ("ce_id", identity), _KINDS[kind], self._source, ("ce_time", _time(time_us)), _CONTENT,
         ]  # fmt: skip
+
+
+def _rows_of(values: NDArray[np.float64]) -> Iterator[bytes]:
+    """Each row's numbers as JSON without brackets; few rows at a time, so that memory is used again at once."""
+    for start in range(0, len(values), _CHUNK):
+        # In one call: a list of rows is cut where no number can be.
+        yield from _ENCODER.encode(values[start : start + _CHUNK].tolist())[2:-2].split(b"],[")
 
 
 @lru_cache(maxsize=1024)  # many vectors of one moment

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from tidemill_contracts.base import format_time, parse_time
-from tidemill_contracts.pipeline import BooleanField, FieldSpec, TimestampField
+from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, StringField, TimestampField
 
 NULL = float("nan")
 """How a column of numbers holds null."""
@@ -106,7 +106,29 @@ def _instant(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
     return float(parse_time(value))
 
 
+def _code_reader(values: Sequence[str]) -> Callable[[Any], float]:
+    places = {value: float(place) for place, value in enumerate(values)}
+
+    def read(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
+        if not isinstance(value, str) or value not in places:
+            raise TypeError
+        return places[value]
+
+    return read
+
+
+def _text_number(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body holds
+    """53 bits of a hash: what tells texts apart where only that is asked."""
+    if not isinstance(value, str):
+        raise TypeError
+    return float(int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "little") >> 11)
+
+
 def _number_reader(field: FieldSpec) -> Callable[[Any], float]:
+    if isinstance(field, CategoryField):
+        return _code_reader(field.values)
+    if isinstance(field, StringField):
+        return _text_number
     if isinstance(field, TimestampField):
         return _instant
     return _boolean if isinstance(field, BooleanField) else _number

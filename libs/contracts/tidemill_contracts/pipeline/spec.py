@@ -18,7 +18,7 @@ from tidemill_contracts.pipeline.model import (
     RequestSpec,
     RolloutSpec,
 )
-from tidemill_contracts.pipeline.views import EntitySpec, SourceSpec, ViewSpec
+from tidemill_contracts.pipeline.views import CAME_LATER, EntitySpec, SourceSpec, ViewSpec
 from tidemill_contracts.topics import DEFAULT_PARTITIONS
 
 
@@ -110,7 +110,12 @@ class PipelineSpec(Contract):
         """Digest of everything that decides a view's values, 16 hexadecimal digits."""
         spec = self.views[view]
         source = self.sources[spec.source]
-        parts = [spec.model_dump(mode="json", exclude={"owner", "description"}), self.entities[spec.entity].key]
+        definition = spec.model_dump(mode="json", exclude={"owner", "description"})
+        for item in definition["aggregations"]:
+            for name in CAME_LATER:
+                if item[name] is None:
+                    del item[name]
+        parts = [definition, self.entities[spec.entity].key]
         fields = {name: field.model_dump(mode="json") for name, field in source.fields.items()}
         return canonical_digest([view, *parts, fields, source.time])[:16]
 

@@ -8,8 +8,15 @@ from tidemill_contracts.base import Contract, Duration, FieldName, Name, parse_d
 from tidemill_contracts.pipeline.fields import FieldSpec
 from tidemill_contracts.pipeline.quality import QualitySpec
 
-Function = Literal["count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last"]
+Function = Literal[
+    "count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last",
+    "lag", "distinct", "top", "ewma", "ratio",
+]  # fmt: skip
+CAME_LATER = ("n", "half_life", "dividend", "divisor")
+"""Fields of an aggregation that are no part of a view's version where they are not used: state is stored by version."""
+_ALL_TIME = {"first", "last", "age_of_last", "lag"}
 _DAY = 86_400_000_000
+_SECOND = 1_000_000
 
 
 class SourceSpec(Contract):
@@ -70,22 +77,52 @@ class WindowSpec(Contract):
 
 
 class AggregationSpec(Contract):
-    """`function` of `field` over each of `windows` (names), or over all time (first, last, age_of_last only)."""
+    """`function` of `field` over each of `windows` (names), or over all time (first, last, age_of_last, lag only).
+
+    `lag` is the value `n` events before the newest, by event time and id. `distinct` estimates how many different
+    values there were (HyperLogLog, standard error 6.5 %). `top` is the most frequent value of a category or boolean
+    as its place in the declared list, of equals the first. `ewma` is the mean with weights that halve every
+    `half_life`, by the age of panes. `ratio` divides the feature `dividend` by `divisor`, both of the same view and
+    named without it (`delay_sum_1h`); null where the divisor is 0.
+    """
 
     function: Function
     field: FieldName | None = None
     windows: list[str] | None = Field(default=None, description="names of windows; none: every window of the view")
     all_time: bool = False
+    n: int | None = Field(default=None, ge=1, le=8, description="lag: events before the newest")
+    half_life: Duration | None = Field(default=None, description="ewma: age at which a value weighs half")
+    dividend: str | None = Field(default=None, description="ratio: a feature of the same view")
+    divisor: str | None = Field(default=None, description="ratio: a feature of the same view")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.field is None) != (self.function == "count"):
-            msg = "count takes no field, every other function takes one"
+        if (self.field is None) != (self.function in {"count", "ratio"}):
+            others = "count and ratio take" if self.function == "ratio" else "count takes"
+            msg = f"{others} no field, every other function takes one"
             raise ValueError(msg)
-        if self.all_time and (self.windows is not None or self.function not in {"first", "last", "age_of_last"}):
-            msg = "all_time is for first, last and age_of_last, without windows"
+        if self.all_time and (self.windows is not None or self.function not in _ALL_TIME):
+            msg = "all_time is for first, last, age_of_last and lag, without windows"
+            raise ValueError(msg)
+        if self.function == "ratio" and self.windows is not None:
+            msg = "a ratio has the windows of its features"
+            raise ValueError(msg)
+        wanted = {"lag": {"n"}, "ewma": {"half_life"}, "ratio": {"dividend", "divisor"}}.get(self.function, set())
+        if wanted != {name for name in CAME_LATER if getattr(self, name) is not None}:
+            msg = "n is for lag, half_life for ewma, dividend and divisor for ratio, and they need it"
+            raise ValueError(msg)
+        if self.half_life is not None and self.half_life < _SECOND:
+            msg = "half_life must be a second or more"
             raise ValueError(msg)
         return self
+
+    @property
+    def stem(self) -> str:
+        """The feature's name without view and window."""
+        if self.function == "ratio":
+            return f"{self.dividend}_per_{self.divisor}"
+        function = self.function if self.n is None else f"{self.function}{self.n}"
+        return function if self.field is None else f"{self.field}_{function}"
 
 
 class ViewSpec(Contract):
@@ -109,7 +146,7 @@ class ViewSpec(Contract):
     def _windows_exist(self) -> Self:
         for index, aggregation in enumerate(self.aggregations):
             names = self.windows_of(aggregation)
-            if not aggregation.all_time and not names:
+            if not (aggregation.all_time or aggregation.function == "ratio" or names):
                 msg = f"aggregations.{index}: the view has no windows"
                 raise ValueError(msg)
             for name in names:
@@ -118,19 +155,30 @@ class ViewSpec(Contract):
                     raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _ratios_of_features(self) -> Self:
+        ratios = [item for item in self.aggregations if item.function == "ratio"]
+        parts = [item for item in self.aggregations if item.function not in {"ratio", "age_of_last"}]
+        names = {name for item in parts for name in self._names(item)}
+        for item in ratios:
+            for name in (item.dividend, item.divisor):
+                if name not in names:
+                    msg = f"ratio: {name} is no feature of this view, or an age, which grows by itself"
+                    raise ValueError(msg)
+        return self
+
     def windows_of(self, aggregation: AggregationSpec) -> list[str]:
-        """Names of the windows an aggregation runs over, none for an all-time one."""
-        if aggregation.all_time:
+        """Names of the windows an aggregation runs over, none for an all-time one and for a ratio."""
+        if aggregation.all_time or aggregation.function == "ratio":
             return []
         return list(self.windows) if aggregation.windows is None else aggregation.windows
 
     def feature_names(self, view: str) -> list[str]:
         """Names of the view's features, in the order of the vector."""
-        names: list[str] = []
-        for aggregation in self.aggregations:
-            stem = aggregation.function if aggregation.field is None else f"{aggregation.field}_{aggregation.function}"
-            names.extend(f"{view}.{stem}_{window}" for window in self.windows_of(aggregation) or [""])
-        return [name.rstrip("_") for name in names]
+        return [f"{view}.{name}" for item in self.aggregations for name in self._names(item)]
+
+    def _names(self, item: AggregationSpec) -> list[str]:
+        return [f"{item.stem}_{window}" for window in self.windows_of(item)] or [item.stem.rstrip("_")]
 
 
 def window(length: str, panes: int = 12) -> WindowSpec:

@@ -45,6 +45,9 @@ def as_batch(
     _reject(~((times >= 0) & (times < _END_OF_TIME_US)), "a time must lie between 1970 and 2106")
     with np.errstate(invalid="ignore"):
         _reject(np.asarray((np.abs(table) >= value_limits(plan)).any(axis=1)), "a value is too large for exact sums")
+    for column, categories in plan.categories.items():
+        known = np.isnan(table[:, column]) | np.isin(table[:, column], np.arange(categories))
+        _reject(~known, "a value is none of the categories")
     nothing = np.empty(0, np.int64)
     return Batch(nothing, times, marks, table, nothing, places)
 

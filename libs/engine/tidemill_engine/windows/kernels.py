@@ -182,7 +182,9 @@ def apply_events(  # noqa: PLR0913 - compiled
             touched[count] = key
             count += 1
         if wants_vectors:
-            read(code, memory.rows, row, max(memory.rows[row + LATEST], watermark), out, i * code[FEATURES])
+            read(
+                code, memory.rows, memory.pool, row, max(memory.rows[row + LATEST], watermark), out, i * code[FEATURES]
+            )
     return touched[:count], late
 
 
@@ -197,7 +199,7 @@ def read_keys(code: Words, memory: Memory, keys: Words, watermark: int) -> tuple
         row = keys[i] * code[ROW_WORDS]
         time = max(memory.rows[row + LATEST], watermark)
         roll(code, memory.rows, memory.pool, row, time)
-        read(code, memory.rows, row, time, values, i * code[FEATURES])
+        read(code, memory.rows, memory.pool, row, time, values, i * code[FEATURES])
         at[i] = time
         revisions[i] = (time // code[STEP] << 31) | memory.rows[row + APPLIED]
     return values, at, revisions
@@ -244,7 +246,7 @@ def evaluate_keys(code: Words, memory: Memory, keys: Words, times: Words) -> Flo
         row = keys[i] * code[ROW_WORDS]
         copy_words(len(scratch), scratch, start, memory.rows, row)
         total_at(code, memory.rows, memory.pool, row, times[i], scratch, start)
-        read(code, scratch, start, times[i], values, i * code[FEATURES])
+        read(code, scratch, memory.pool, start, times[i], values, i * code[FEATURES])
     return values
 
 
@@ -286,5 +288,5 @@ def replay(  # noqa: PLR0913 - compiled
         if _is_known(code, memory.rows, queries[q], times[q]):
             row = queries[q] * code[ROW_WORDS]
             roll(code, memory.rows, memory.pool, row, times[q])
-            read(code, memory.rows, row, times[q], out, q * code[FEATURES])
+            read(code, memory.rows, memory.pool, row, times[q], out, q * code[FEATURES])
     return True

@@ -31,8 +31,10 @@ PICKS: Final = 12
 PICKS_END: Final = 13
 OTHERS: Final = 14
 OTHERS_END: Final = 15
-FEATURES: Final = 16
-HEADER: Final = 17
+RATIOS: Final = 16
+RATIOS_END: Final = 17
+FEATURES: Final = 18
+HEADER: Final = 19
 
 # a grid, in the code
 PANE: Final = 0  # microseconds
@@ -63,7 +65,12 @@ MIN: Final = 5
 MAX: Final = 6
 FIRST: Final = 7
 LAST: Final = 8
-OP_WIDTH: Final = 9
+LAG: Final = 9  # the newest values, newest first
+LAG_N: Final = 10
+REGISTERS: Final = 11
+TALLY: Final = 12  # events by category
+TALLY_N: Final = 13
+OP_WIDTH: Final = 14
 
 # bits of an operation's mask
 HAS_SUM: Final = 1
@@ -72,8 +79,12 @@ HAS_MIN: Final = 4
 HAS_MAX: Final = 8
 HAS_FIRST: Final = 16
 HAS_LAST: Final = 32
-RARE: Final = HAS_FIRST | HAS_LAST
-EXTREMES: Final = HAS_MIN | HAS_MAX | RARE  # what cannot be subtracted
+HAS_LAG: Final = 64
+HAS_REGISTERS: Final = 128
+HAS_TALLY: Final = 256
+RARE: Final = HAS_FIRST | HAS_LAST | HAS_LAG | HAS_REGISTERS | HAS_TALLY
+KEPT_WHOLE: Final = HAS_LAG | HAS_REGISTERS
+EXTREMES: Final = HAS_MIN | HAS_MAX | HAS_FIRST | HAS_LAST | KEPT_WHOLE  # what cannot be subtracted
 
 # a column, in the code
 NEEDS: Final = 0  # 0 no sums, 1 sum, 2 sum and squares
@@ -90,10 +101,17 @@ SOURCE: Final = 2
 SECOND: Final = 3
 QUANTUM: Final = 4  # bits of the float 2 ** -bits
 PLACE: Final = 5
-OTHERS_WIDTH: Final = 6
+WEIGHTS: Final = 6  # bits of the floats 2 ** (-panes of age * pane / half-life)
+PART: Final = 7  # where the field's count stands in a pane's body
+OTHERS_WIDTH: Final = 8
+RATIOS_WIDTH: Final = 3  # place of the dividend, of the divisor, then its own
 KIND_VAR: Final = 0
 KIND_STD: Final = 1
 KIND_AGE: Final = 2
+KIND_LAG: Final = 3
+KIND_DISTINCT: Final = 4
+KIND_TOP: Final = 5
+KIND_EWMA: Final = 6
 
 # a row
 LATEST: Final = 0

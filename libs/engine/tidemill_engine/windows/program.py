@@ -13,11 +13,13 @@ import numpy as np
 from tidemill_engine.windows import layout as at
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.plan import Aggregation, ViewPlan
+from tidemill_engine.windows.sketch import REGISTER_WORDS
 
 _SIZES = {at.COUNT: 1, at.SUM: 2, at.SQUARE: 3, at.MIN: 1, at.MAX: 1, at.FIRST: 3, at.LAST: 3}
+_STAMP_WORDS = 3
 _MASKS = {
     at.SUM: at.HAS_SUM, at.SQUARE: at.HAS_SQUARE, at.MIN: at.HAS_MIN, at.MAX: at.HAS_MAX, at.FIRST: at.HAS_FIRST,
-    at.LAST: at.HAS_LAST,
+    at.LAST: at.HAS_LAST, at.LAG: at.HAS_LAG, at.REGISTERS: at.HAS_REGISTERS, at.TALLY: at.HAS_TALLY,
 }  # fmt: skip
 _PARTS: Mapping[str, tuple[int, ...]] = {
     "count": (),
@@ -30,9 +32,15 @@ _PARTS: Mapping[str, tuple[int, ...]] = {
     "first": (at.FIRST,),
     "last": (at.LAST,),
     "age_of_last": (at.LAST,),
+    "lag": (at.LAG,),
+    "distinct": (at.REGISTERS,),
+    "top": (at.TALLY,),
+    "ewma": (at.SUM,),
 }
 _PICKS = {"min": (at.MIN, 0), "max": (at.MAX, 0), "first": (at.FIRST, 2), "last": (at.LAST, 2)}
-_KINDS = {"var": at.KIND_VAR, "std": at.KIND_STD, "age_of_last": at.KIND_AGE}
+_KINDS = {"var": at.KIND_VAR, "std": at.KIND_STD, "age_of_last": at.KIND_AGE, "lag": at.KIND_LAG,
+          "distinct": at.KIND_DISTINCT, "top": at.KIND_TOP, "ewma": at.KIND_EWMA}  # fmt: skip
+_SOURCES = {"age_of_last": at.LAST, "lag": at.LAG, "distinct": at.REGISTERS, "top": at.TALLY}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,12 @@ def _column(item: Aggregation, plan: ViewPlan) -> int:
 
 def _body(aggregations: Iterable[Aggregation], plan: ViewPlan) -> Body:
     needs: dict[int, set[int]] = {}
+    sizes: dict[tuple[int, int], int] = {}
     for item in aggregations:
+        for part in (at.LAG, at.TALLY):
+            if part in _PARTS.get(item.function, ()):
+                place = _column(item, plan), part
+                sizes[place] = max(sizes.get(place, 0), (item.parameter or 0) + (part == at.LAG))
         if item.field is not None or item.function != "count":
             needs.setdefault(_column(item, plan), set()).update((at.COUNT, *_PARTS[item.function]))
     blank, ops = [0], {}
@@ -86,11 +99,20 @@ def _body(aggregations: Iterable[Aggregation], plan: ViewPlan) -> Body:
         for part in sorted(needs[column]):
             op[part] = len(blank)
             op[at.MASK] |= _MASKS.get(part, 0)
-            blank += _blank_part(part)
+            if part in _SIZE_AT:
+                op[_SIZE_AT[part]] = sizes[column, part]
+            blank += _blank_part(part, sizes.get((column, part), 0))
     return Body(ops, blank)
 
 
-def _blank_part(part: int) -> list[int]:
+_SIZE_AT = {at.LAG: at.LAG_N, at.TALLY: at.TALLY_N}
+
+
+def _blank_part(part: int, size: int) -> list[int]:
+    if part == at.LAG:
+        return [at.NOTHING_YET, 0, 0] * size
+    if part in {at.TALLY, at.REGISTERS}:
+        return [0] * (size or REGISTER_WORDS)
     words = [0] * _SIZES[part]
     first = {
         at.MIN: float_word(np.inf), at.MAX: float_word(-np.inf), at.FIRST: at.NEVER, at.LAST: at.NOTHING_YET
@@ -107,12 +129,13 @@ class _Layout:
         self.panes = sorted({window.pane_us for window in plan.windows})
         self.order = sorted(range(len(plan.windows)), key=lambda w: (plan.windows[w].pane_us, w))
         self.bodies = [
-            _body([a for a in plan.aggregations if self._grid(a) == g], plan) for g in range(len(self.panes) + 1)
+            _body([a for a in plan.aggregations if a.of is None and self._grid(a) == g], plan)
+            for g in range(len(self.panes) + 1)
         ]
         self.row = [at.NOTHING_YET, 0, 0]
         for _ in self.panes:
             self.row += [-1, 0, 0, at.NEVER]
-        has_all_time = any(item.window is None for item in plan.aggregations)
+        has_all_time = any(item.window is None and item.of is None for item in plan.aggregations)
         self.all_time_at = self._place(len(self.panes)) if has_all_time else -1
         self.window_at = {window: self._place(self.grid_of(window)) for window in self.order}
 
@@ -144,10 +167,15 @@ class _Features:
         self.moments: list[list[int]] = []
         self.picks: list[list[int]] = []
         self.others: list[list[int]] = []
+        self.ratios: list[list[int]] = []
+        self.weights: dict[int, list[int]] = {}  # by place in `others`
         for place, item in enumerate(layout.plan.aggregations):
             self._add(layout, place, item)
 
     def _add(self, layout: _Layout, place: int, item: Aggregation) -> None:
+        if item.of is not None:
+            self.ratios.append([*item.of, place])
+            return
         body, start = layout.body_of(item)
         column = _column(item, layout.plan)
         if item.function == "count" and item.field is None:
@@ -164,8 +192,16 @@ class _Features:
         elif function in {"sum", "mean"}:
             self._moment([n, start + op[at.SUM], quantum], place, is_mean=function == "mean")
         else:
-            source = start + op[at.LAST if function == "age_of_last" else at.SUM]
-            self.others.append([_KINDS[function], n, source, start + op[at.SQUARE], quantum, place])
+            self.others.append([*self._other(layout, item, op, start), quantum, place, 0, op[at.COUNT]])
+
+    def _other(self, layout: _Layout, item: Aggregation, op: list[int], start: int) -> list[int]:
+        """Kind, count, source and second of a feature; the rest is filled in by the caller."""
+        head = [_KINDS[item.function], start + op[at.COUNT]]
+        if item.function == "ewma" and item.window is not None:
+            self.weights[len(self.others)] = _weights(layout.plan, item)
+            return [*head, layout.grid_of(item.window), layout.plan.windows[item.window].panes]
+        second = {"lag": item.parameter or 0, "top": op[at.TALLY_N]}.get(item.function, start + op[at.SQUARE])
+        return [*head, start + op[_SOURCES.get(item.function, at.SUM)], second]
 
     def _moment(self, key: list[int], place: int, *, is_mean: bool) -> None:
         slot = 4 if is_mean else 3
@@ -174,6 +210,12 @@ class _Features:
             known = [*key, -1, -1]
             self.moments.append(known)
         known[slot] = place
+
+
+def _weights(plan: ViewPlan, item: Aggregation) -> list[int]:
+    """Weights of an `ewma` by age in panes."""
+    window = plan.windows[item.window or 0]
+    return [float_word(0.5 ** (age * window.pane_us / (item.parameter or 1))) for age in range(window.panes)]
 
 
 class _Words:
@@ -233,6 +275,11 @@ def compile_plan(plan: ViewPlan) -> Program:
     code.section(at.COUNTS, features.counts)
     code.section(at.MOMENTS, features.moments)
     code.section(at.PICKS, features.picks)
+    for index, weights in features.weights.items():
+        feature = features.others[index]
+        feature[at.SOURCE] = code.words[at.GRID] + at.GRID_WIDTH * feature[at.SOURCE]
+        feature[at.WEIGHTS], _ = code.add([weights])
     code.section(at.OTHERS, features.others)
+    code.section(at.RATIOS, features.ratios)
     sizes = tuple(record[at.RECORD] for record in records[:-1])
     return Program(np.array(code.words, np.int64), len(layout.row), sizes)

@@ -16,11 +16,17 @@ from tidemill_engine.windows.layout import (
     EXTREMES,
     FIRST,
     HAS_FIRST,
+    HAS_LAG,
     HAS_LAST,
     HAS_MAX,
     HAS_MIN,
+    HAS_REGISTERS,
     HAS_SQUARE,
     HAS_SUM,
+    HAS_TALLY,
+    KEPT_WHOLE,
+    LAG,
+    LAG_N,
     LAST,
     LIMBS,
     MARK,
@@ -31,9 +37,13 @@ from tidemill_engine.windows.layout import (
     OP_END,
     OP_WIDTH,
     RARE,
+    REGISTERS,
     SQUARE,
+    TALLY,
+    TALLY_N,
     TIME,
 )
+from tidemill_engine.windows.sketch import REGISTER_WORDS, observe, unite
 
 _MOST_BITS = 62
 
@@ -87,6 +97,22 @@ def _pick(words: Words, at: int, event: Words, value: float, want_later: bool) -
 
 
 @kernel
+def _insert(words: Words, at: int, n: int, time: int, mark: int, value: np.int64) -> None:  # noqa: PLR0913 - compiled
+    """Put a stamped value into a list of the `n` newest, newest first, unless it is older than all of them."""
+    for place in range(at + 3 * (n - 1), at - 1, -3):
+        newer = time > words[place]
+        if time == words[place]:
+            newer = mark > words[place + 1]
+            if mark == words[place + 1]:
+                newer = as_float(value) > as_float(words[place + 2])
+        if not newer:
+            return
+        if place < at + 3 * (n - 1):
+            copy_words(3, words, place + 3, words, place)
+        words[place], words[place + 1], words[place + 2] = time, mark, value
+
+
+@kernel
 def _add_rare(code: Words, op: int, words: Words, at: int, event: Words) -> None:
     """What few features need, out of the way of the others."""
     mask, value = code[op + MASK], as_float(event[code[op + CELL]])
@@ -94,6 +120,12 @@ def _add_rare(code: Words, op: int, words: Words, at: int, event: Words) -> None
         _pick(words, at + code[op + FIRST], event, value, False)  # noqa: FBT003
     if mask & HAS_LAST:
         _pick(words, at + code[op + LAST], event, value, True)  # noqa: FBT003
+    if mask & HAS_LAG:
+        _insert(words, at + code[op + LAG], code[op + LAG_N], event[TIME], event[MARK], event[code[op + CELL]])
+    if mask & HAS_REGISTERS:
+        observe(words, at + code[op + REGISTERS], event[code[op + CELL]])
+    if mask & HAS_TALLY:
+        words[at + code[op + TALLY] + int(value)] += 1
 
 
 @inlined
@@ -137,6 +169,18 @@ def _merge_rare(code: Words, op: int, words: Words, at: int, other: Words, other
         copy_words(3, words, at + first, other, other_at + first)
     if mask & HAS_LAST and is_later(other, other_at + last, words, at + last):
         copy_words(3, words, at + last, other, other_at + last)
+    if mask & HAS_LAG:
+        for place in range(other_at + code[op + LAG], other_at + code[op + LAG] + 3 * code[op + LAG_N], 3):
+            if other[place] >= 0:
+                _insert(words, at + code[op + LAG], code[op + LAG_N], other[place], other[place + 1], other[place + 2])
+    if mask & HAS_REGISTERS:
+        unite(words, at + code[op + REGISTERS], other, other_at + code[op + REGISTERS])
+
+
+@kernel
+def _add_tally(code: Words, op: int, words: Words, at: int, pool: Words, body: int, sign: int) -> None:  # noqa: PLR0913 - see the module
+    for word in range(code[op + TALLY], code[op + TALLY] + code[op + TALLY_N]):
+        words[at + word] += sign * pool[body + word]
 
 
 @kernel
@@ -150,6 +194,8 @@ def merge(code: Words, grid: int, words: Words, at: int, pool: Words, body: int)
             add128(words, at + base + 1, np.uint64(pool[source + 1]), pool[source + 2])
         if code[op + MASK] & HAS_SQUARE:
             add192(words, at + code[op + SQUARE], pool, body + code[op + SQUARE])
+        if code[op + MASK] & HAS_TALLY:
+            _add_tally(code, op, words, at, pool, body, 1)
         _merge_extremes(code, op, words, at, pool, body)
 
 
@@ -163,7 +209,7 @@ def _held(code: Words, op: int, words: Words, at: int, pool: Words, body: int) -
     return bool(
         (mask & HAS_MIN and pool[body + low] == words[at + low])
         or (mask & HAS_MAX and pool[body + high] == words[at + high])
-        or mask & HAS_FIRST
+        or mask & (HAS_FIRST | KEPT_WHOLE)
         or (mask & HAS_LAST and pool[body + last] == words[at + last])
     )
 
@@ -180,6 +226,8 @@ def take_away(code: Words, grid: int, words: Words, at: int, pool: Words, body: 
             subtract128(words, base + 1, np.uint64(pool[source + 1]), pool[source + 2])
         if code[op + MASK] & HAS_SQUARE:
             subtract192(words, at + code[op + SQUARE], pool, body + code[op + SQUARE])
+        if code[op + MASK] & HAS_TALLY:
+            _add_tally(code, op, words, at, pool, body, -1)
         if _held(code, op, words, at, pool, body):
             stale |= 1 << bit
         bit = min(bit + 1, _MOST_BITS)  # the operations after it share the last bit
@@ -201,6 +249,10 @@ def clear_extremes(code: Words, grid: int, words: Words, at: int, stale: int) ->
                 copy_words(3, words, at + code[op + FIRST], code, source + code[op + FIRST])
             if mask & HAS_LAST:
                 copy_words(3, words, at + code[op + LAST], code, source + code[op + LAST])
+            if mask & HAS_LAG:
+                copy_words(3 * code[op + LAG_N], words, at + code[op + LAG], code, source + code[op + LAG])
+            if mask & HAS_REGISTERS:
+                copy_words(REGISTER_WORDS, words, at + code[op + REGISTERS], code, source + code[op + REGISTERS])
         bit = min(bit + 1, _MOST_BITS)
 
 

@@ -23,7 +23,8 @@ from tidemill_runtime import telemetry
 from tidemill_runtime.errors import Configuration
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import App, Route
-from tidemill_runtime.http.direct import Direct, direct_protocol
+from tidemill_runtime.http.direct import direct_protocol
+from tidemill_runtime.http.heads import Direct
 from tidemill_runtime.probes import probe_routes
 from tidemill_runtime.settings import ServiceSettings
 

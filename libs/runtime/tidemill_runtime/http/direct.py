@@ -5,110 +5,20 @@ others; whoever sends the same bytes again means the same. Whatever is not such 
 with the same answer: heads that are new in every request, bodies in chunks, requests that wait behind others.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
+from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads
 from tidemill_runtime.http.problems import MEDIA_TYPE
 from tidemill_runtime.telemetry import is_traceparent
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
 
-KNOWN_HEADS = 4096
-LONGEST_HEAD = 4096
-_END, _TRACE = b"\r\n\r\n", b"\r\ntraceparent: "
+_TRACE = b"\r\ntraceparent: "
 _TRACE_LENGTH = len(_TRACE) + 55
-_SINGLE = frozenset({"content-length", "content-type", "host", "traceparent"})
-
-
-class Reply(Protocol):
-    """The connection that waits for an answer."""
-
-    def answer(self, body: bytes, traceparent: str) -> None:
-        """Send 200 and a JSON body."""
-
-    def refuse(self, head: bytes, body: bytes) -> None:
-        """Send another status: `head` is its line and the headers that it needs beyond type and length."""
-
-
-Take = Callable[[bytes, str | None, Reply], bool]
-"""Takes a body and the trace context that it came with; False: not this one, ASGI shall answer."""
-
-
-class Direct(Protocol):
-    """What a service answers directly."""
-
-    def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
-        """Who takes POSTs of this path and head (names in lower case); the same answer for as long as it runs."""
-
-
-class _Head(NamedTuple):
-    """What is known of a head: the bytes of its body, and who takes it."""
-
-    size: int
-    take: Take | None
-
-
-_OTHER = _Head(0, None)
-
-
-class _Sight:
-    """Collects what the parser finds in a head."""
-
-    def __init__(self) -> None:
-        self.url, self.headers = b"", list[tuple[str, str]]()
-        self.is_complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-
-    def on_headers_complete(self) -> None:
-        self.is_complete = True
-
-
-class Heads:
-    """The heads seen so far, bounded."""
-
-    def __init__(self, direct: Direct) -> None:
-        self._direct = direct
-        self._known: dict[bytes, _Head] = {}
-
-    def find(self, head: bytes) -> _Head:
-        """What a head (without its empty line) means; read once."""
-        found = self._known.get(head)
-        if found is None:
-            if len(head) > LONGEST_HEAD:
-                return _OTHER
-            if len(self._known) >= KNOWN_HEADS:
-                self._known.clear()
-            found = self._known[head] = self._read(head)
-        return found
-
-    def _read(self, head: bytes) -> _Head:
-        sight = _Sight()
-        parser = httptools.HttpRequestParser(sight)
-        try:
-            parser.feed_data(head + _END)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return _OTHER  # uvicorn says what is wrong with it
-        names = [name for name, _ in sight.headers]
-        headers = dict(reversed(sight.headers))  # of repeated ones the first, as Starlette has it
-        length = headers.get("content-length", "")
-        if (
-            not sight.is_complete or parser.get_method() != b"POST" or parser.get_http_version() != "1.1"
-            or not parser.should_keep_alive() or parser.should_upgrade() or not length.isdecimal()
-            or any(names.count(name) > 1 for name in _SINGLE) or not sight.url.isascii() or b"%" in sight.url
-            or not {"transfer-encoding", "expect", "traceparent"}.isdisjoint(names)
-        ):  # fmt: skip
-            return _OTHER
-        return _Head(int(length), self._direct.find(sight.url.decode("ascii"), headers))
 
 
 class DirectProtocol(HttpToolsProtocol):
@@ -120,7 +30,7 @@ class DirectProtocol(HttpToolsProtocol):
         super().__init__(*args, **settings)
         self._waits = self._is_midway = self._is_lost = self._is_last = False
         self._parts = bytearray()
-        self._expected: _Head | None = None
+        self._expected: Head | None = None
         self._whole = 0
         self._patience: TimerHandle | None = None
         self._heard_at = 0.0
@@ -128,24 +38,20 @@ class DirectProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """The loop's call."""
+        cycle: Any = self.cycle  # None before uvicorn's first
         if self._waits or self.flow.write_paused:
             self._parts += data  # asked before it was answered: in its turn
             self.flow.pause_reading()
         elif self._expected is not None:
             self._go_on(data)
-        elif self._is_between():
-            self._begin(data)
+        elif self._is_midway or self.pipeline or not (cycle is None or cycle.response_complete):
+            super().data_received(data)  # something of a request is in uvicorn's hands
         else:
-            super().data_received(data)
-
-    def _is_between(self) -> bool:
-        """Whether nothing of a request is in uvicorn's hands."""
-        cycle: Any = self.cycle  # None before the first
-        return not self._is_midway and not self.pipeline and (cycle is None or cycle.response_complete)
+            self._begin(data)
 
     def _begin(self, data: bytes) -> None:
         """At the beginning of a request."""
-        end = data.find(_END) if data.startswith(b"POST ") else -1
+        end = data.find(END) if data.startswith(b"POST ") else -1
         trace, head = None, data[:end]
         at = head.find(_TRACE) if end > 0 else -1
         if at > 0:
@@ -153,8 +59,8 @@ class DirectProtocol(HttpToolsProtocol):
             after = head[at + _TRACE_LENGTH :]
             if is_traceparent(text) and (not after or after.startswith(b"\r\n")):
                 trace, head = text, head[:at] + after
-        found = self.heads.find(head) if end > 0 else _OTHER
-        whole = end + len(_END) + found.size
+        found = self.heads.find(head) if end > 0 else OTHER
+        whole = end + len(END) + found.size
         if found.take is None or len(data) > whole:
             super().data_received(data)
         elif len(data) < whole:
@@ -163,7 +69,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._patience = self.loop.call_later(READ_TIMEOUT_S, self._lose_patience)
         else:
             self._waits = True
-            if not found.take(data[end + len(_END) :], trace, self):
+            if not found.take(data[end + len(END) :], trace, self):
                 self._waits = False
                 super().data_received(data)
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import SecretStr
 
 from tidemill_contracts.ids import prediction_id
 from tidemill_runtime import telemetry
 from tidemill_runtime.http.app import SECONDS
-from tidemill_runtime.http.direct import Reply, Take
+from tidemill_runtime.http.heads import Reply, Seconds, Take
 from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
@@ -72,11 +72,11 @@ class Hot:
             return False
         context = telemetry.quick_traceparent(trace)
         identity = new_id() if ask.id is None else str(prediction_id(name, ask.id))
-        sender = _Sender(reply, context, ROUTE, _problem)
+        deliver = _Sender(reply, context, _PREDICT, started)
         try:
-            self._ticks.submit(desk, Query(ask, identity, context), partial(sender.deliver, started))
+            self._ticks.submit(desk, Query(ask, identity, context), deliver)
         except RefusedError as refused:
-            sender.deliver(started, refused)
+            deliver(refused)
         return True
 
     def _infer(self, name: str, version: str | None, body: bytes, trace: str | None, reply: Reply) -> bool:
@@ -88,34 +88,41 @@ class Hot:
         if rows is None or rows.width != len(desk.champion.active.plan.features):
             return False
         context = telemetry.quick_traceparent(trace)
-        sender = _Sender(reply, context, INFER if version is None else INFER_VERSION, _error)
+        deliver = _Sender(reply, context, _INFER if version is None else _INFER_VERSION, started)
         try:
-            query = RowsQuery(rows, new_id(), context, version)
-            self._ticks.submit_rows(desk, query, partial(sender.deliver, started))
+            self._ticks.submit_rows(desk, RowsQuery(rows, new_id(), context, version), deliver)
         except RefusedError as refused:
-            sender.deliver(started, refused)
+            deliver(refused)
         return True
 
 
+class _Way(NamedTuple):
+    """What answers of a route have in common."""
+
+    route: str
+    render: Render
+    seconds: Seconds
+
+
 class _Sender:
-    """Gives the result of one request to its connection."""
+    """Gives the result of one request to its connection, and counts it."""
 
-    __slots__ = ("_context", "_render", "_reply", "_route")
+    __slots__ = ("_context", "_reply", "_started", "_way")
 
-    def __init__(self, reply: Reply, context: str, route: str, render: Render) -> None:
-        self._reply, self._context, self._route, self._render = reply, context, route, render
+    def __init__(self, reply: Reply, context: str, way: _Way, started: float) -> None:
+        self._reply, self._context, self._way, self._started = reply, context, way, started
 
-    def deliver(self, started: float, result: Result) -> None:
-        """Send it, and count the request."""
+    def __call__(self, result: Result) -> None:
+        way = self._way
         if isinstance(result, bytes):
             self._reply.answer(result, self._context)
-            _OK[self._route].observe(time.perf_counter() - started)
+            way.seconds.add(time.perf_counter() - self._started)
             return
         head = f"{result.status} {HTTPStatus(result.status).phrase}\r\ntraceparent: {self._context}\r\n"
         if result.status == HTTPStatus.SERVICE_UNAVAILABLE:
             head += f"retry-after: {RETRY_AFTER_S}\r\n"
-        self._reply.refuse(head.encode(), self._render(result, self._context[3:35]))
-        SECONDS.labels("POST", self._route, result.status).observe(time.perf_counter() - started)
+        self._reply.refuse(head.encode(), way.render(result, self._context[3:35]))
+        SECONDS.labels("POST", way.route, result.status).observe(time.perf_counter() - self._started)
 
 
 def _problem(refused: RefusedError, trace_id: str) -> bytes:
@@ -126,4 +133,6 @@ def _error(refused: RefusedError, _trace_id: str) -> bytes:
     return error_of(refused)
 
 
-_OK = {route: SECONDS.labels("POST", route, 200) for route in (ROUTE, INFER, INFER_VERSION)}
+_PREDICT = _Way(ROUTE, _problem, Seconds("POST", ROUTE, 200))
+_INFER = _Way(INFER, _error, Seconds("POST", INFER, 200))
+_INFER_VERSION = _Way(INFER_VERSION, _error, Seconds("POST", INFER_VERSION, 200))

@@ -110,7 +110,11 @@ def answer_rows(desk: Desk, queries: Sequence[RowsQuery], *, now_us: int, degrad
     if active is None:
         raise RefusedError(404, "no such model", "no such model, or none of that version")
     drafts = Drafts([], [], [])
-    refusals = [_refusal(query, active) for query in queries]
+    width, version = len(active.plan.features), str(active.leader.version)
+    refusals = [
+        None if query.rows.width == width and query.version in {None, version} else _refusal(query, width)
+        for query in queries
+    ]
     good = [query for query, refused in zip(queries, refusals, strict=True) if refused is None]
     scores = iter(_scores(active, good))
     render = _Renderer(desk, active, now_us=now_us, degraded=degraded)
@@ -126,13 +130,10 @@ def _take(entries: list[Entry], render: "_Renderer", query: RowsQuery, scores: l
     return render.answer(query, scores)
 
 
-def _refusal(query: RowsQuery, active: Loaded) -> RefusedError | None:
-    width = len(active.plan.features)
-    if query.version is not None and query.version != str(active.leader.version):
+def _refusal(query: RowsQuery, width: int) -> RefusedError:
+    if query.rows.width == width:
         return RefusedError(404, "no such model", "no such model, or none of that version")
-    if query.rows.width != width:
-        return RefusedError(400, "shape", f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
-    return None
+    return RefusedError(400, "shape", f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
 
 
 def _scores(active: Loaded, queries: Sequence[RowsQuery]) -> list[list[float]]:
@@ -155,8 +156,9 @@ class _Renderer:
     """Answers and log records of one batch: what all of them share is made once."""
 
     def __init__(self, desk: Desk, active: Loaded, *, now_us: int, degraded: bool) -> None:
-        self._desk, self._active, self._now_us, self._degraded = desk, active, now_us, degraded
-        self._version, self._turn = active.leader.version, now_us
+        self._desk, self._now_us, self._degraded = desk, now_us, degraded
+        self._version, self._digest, self._turn = active.leader.version, active.leader.digest, now_us
+        self._name, self._epoch, self._features = desk.spec.name, active.released.epoch, active.plan.digest
         self._head = f'{{"model_name":"{desk.spec.name}","model_version":"{self._version}","id":'
         time = format_time(now_us).encode()
         self._headers: list[tuple[str, bytes]] = [
@@ -190,11 +192,11 @@ class _Renderer:
         ]  # fmt: skip
 
     def _entry(self, query: RowsQuery, part: "_Part", place: int) -> Entry:
-        desk, active = self._desk, self._active
+        desk = self._desk
         identity = f"{query.identity}.{part.number}" if part.number else query.identity
         record = _Record(
-            query.identity, query.rows.id, desk.spec.name, self._now_us, active.released.epoch, active.leader.digest,
-            self._version, active.plan.digest, *part, self._degraded, query.traceparent[3:35],
+            query.identity, query.rows.id, self._name, self._now_us, self._epoch, self._digest, self._version,
+            self._features, *part, self._degraded, query.traceparent[3:35],
         )  # fmt: skip
         headers = [*self._headers, ("ce_id", identity.encode()), ("traceparent", query.traceparent.encode())]
         partition = (self._turn + place) % desk.spec.partitions

@@ -7,6 +7,7 @@ comes above that is refused at once, which costs next to nothing.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
@@ -21,8 +22,10 @@ from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 TIMERS_EVERY_S = 0.02
 BUDGET_S = 0.03
 """Of a tick; an answer waits for two at most, the one under way and its own."""
-LEAST_ROWS = 64
-"""Always taken: one tick with a stall in it says little about the next."""
+LEAST, TELLING = 256.0, 64.0
+"""Instances that a tick takes whatever they have cost lately; and in a tick from which one learns what they cost."""
+REQUEST, ROW = 0.5, 0.3
+"""What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
 _MEMORY = 0.1
 _log = logging.getLogger(__name__)
 Deliver = Callable[[Result], None]
@@ -65,8 +68,8 @@ class Batcher:
         self._appended, self._swapped = appended, swapped
         self._jobs: list[_Job] = []
         self._rows_jobs: list[_RowsJob] = []
-        self._rows, self._began, self._row_s = 0, 0.0, 0.0
-        self.most_rows = 1 << 30
+        self._load, self._began, self._each_s = 0.0, 0.0, 0.0
+        self.most = math.inf
         self._timers_due = False
 
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
@@ -76,7 +79,7 @@ class Batcher:
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
-        self._admit(query.rows.height)
+        self._admit(REQUEST + ROW * query.rows.height)
         self._rows_jobs.append(_RowsJob(desk, query, deliver))
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
@@ -101,17 +104,17 @@ class Batcher:
         self.submit_rows(desk, query, lambda result: None if done.done() else done.set_result(result))
         return await done
 
-    def _admit(self, rows: int) -> None:
-        """Room for some rows in this tick; the first of a tick always has it."""
-        if self._rows:
-            if self._rows + rows > self.most_rows:
+    def _admit(self, load: float) -> None:
+        """Room in this tick for what costs as much as `load` instances; the first of a tick always has it."""
+        if self._load:
+            if self._load + load > self.most:
                 self._house.counts.overloaded += 1
                 raise OVERLOADED
         else:
             # What else has arrived is read before a call that is scheduled now.
             asyncio.get_running_loop().call_soon(self._flush)
-            self._began = time.perf_counter()
-        self._rows += rows
+            self._began = time.thread_time()
+        self._load += load
 
     def progress(self) -> None:
         """Event time may have risen: activate what is due at once, and tell the log soon."""
@@ -158,8 +161,8 @@ class Batcher:
     def _flush(self) -> None:
         jobs, self._jobs = self._jobs, []
         rows_jobs, self._rows_jobs = self._rows_jobs, []
-        rows, self._rows = self._rows, 0
-        self._house.counts.rows += rows
+        load, self._load = self._load, 0.0
+        self._house.counts.rows += len(jobs) + sum(job.query.rows.height for job in rows_jobs)
         drafts = [(desk, found, self._answer(desk, found)) for desk, found in _by_desk(jobs)]
         rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in _by_desk(rows_jobs)]
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
@@ -169,14 +172,17 @@ class Batcher:
         for _, asked, draft in rows_drafts:
             for job, result in zip(asked, draft.results, strict=True):
                 job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
-        self._learn(time.perf_counter() - self._began, rows)
+        self._learn(time.thread_time() - self._began, load)
 
-    def _learn(self, seconds: float, rows: int) -> None:
-        """From what this tick has cost: how many rows the next may have. Small ones tell nothing of large ones."""
-        if rows >= LEAST_ROWS:
-            each = seconds / rows
-            self._row_s += _MEMORY * (each - self._row_s) if self._row_s else each
-            self.most_rows = max(LEAST_ROWS, int(BUDGET_S / self._row_s))
+    def _learn(self, seconds: float, load: float) -> None:
+        """From the processor time of this tick: how much the next may take.
+
+        Small ticks tell nothing of large ones, and time that other processes took says nothing of what answers cost.
+        """
+        if load >= TELLING:
+            each = seconds / load
+            self._each_s += _MEMORY * (each - self._each_s) if self._each_s else each
+            self.most = max(LEAST, BUDGET_S / self._each_s)
 
     def _answer(self, desk: Desk, jobs: Sequence[_Job]) -> Drafts:
         queries = [job.query for job in jobs]

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,6 +23,8 @@ from tidemill_serving.spool.segments import Header, Segment, frame, read_header
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".spool"
+TAIL_BYTES = 4 * 1024 * 1024
+"""Of the newest records, kept in memory for the shipper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,15 @@ class SpoolLimits:
     pending_bytes: int = 1024 * 1024 * 1024
     keep_bytes: int = 16 * 1024 * 1024
     fsync: bool = False
+
+
+class Kept(NamedTuple):
+    """A new record, and where it ends on disk: who ships it at once need not read it again."""
+
+    entry: Entry
+    segment: Segment
+    end: int
+    size: int
 
 
 class Spool:
@@ -47,6 +59,8 @@ class Spool:
         self.tallies: dict[str, Tally] = {}
         self._identity = self._next = self._shipped = 0
         self._lock = self._file = -1
+        self._tail: dict[int, Kept] = {}
+        self._tail_bytes = 0
 
     @property
     def end(self) -> int:
@@ -87,13 +101,21 @@ class Spool:
         if self.segments[-1].size >= self._limits.segment_bytes:
             self._rotate()
         first, segment = self.end, self.segments[-1]
-        raw = b"".join(frame(_ENCODER.encode(entry)) for entry in entries)
-        self._write(segment, raw)
-        segment.size += len(raw)
-        segment.end += len(entries)
-        for entry in entries:
+        frames = [frame(_ENCODER.encode(entry)) for entry in entries]
+        self._write(segment, b"".join(frames))
+        for entry, framed in zip(entries, frames, strict=True):
+            segment.size += len(framed)
+            self._tail[segment.end] = Kept(entry, segment, segment.size, len(framed))
+            self._tail_bytes += len(framed)
+            segment.end += 1
             count(self.tallies, entry)
+        while self._tail_bytes > TAIL_BYTES:
+            self._tail_bytes -= self._tail.pop(next(iter(self._tail))).size
         return first
+
+    def kept(self, number: int) -> "Kept | None":
+        """A record that was appended not long ago, as long as memory still holds it."""
+        return self._tail.get(number)
 
     @property
     def pending_bytes(self) -> int:
@@ -188,6 +210,9 @@ class SpoolReader:
     def batch(self, maximum: int) -> list[tuple[int, int, Entry]]:
         """At most `maximum` records as (identity, number, record); the reader then stands behind them."""
         out: list[tuple[int, int, Entry]] = []
+        while len(out) < maximum and (kept := self._spool.kept(self.number)) is not None:
+            out.append((kept.segment.identity, self.number, kept.entry))
+            self.number, self._segment, self._offset = self.number + 1, kept.segment, kept.end
         while len(out) < maximum and (segment := self._current()) is not None:
             for number, entry, end in segment.entries(self.number, self._offset):
                 if number >= segment.end or len(out) >= maximum:

@@ -75,7 +75,7 @@ class RowReader:
 
     def __init__(self, names: Sequence[str], fields: Mapping[str, FieldSpec]) -> None:
         """`names` are the plan's fields, all of them in `fields`; raises KeyError otherwise."""
-        self._readers = [(name, _number_reader(fields[name])) for name in names]
+        self._readers = [(name, number_reader(fields[name])) for name in names]
 
     def __call__(self, event: Mapping[str, Any]) -> list[float]:
         """One number per field, NaN for null or absent; raises ValueError naming a field that holds another type."""
@@ -124,7 +124,11 @@ def _text_number(value: Any) -> float:  # noqa: ANN401 - whatever a JSON body ho
     return float(int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "little") >> 11)
 
 
-def _number_reader(field: FieldSpec) -> Callable[[Any], float]:
+def number_reader(field: FieldSpec) -> Callable[[Any], float]:
+    """From a value of a field to its number: a category is its place in the list, text 53 bits of its hash.
+
+    What it returns raises TypeError or ValueError for a value that is not of the field's type.
+    """
     if isinstance(field, CategoryField):
         return _code_reader(field.values)
     if isinstance(field, StringField):

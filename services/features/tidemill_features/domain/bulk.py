@@ -5,15 +5,14 @@ Values that are not of their declared type make a body odd: it is read one by on
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_contracts.base import parse_time
-from tidemill_contracts.pipeline import BooleanField, FieldSpec, TimestampField
-from tidemill_engine.entities import NULL, EntityKey
+from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, StringField, TimestampField
+from tidemill_engine.entities import NULL, EntityKey, number_reader
 from tidemill_engine.expressions import Compiled
 from tidemill_features.domain.repartition import MOST_KEY_BYTES
 from tidemill_features.domain.scan import PLAIN, TAME, VALUE, VALUE_END, Columns, Words
@@ -51,6 +50,7 @@ class Needs:
     ) -> None:
         self.key, self._key, self._where = key.key, key, where
         self.numbers = {name: _number_type(fields[name]) for name in numbers}
+        self._readers = {name: number_reader(fields[name]) for name, kind in self.numbers.items() if _is_text(kind)}
         self.others = {*key.key, *(where.fields if where else ())}
 
     def read(self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]) -> Wanted:
@@ -59,9 +59,10 @@ class Needs:
         if len(places) != len(bodies):
             bodies = [bodies[place] for place in places]
         values = np.empty((len(bodies), len(self.numbers)), np.float64)
-        for column, (name, kind) in enumerate(self.numbers.items()):
+        for column, name in enumerate(self.numbers):
             found = list(map(attrgetter(names[name]), bodies))
-            values[:, column] = [NULL if x is None else float(parse_time(x)) for x in found] if kind is str else found
+            read = self._readers.get(name)
+            values[:, column] = found if read is None else [NULL if x is None else read(x) for x in found]
         return Wanted(places, keys, values)
 
     def _keys(
@@ -102,9 +103,15 @@ def _objects(values: Any, count: int) -> NDArray[np.object_]:  # noqa: ANN401 - 
     return column
 
 
-def _number_type(field: FieldSpec) -> type:
-    if isinstance(field, TimestampField):
+def _is_text(kind: Any) -> bool:  # noqa: ANN401 - a type or a list of texts
+    return kind is not float and kind is not bool
+
+
+def _number_type(field: FieldSpec) -> Any:  # noqa: ANN401 - types, and for categories the list of their texts
+    if isinstance(field, TimestampField | StringField):
         return str
+    if isinstance(field, CategoryField):
+        return Literal[tuple(field.values)]
     return bool if isinstance(field, BooleanField) else float
 
 

@@ -21,6 +21,10 @@ from tidemill_contracts.pipeline.model import (
 from tidemill_contracts.pipeline.views import CAME_LATER, EntitySpec, SourceSpec, ViewSpec
 from tidemill_contracts.topics import DEFAULT_PARTITIONS
 
+_PICKS = {"distinct", "first", "last", "lag", "age_of_last"}
+_OF_TEXT = {"string": {"distinct"}, "category": {"top", *_PICKS}}
+"""What can be said of fields that are no numbers; a category counts as its place in the declared list."""
+
 
 def canonical_digest(value: object) -> str:
     """SHA-256 of the value's JSON with sorted keys and no spaces."""
@@ -66,7 +70,7 @@ class PipelineSpec(Contract):
             yield from (f"views.{name}: {f} is not a field of {view.source}" for f in wanted if f not in source.fields)
             for aggregation in view.aggregations:
                 kind = source.fields[aggregation.field].type if aggregation.field in source.fields else "float"
-                if kind in {"string", "category"} and aggregation.field:
+                if aggregation.field and aggregation.function not in _OF_TEXT.get(kind, {aggregation.function}):
                     yield f"views.{name}: {aggregation.function} needs a number, {aggregation.field} is {kind}"
 
     def _request_problems(self) -> Iterator[str]:

@@ -38,7 +38,7 @@ class Echo:
     async def _answer(self, name: str, body: bytes, trace: str | None, reply: Reply) -> None:
         await self.free.wait()
         if body == b"no":
-            reply.refuse(b"503 Service Unavailable\r\nretry-after: 1\r\n", b"{}")
+            reply.refuse(b"503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: a/b\r\n", b"{}")
         else:
             reply.answer(json.dumps({"via": "direct", "name": name, "body": body.decode()}).encode(), trace or TRACE)
 
@@ -189,7 +189,7 @@ async def test_a_refusal_has_its_status_and_headers(echo: Echo) -> None:
     async with serving(echo) as (client, _):
         client.writer.write(post(b"no"))
         status, headers, body = await client.answer()
-        assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/problem+json")
+        assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "a/b")
         assert body == b"{}"
         assert (await client.ask(post(b"yes")))["via"] == "direct"
 

@@ -154,6 +154,20 @@ async def test_a_full_log_refuses_what_is_new_and_repeats_what_is_known(http: ht
     assert len(edge.log.entries) == 2
 
 
+@pytest.mark.parametrize("path", [PATH, f"/v2/models/{SPEC.name}/infer"])
+async def test_who_comes_above_what_a_tick_takes_is_refused(http: httpx.AsyncClient, edge: Edge, path: str) -> None:
+    edge.batcher.most = 2.0
+    raw = body() if path == PATH else json.dumps(tensor()).encode()
+    answers = await asyncio.gather(*[http.post(path, content=raw, headers=JSON) for _ in range(40)])
+    assert {answer.status_code for answer in answers} == {200, 503}
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    wanted = "application/problem+json" if path == PATH else "application/json"
+    assert {answer.headers["content-type"] for answer in refused} == {wanted}
+    assert len(edge.log.entries) == len(answers) - len(refused)
+    assert (await http.post(path, content=raw, headers=JSON)).status_code == 200
+
+
 async def test_one_request_that_breaks_the_code_leaves_its_neighbours_unharmed(
     http: httpx.AsyncClient, edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

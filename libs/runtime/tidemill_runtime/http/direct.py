@@ -11,7 +11,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
 from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads
-from tidemill_runtime.http.problems import MEDIA_TYPE
 from tidemill_runtime.telemetry import is_traceparent
 
 if TYPE_CHECKING:
@@ -107,10 +106,9 @@ class DirectProtocol(HttpToolsProtocol):
         )
 
     def refuse(self, head: bytes, body: bytes) -> None:
-        """Send another status with a problem."""
+        """Send another status."""
         self._send(
-            b"HTTP/1.1 %bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
-            % (head, MEDIA_TYPE.encode(), len(body), self._date(), self._closing(), body)
+            b"HTTP/1.1 %bcontent-length: %d\r\n%b%b\r\n%b" % (head, len(body), self._date(), self._closing(), body)
         )
 
     def _date(self) -> bytes:

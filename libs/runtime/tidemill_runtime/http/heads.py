@@ -23,7 +23,7 @@ class Reply(Protocol):
         """Send 200 and a JSON body."""
 
     def refuse(self, head: bytes, body: bytes) -> None:
-        """Send another status: `head` is its line and the headers that it needs beyond type and length."""
+        """Send another status: `head` is its line and its headers without the length, each with its end of line."""
 
 
 Take = Callable[[bytes, str | None, Reply], bool]

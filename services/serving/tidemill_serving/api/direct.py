@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from pydantic import SecretStr
 
@@ -15,11 +15,12 @@ from tidemill_contracts.ids import prediction_id
 from tidemill_runtime import telemetry
 from tidemill_runtime.http.app import SECONDS
 from tidemill_runtime.http.heads import Reply, Seconds, Take
+from tidemill_runtime.http.problems import MEDIA_TYPE
 from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, new_id, problem_of
-from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Query, Result
 from tidemill_serving.domain.tensors import RowsQuery, read_rows
 
@@ -33,6 +34,10 @@ Render = Callable[[RefusedError, str], bytes]
 
 class Ticks(Protocol):
     """Where the queries of one tick come together."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused."""
 
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
         """Raises RefusedError where there is no room."""
@@ -67,6 +72,8 @@ class Hot:
         desk = self._desks.get(name)
         if desk is None or not desk.is_ready or desk.champion.active is None or telemetry.enabled():
             return False
+        if self._ticks.is_full:
+            return _PREDICT.refuse(reply, telemetry.quick_traceparent(trace), started)
         ask = desk.reader.quickly(body)
         if ask is None:
             return False
@@ -84,11 +91,14 @@ class Hot:
         desk = self._desks.get(name)
         if desk is None or desk.champion.active is None or telemetry.enabled():
             return False
+        way = _INFER if version is None else _INFER_VERSION
+        if self._ticks.is_full:
+            return way.refuse(reply, telemetry.quick_traceparent(trace), started)
         rows = read_rows(body)
         if rows is None or rows.width != len(desk.champion.active.plan.features):
             return False
         context = telemetry.quick_traceparent(trace)
-        deliver = _Sender(reply, context, _INFER if version is None else _INFER_VERSION, started)
+        deliver = _Sender(reply, context, way, started)
         try:
             self._ticks.submit_rows(desk, RowsQuery(rows, new_id(), context, version), deliver)
         except RefusedError as refused:
@@ -96,12 +106,25 @@ class Hot:
         return True
 
 
-class _Way(NamedTuple):
-    """What answers of a route have in common."""
+class _Way:
+    """What the answers of a route have in common. `render` makes the body of a refusal, of media type `media`."""
 
-    route: str
-    render: Render
-    seconds: Seconds
+    def __init__(self, route: str, media: str, render: Render) -> None:
+        self.route, self.media, self.render = route, media, render
+        self.seconds, self._refused = Seconds("POST", route, 200), Seconds("POST", route, 503)
+        self._overloaded = render(OVERLOADED, "")
+
+    def refuse(self, reply: Reply, context: str, started: float) -> bool:
+        """There is no room in this tick: nothing of the request is read, so that saying so costs next to nothing."""
+        reply.refuse(self.head(503, context), self._overloaded)
+        self._refused.add(time.perf_counter() - started)
+        return True
+
+    def head(self, status: int, context: str) -> bytes:
+        """Status line and headers of a refusal."""
+        again = f"retry-after: {RETRY_AFTER_S}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+        phrase = _PHRASES[status]
+        return f"{status} {phrase}\r\ncontent-type: {self.media}\r\ntraceparent: {context}\r\n{again}".encode()
 
 
 class _Sender:
@@ -118,21 +141,19 @@ class _Sender:
             self._reply.answer(result, self._context)
             way.seconds.add(time.perf_counter() - self._started)
             return
-        head = f"{result.status} {HTTPStatus(result.status).phrase}\r\ntraceparent: {self._context}\r\n"
-        if result.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            head += f"retry-after: {RETRY_AFTER_S}\r\n"
-        self._reply.refuse(head.encode(), way.render(result, self._context[3:35]))
+        body = way.render(result, self._context[3:35])
+        self._reply.refuse(way.head(result.status, self._context), body)
         SECONDS.labels("POST", way.route, result.status).observe(time.perf_counter() - self._started)
 
 
 def _problem(refused: RefusedError, trace_id: str) -> bytes:
-    return bytes(problem_of(refused).response(trace_id).body)
+    return bytes(problem_of(refused).response(trace_id or None).body)
 
 
 def _error(refused: RefusedError, _trace_id: str) -> bytes:
     return error_of(refused)
 
 
-_PREDICT = _Way(ROUTE, _problem, Seconds("POST", ROUTE, 200))
-_INFER = _Way(INFER, _error, Seconds("POST", INFER, 200))
-_INFER_VERSION = _Way(INFER_VERSION, _error, Seconds("POST", INFER_VERSION, 200))
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_PREDICT = _Way(ROUTE, MEDIA_TYPE, _problem)
+_INFER, _INFER_VERSION = _Way(INFER, JSON, _error), _Way(INFER_VERSION, JSON, _error)

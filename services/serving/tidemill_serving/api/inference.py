@@ -146,7 +146,7 @@ class _Models:
         try:
             result = await self._ticks.answer_rows(self._desks[request.path_params["name"]], query)
             if isinstance(result, RefusedError):
-                raise result
+                raise result.with_traceback(None)  # it may be one for all
         except RefusedError as refused:
             return Response(error_of(refused), refused.status, headers=problem_of(refused).headers, media_type=JSON)
         return Response(result, media_type=JSON)

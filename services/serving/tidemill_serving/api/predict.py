@@ -59,7 +59,7 @@ class Predictor:
         answers = []
         for result in results:
             if isinstance(result, RefusedError):
-                raise result
+                raise result.with_traceback(None)  # it may be one for all
             answers.append(result)
         return b'{"predictions":[' + b",".join(answers) + b"]}" if is_list else answers[0]
 

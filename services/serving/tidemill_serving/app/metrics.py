@@ -59,7 +59,6 @@ class ServingMetrics(Collector):
             "batches": counts.batches,
             "rows": counts.rows,
             "log_refused": counts.log_refused,
-            "overloaded": counts.overloaded,
             "bad_records": counts.bad_records,
         }
         for metric, value in values.items():
@@ -74,7 +73,6 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "batches": ("Batches scored.", ()),
         "rows": ("Instances scored.", ()),
         "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),
-        "overloaded": ("Requests refused because more arrived than can be answered in time.", ()),
         "bad_records": ("Records of topics that could not be read and were left out.", ()),
     }
     gauges = {

@@ -22,6 +22,9 @@ class RefusedError(Exception):
         self.status, self.title, self.detail, self.faults = status, title, detail, faults
 
 
+OVERLOADED = RefusedError(503, "overloaded", "more requests arrive than can be answered in time")
+
+
 class MalformedError(RefusedError):
     """The body is not JSON as this edge reads it."""
 

@@ -23,7 +23,6 @@ class Counts:
     batches: int = 0
     rows: int = 0
     log_refused: int = 0
-    overloaded: int = 0
     bad_records: int = 0
     refused_releases: int = 0
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from tidemill_runtime import telemetry
-from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
@@ -72,6 +72,11 @@ class Batcher:
         self.most = math.inf
         self._timers_due = False
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused in this tick: who asks need not read a request for that."""
+        return self._load + 1.0 > self.most and self._load > 0.0
+
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
         """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
         self._admit(1)
@@ -108,8 +113,7 @@ class Batcher:
         """Room in this tick for what costs as much as `load` instances; the first of a tick always has it."""
         if self._load:
             if self._load + load > self.most:
-                self._house.counts.overloaded += 1
-                raise OVERLOADED
+                raise OVERLOADED.with_traceback(None)  # else each raising would keep the frames of all before it
         else:
             # What else has arrived is read before a call that is scheduled now.
             asyncio.get_running_loop().call_soon(self._flush)
@@ -248,6 +252,5 @@ def _by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:
     return list(found.items())
 
 
-OVERLOADED = RefusedError(503, "overloaded", "more requests arrive than can be answered in time")
 _FULL = RefusedError(503, "the prediction log is full", "the log takes no record now; the answer was not given")
 _FAILED = RefusedError(503, "no answer", "the batch failed; the log of the service says why")

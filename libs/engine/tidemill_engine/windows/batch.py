@@ -1,15 +1,39 @@
 """From columns a caller has to columns the kernels can trust."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_engine.windows.kernels import Batch
+from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.plan import SECOND_US, ViewPlan
 
 _SUM_BITS, _SQUARE_BITS = 96, 80  # with 31 bits for the number of events: 127 of 128, and 191 of 192 for squares
 _END_OF_TIME_US = 2**32 * SECOND_US
+
+
+class Batch(NamedTuple):
+    """Events in columns: row of the key, time, hash, values by field (NaN: null), position."""
+
+    keys: Words  # (n,)
+    times: Words  # (n,)
+    hashes: Words  # (n,) the unsigned hash's bits
+    values: NDArray[np.float64]  # (n, fields)
+    columns: Words  # (n,) column of the source partition in `Memory.positions`
+    seqs: Words  # (n,)
+
+
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Events `start` to `stop` of a batch."""
+    return Batch(
+        keys=batch.keys[start:stop],
+        times=batch.times[start:stop],
+        hashes=batch.hashes[start:stop],
+        values=batch.values[start:stop],
+        columns=batch.columns[start:stop],
+        seqs=batch.seqs[start:stop],
+    )
 
 
 class RejectedValuesError(ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows.fixed import Words
-from tidemill_engine.windows.jit import kernel
+from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.layout import (
     APPLIED,
     BODY,
@@ -43,9 +43,8 @@ def prefix_word(fingerprint: int) -> int:
 
 
 @kernel
-def blob_words(code: Words, memory: Memory, keys: Words, watermark: int) -> Words:
-    """Size of each key's blob in words; rolls the keys to their evaluation time first."""
-    sizes = np.empty(len(keys), np.int64)
+def blob_words(code: Words, memory: Memory, keys: Words, watermark: int, sizes: Words) -> None:
+    """Fill in the size of each key's blob in words; rolls the keys to their evaluation time first."""
     all_time = code[GRID_END]
     for i in range(len(keys)):
         row = keys[i] * code[ROW_WORDS]
@@ -62,7 +61,6 @@ def blob_words(code: Words, memory: Memory, keys: Words, watermark: int) -> Word
                 size += 1 + code[grid + BODY_WORDS]
                 pointer = memory.pool[pointer + NEXT]
         sizes[i] = size
-    return sizes
 
 
 @kernel
@@ -84,10 +82,9 @@ def _write_panes(memory: Memory, head: int, body_words: int, out: Words, start: 
 
 @kernel
 def write_blobs(  # noqa: PLR0913 - compiled
-    code: Words, memory: Memory, keys: Words, prefix: int, order: Words, partitions: Words, ends: Words
-) -> Words:
-    """The keys' blobs in a row; `order` lists the position columns by partition, `ends` where each blob ends."""
-    out = np.empty(ends[-1] if len(ends) else 0, np.int64)
+    code: Words, memory: Memory, keys: Words, prefix: int, order: Words, partitions: Words, out: Words
+) -> None:
+    """Write the keys' blobs one behind the other; `order` lists the position columns by partition."""
     all_time, at = code[GRID_END], 0
     for i in range(len(keys)):
         row, start = keys[i] * code[ROW_WORDS], at
@@ -106,7 +103,6 @@ def write_blobs(  # noqa: PLR0913 - compiled
         for grid in range(code[GRID], all_time, GRID_WIDTH):
             head = memory.rows[row + code[grid + SLOT] + HEAD]
             at = _write_panes(memory, head, code[grid + BODY_WORDS], out, at)
-    return out
 
 
 @kernel
@@ -122,11 +118,11 @@ def _read_panes(code: Words, memory: Memory, row: int, grid: int, blob: Words, s
     return int(start + 1 + blob[start] * words)
 
 
-@kernel
-def read_blob(code: Words, memory: Memory, key: int, blob: Words, watermark: int) -> None:
+@inlined
+def _read_blob(code: Words, memory: Memory, key: int, blob: Words, start: int, watermark: int) -> None:  # noqa: PLR0913 - compiled
     """Fill an empty row from a blob (its prefix was checked); positions are the caller's."""
     rows, row, all_time = memory.rows, key * code[ROW_WORDS], code[GRID_END]
-    at = 2 + 2 * blob[POSITIONS]
+    at = start + 2 + 2 * blob[start + POSITIONS]
     rows[row + LATEST], rows[row + APPLIED] = blob[at], blob[at + 1]
     at += 2
     if code[all_time + SLOT] >= 0:
@@ -149,7 +145,7 @@ def read_blobs(code: Words, memory: Memory, keys: Words, words: Words, ends: Wor
     """Fill empty rows from blobs one behind the other."""
     start = int(np.int64(0))  # a plain 0 would be compiled as a constant, once more
     for i in range(len(keys)):
-        read_blob(code, memory, keys[i], words[start : ends[i]], watermark)
+        _read_blob(code, memory, keys[i], words, start, watermark)
         start = ends[i]
 
 

@@ -2,6 +2,8 @@
 
 numba's cache looks only at the file of the kernel that is called from Python, so an edit of a helper in another file
 would leave old machine code in use. Here the cache is valid for the contents of all files of this package together.
+
+Kernels make no arrays (`_nrt`): counting who holds each array that a kernel passes on took longer than its work.
 """
 
 import hashlib
@@ -26,7 +28,8 @@ def source_digest() -> str:
 
 
 def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
-    dispatcher = numba.njit(fastmath=False, error_model="numpy", **options)(function)
+    more: dict[str, Any] = {"_nrt": False, **options}  # numba's types do not name it
+    dispatcher = numba.njit(fastmath=False, error_model="numpy", **more)(function)
     try:
         dispatcher.enable_caching()
     except RuntimeError:  # no directory to write to: compile in every process

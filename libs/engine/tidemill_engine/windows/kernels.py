@@ -1,10 +1,9 @@
 """The loops over events and keys. Inputs were checked by the caller: nothing here can fail half-way."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill_engine.windows.batch import Batch
 from tidemill_engine.windows.fixed import Words, magnitude, square128, to_fixed
 from tidemill_engine.windows.jit import inlined, kernel
 from tidemill_engine.windows.layout import (
@@ -52,29 +51,6 @@ from tidemill_engine.windows.records import add_event, as_float, as_word, copy_w
 Floats = NDArray[np.float64]
 NOT_YET = -1  # no watermark: evaluation times come from events and queries alone
 _ROWS_AHEAD, _PANES_AHEAD = 8, 4  # events: long enough to arrive, short enough to stay
-
-
-class Batch(NamedTuple):
-    """Events in columns: row of the key, time, hash, values by field (NaN: null), position."""
-
-    keys: Words  # (n,)
-    times: Words  # (n,)
-    hashes: Words  # (n,) the unsigned hash's bits
-    values: Floats  # (n, fields)
-    columns: Words  # (n,) column of the source partition in `Memory.positions`
-    seqs: Words  # (n,)
-
-
-def part_of(batch: Batch, start: int, stop: int) -> Batch:
-    """Events `start` to `stop` of a batch."""
-    return Batch(
-        keys=batch.keys[start:stop],
-        times=batch.times[start:stop],
-        hashes=batch.hashes[start:stop],
-        values=batch.values[start:stop],
-        columns=batch.columns[start:stop],
-        seqs=batch.seqs[start:stop],
-    )
 
 
 @kernel
@@ -148,7 +124,7 @@ def _look_ahead(code: Words, memory: Memory, keys: Words, i: int) -> None:
     if i + _ROWS_AHEAD < len(keys):
         key = keys[i + _ROWS_AHEAD]
         ask_for(memory.rows, key * code[ROW_WORDS], code[ROW_WORDS])
-        ask_for(memory.positions.ravel(), key * memory.positions.shape[1], 1)
+        ask_for(memory.positions, key * memory.positions.shape[1], 1)
         ask_for(memory.due, key, 1)
     if i + _PANES_AHEAD < len(keys):
         row = keys[i + _PANES_AHEAD] * code[ROW_WORDS]
@@ -160,13 +136,20 @@ def _look_ahead(code: Words, memory: Memory, keys: Words, i: int) -> None:
 
 @kernel
 def apply_events(  # noqa: PLR0913 - compiled
-    code: Words, memory: Memory, batch: Batch, event: Words, watermark: int, number: int, out: Floats
-) -> tuple[Words, int]:
-    """Apply a batch; returns the keys touched in order of first touch and how many events met no live pane.
+    code: Words,
+    memory: Memory,
+    batch: Batch,
+    event: Words,
+    watermark: int,
+    number: int,
+    touched: Words,
+    out: Floats,
+) -> tuple[int, int]:
+    """Apply a batch; how many keys it touched, and how many events met no live pane.
 
-    `out` takes the vector after each event, one behind the other, or is empty.
+    `touched` takes the keys in order of first touch, `out` the vector after each event, one behind the other, or is
+    empty.
     """
-    touched = np.empty(len(batch.keys), np.int64)
     count, late, wants_vectors = 0, 0, len(out) > 0
     for i in range(len(batch.keys)):
         _look_ahead(code, memory, batch.keys, i)
@@ -185,14 +168,14 @@ def apply_events(  # noqa: PLR0913 - compiled
             read(
                 code, memory.rows, memory.pool, row, max(memory.rows[row + LATEST], watermark), out, i * code[FEATURES]
             )
-    return touched[:count], late
+    return count, late
 
 
 @kernel
-def read_keys(code: Words, memory: Memory, keys: Words, watermark: int) -> tuple[Floats, Words, Words]:
-    """Vectors (one behind the other), evaluation times and revisions (see `ViewState.vectors`) of keys."""
-    values = np.empty(len(keys) * code[FEATURES], np.float64)
-    at, revisions = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+def read_keys(  # noqa: PLR0913 - compiled
+    code: Words, memory: Memory, keys: Words, watermark: int, values: Floats, at: Words, revisions: Words
+) -> None:
+    """Fill in vectors (one behind the other), evaluation times and revisions (see `ViewState.vectors`) of keys."""
     for i in range(len(keys)):
         if i + _ROWS_AHEAD < len(keys):
             ask_for(memory.rows, keys[i + _ROWS_AHEAD] * code[ROW_WORDS], code[ROW_WORDS])
@@ -202,13 +185,13 @@ def read_keys(code: Words, memory: Memory, keys: Words, watermark: int) -> tuple
         read(code, memory.rows, memory.pool, row, time, values, i * code[FEATURES])
         at[i] = time
         revisions[i] = (time // code[STEP] << 31) | memory.rows[row + APPLIED]
-    return values, at, revisions
 
 
 @kernel
-def advance_keys(code: Words, memory: Memory, rows: int, watermark: int) -> tuple[Words, Words]:
-    """Roll every key that is due; returns the keys that changed and the keys that died (now free rows)."""
-    changed, dead = np.empty(rows, np.int64), np.empty(rows, np.int64)
+def advance_keys(  # noqa: PLR0913 - compiled
+    code: Words, memory: Memory, rows: int, watermark: int, changed: Words, dead: Words
+) -> tuple[int, int]:
+    """Roll every key that is due; how many keys changed, and how many died (their rows are free now)."""
     changes, deaths = 0, 0
     for key in range(rows):
         if memory.due[key] > watermark:
@@ -224,7 +207,7 @@ def advance_keys(code: Words, memory: Memory, rows: int, watermark: int) -> tupl
             changed[changes] = key
             changes += 1
         memory.due[key] = next_change(code, memory.rows, row)
-    return changed[:changes].copy(), dead[:deaths].copy()
+    return changes, deaths
 
 
 @kernel
@@ -236,10 +219,14 @@ def _is_known(code: Words, rows: Words, key: int, time: int) -> bool:
 
 
 @kernel
-def evaluate_keys(code: Words, memory: Memory, keys: Words, times: Words) -> Floats:
-    """Vectors (one behind the other) at given times, the state unchanged; NaN for a key that is not known then."""
-    values = np.full(len(keys) * code[FEATURES], np.nan)
-    scratch, start = np.empty(code[ROW_WORDS], np.int64), int(np.int64(0))
+def evaluate_keys(  # noqa: PLR0913 - compiled
+    code: Words, memory: Memory, keys: Words, times: Words, scratch: Words, values: Floats
+) -> None:
+    """Fill in vectors (one behind the other) at given times; a key that is not known then is left out.
+
+    The state is unchanged: `scratch` is a row.
+    """
+    start = int(np.int64(0))
     for i in range(len(keys)):
         if not _is_known(code, memory.rows, keys[i], times[i]):
             continue
@@ -247,7 +234,6 @@ def evaluate_keys(code: Words, memory: Memory, keys: Words, times: Words) -> Flo
         copy_words(len(scratch), scratch, start, memory.rows, row)
         total_at(code, memory.rows, memory.pool, row, times[i], scratch, start)
         read(code, scratch, memory.pool, start, times[i], values, i * code[FEATURES])
-    return values
 
 
 @inlined

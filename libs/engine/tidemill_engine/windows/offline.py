@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows import kernels
-from tidemill_engine.windows.batch import as_batch
+from tidemill_engine.windows.batch import Batch, as_batch
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.state import ViewState
 
@@ -50,8 +50,8 @@ def backfill(plan: ViewPlan, events: Events, queries: Queries) -> NDArray[np.flo
 
 
 def _run(
-    state: ViewState, batch: kernels.Batch, keys: NDArray[np.int64], times: NDArray[np.int64], out: NDArray[np.float64]
+    state: ViewState, batch: Batch, keys: NDArray[np.int64], times: NDArray[np.int64], out: NDArray[np.float64]
 ) -> None:
-    event, place = state.program.scratch_event(), np.zeros(2, np.int64)
+    event, place = state.program.event, np.zeros(2, np.int64)
     while not kernels.replay(state.program.code, state.memory, batch, event, place, keys, times, out):
         state.make_room(64 * 1024)

@@ -58,19 +58,16 @@ class Program:
     code: Words
     row_words: int
     record_words: tuple[int, ...]
+    features: int
+    fingerprint: int
+    event: Words
+    """Scratch space for one event."""
 
     @property
     def blank(self) -> Words:
         """An empty row."""
         start = int(self.code[at.BLANK])
         return self.code[start : start + self.row_words]
-
-    def scratch_event(self) -> Words:
-        """Room for one event; the column after the last field stands for the event itself and is always 1."""
-        columns = int(self.code[at.COLUMN_END] - self.code[at.COLUMN]) // at.COLUMN_WIDTH
-        event = np.zeros(at.CELLS + at.CELL_WIDTH * columns, np.int64)
-        event[-at.CELL_WIDTH] = float_word(1.0)
-        return event
 
 
 def float_word(value: float) -> int:
@@ -282,4 +279,12 @@ def compile_plan(plan: ViewPlan) -> Program:
     code.section(at.OTHERS, features.others)
     code.section(at.RATIOS, features.ratios)
     sizes = tuple(record[at.RECORD] for record in records[:-1])
-    return Program(np.array(code.words, np.int64), len(layout.row), sizes)
+    words = np.array(code.words, np.int64)
+    return Program(words, len(layout.row), sizes, len(plan.aggregations), plan.fingerprint, _scratch_event(plan))
+
+
+def _scratch_event(plan: ViewPlan) -> Words:
+    """Room for one event; the column after the last field stands for the event itself and is always 1."""
+    event = np.zeros(at.CELLS + at.CELL_WIDTH * (len(plan.fields) + 1), np.int64)
+    event[-at.CELL_WIDTH] = float_word(1.0)
+    return event

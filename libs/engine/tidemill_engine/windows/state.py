@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_engine.windows import codec, kernels
-from tidemill_engine.windows.batch import RejectedValuesError, as_batch
+from tidemill_engine.windows import calls, codec, kernels
+from tidemill_engine.windows.batch import Batch, RejectedValuesError, as_batch, part_of
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.keys import KeyTable
 from tidemill_engine.windows.layout import APPLIED, LATEST, NEVER, TOP
@@ -50,7 +50,6 @@ class ViewState:
         self._columns: dict[int, int] = {}
         self._features = len(plan.aggregations)
         self._batches = 0
-        self._event = self.program.scratch_event()
         self._memory = self._empty()
 
     def _empty(self) -> Memory:
@@ -168,7 +167,7 @@ class ViewState:
         hashes: NDArray[np.uint64],
         values: Floats,
         positions: Positions,
-    ) -> kernels.Batch:
+    ) -> Batch:
         batch = as_batch(self.plan, times_us, hashes, values, positions[1])
         rows = keys if isinstance(keys, np.ndarray) else self.intern(keys)
         columns = self._columns_of(np.asarray(positions[0], np.int32))
@@ -176,16 +175,15 @@ class ViewState:
             raise ValueError("columns differ in length")
         return batch._replace(keys=self._checked(rows), columns=columns)
 
-    def _apply(self, batch: kernels.Batch, out: Floats) -> NDArray[np.int32]:
+    def _apply(self, batch: Batch, out: Floats) -> NDArray[np.int32]:
         self._batches += 1
         touched = [np.empty(0, np.int64)]
         for start in range(0, len(batch.times), _CHUNK):
-            part = kernels.part_of(batch, start, start + _CHUNK)
+            part = part_of(batch, start, start + _CHUNK)
             self.make_room(len(part.times) * sum(self.program.record_words))
             rows = out[start * self._features : (start + _CHUNK) * self._features]
-            keys, late = kernels.apply_events(
-                self.program.code, self._memory, part, self._event, self.watermark_us, self._batches, rows
-            )
+            moment = calls.Moment(self.watermark_us, self._batches)
+            keys, late = calls.apply_events(self.program, self._memory, part, moment, rows)
             self.too_late += late
             touched.append(keys)
         return np.concatenate(touched).astype(np.int32)
@@ -199,7 +197,7 @@ class ViewState:
         if rounded <= self.watermark_us:
             return np.empty(0, np.int32)
         self.watermark_us = rounded
-        changed, dead = kernels.advance_keys(self.program.code, self._memory, self._keys.size, rounded)
+        changed, dead = calls.advance_keys(self.program, self._memory, self._keys.size, rounded)
         self._keys.bury(dead.tolist())
         return np.asarray(changed, np.int32)
 
@@ -218,9 +216,7 @@ class ViewState:
         bits). It never falls, and for one log it names the value: two runs that reach the same revision have the same
         bits.
         """
-        rows = self._checked(indices)
-        values, at, revisions = kernels.read_keys(self.program.code, self._memory, rows, self.watermark_us)
-        return values.reshape(len(rows), self._features), at, revisions
+        return calls.read_keys(self.program, self._memory, self._checked(indices), self.watermark_us)
 
     def _checked(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Indices that compiled code may use: it looks at no bounds."""
@@ -244,7 +240,7 @@ class ViewState:
         latest = self._memory.rows[LATEST :: self.program.row_words][rows[rows >= 0]]
         if (times[rows >= 0] < np.maximum(latest, self.watermark_us)).any():
             raise ValueError("a time lies before its key's evaluation time")
-        return kernels.evaluate_keys(self.program.code, self._memory, rows, times).reshape(len(rows), self._features)
+        return calls.evaluate_keys(self.program, self._memory, rows, times)
 
     # storing
 
@@ -262,11 +258,7 @@ class ViewState:
         return total.hexdigest()
 
     def _blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
-        ends = np.cumsum(codec.blob_words(self.program.code, self._memory, indices, self.watermark_us))
-        order = np.array([self._columns[p] for p in sorted(self._columns)], np.int64)
-        partitions = np.array(list(self._columns), np.int64)
-        prefix = codec.prefix_word(self.plan.fingerprint)
-        words = codec.write_blobs(self.program.code, self._memory, indices, prefix, order, partitions, ends)
+        words, ends = calls.blobs(self.program, self._memory, indices, calls.Moment(self.watermark_us), self._columns)
         raw, starts = words.astype("<i8").tobytes(), [0, *ends.tolist()]
         blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
         return sorted(zip(self.names(indices), blobs, strict=True))
@@ -280,7 +272,7 @@ class ViewState:
         if watermark_us >= 0:
             state.watermark_us = watermark_us // plan.step_us * plan.step_us
         state._load(dict(stored))
-        _, dead = kernels.advance_keys(state.program.code, state._memory, state._keys.size, state.watermark_us)
+        _, dead = calls.advance_keys(state.program, state._memory, state._keys.size, state.watermark_us)
         state._keys.bury(dead.tolist())
         return state
 

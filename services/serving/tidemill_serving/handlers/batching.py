@@ -117,7 +117,7 @@ class Batcher:
         else:
             # What else has arrived is read before a call that is scheduled now.
             asyncio.get_running_loop().call_soon(self._flush)
-            self._began = time.thread_time()
+            self._began = time.perf_counter()
         self._load += load
 
     def progress(self) -> None:
@@ -176,13 +176,10 @@ class Batcher:
         for _, asked, draft in rows_drafts:
             for job, result in zip(asked, draft.results, strict=True):
                 job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
-        self._learn(time.thread_time() - self._began, load)
+        self._learn(time.perf_counter() - self._began, load)
 
     def _learn(self, seconds: float, load: float) -> None:
-        """From the processor time of this tick: how much the next may take.
-
-        Small ticks tell nothing of large ones, and time that other processes took says nothing of what answers cost.
-        """
+        """From the time that this tick took: how much the next may take. Small ticks tell nothing of large ones."""
         if load >= TELLING:
             each = seconds / load
             self._each_s += _MEMORY * (each - self._each_s) if self._each_s else each

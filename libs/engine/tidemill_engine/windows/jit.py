@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,8 +35,12 @@ def _compile(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R
         dispatcher.enable_caching()
     except RuntimeError:  # no directory to write to: compile in every process
         return cast("Callable[P, R]", dispatcher)
-    # numba offers no way to say what else a cached function was built from; its stamp is compared by equality only.
-    dispatcher._cache._cache_file._source_stamp = source_digest()  # noqa: SLF001
+    # numba offers no way to say what else a cached function was built from. The digest is part of the files' names too,
+    # not only their stamp: to compare it an index is unpickled, which fails when it names a class that is gone by now.
+    cache, digest = dispatcher._cache, source_digest()  # noqa: SLF001 - see above
+    name = f"{cache._impl.filename_base}.{digest[:12]}"  # noqa: SLF001 - see above
+    made: Any = IndexDataCacheFile
+    cache._cache_file = made(cache._cache_path, name, digest)  # noqa: SLF001 - see above
     return cast("Callable[P, R]", dispatcher)
 
 

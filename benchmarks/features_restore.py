@@ -13,7 +13,8 @@ from _stack import get, stack, until
 
 from tidemill.stack import Endpoints
 
-KEYS, EVENTS, TAIL = 100_000, int(os.environ.get("EVENTS", "300000")), 5_000
+KEYS, EVENTS = int(os.environ.get("KEYS", "100000")), int(os.environ.get("EVENTS", "300000"))
+TAIL = 5_000
 
 
 async def readable(running: Running, trades: Trades, ends: list[int]) -> None:

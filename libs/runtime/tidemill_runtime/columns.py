@@ -7,6 +7,7 @@ still gets it. The format: https://kafka.apache.org/documentation/#recordbatch
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, overload
 
@@ -34,10 +35,8 @@ _DECODERS: dict[int, Callable[[Any], bytes]] = {1: gzip_decode, 2: snappy_decode
 
 def _compiled(function: Any) -> Any:  # noqa: ANN401 - numba has no types
     dispatcher = numba.njit(error_model="numpy")(function)
-    try:
+    with suppress(RuntimeError):  # no directory to write to: compile in every process
         dispatcher.enable_caching()
-    except RuntimeError:  # no directory to write to: compile in every process
-        return dispatcher
     return dispatcher
 
 
@@ -90,8 +89,6 @@ class RecordColumns(Sequence[ConsumerRecord]):
 
     `table` is int64 (n, WIDTH): positions in `buffer` by the names above.
     """
-
-    __slots__ = ("buffer", "partition", "table", "topic")
 
     def __init__(self, tp: TopicPartition, buffer: bytes, table: Table) -> None:
         self.topic: str = tp.topic
@@ -155,10 +152,8 @@ def join(parts: Sequence[RecordColumns]) -> RecordColumns:
     tables, base = [], 0
     for part in parts:
         table = part.table.copy()
-        for column in (KEY, KEY_END, VALUE, VALUE_END):
+        for column in (KEY, KEY_END, VALUE, VALUE_END, HEADERS, END):
             table[:, column] += np.where(table[:, column] >= 0, base, 0)
-        table[:, HEADERS] += base
-        table[:, END] += base
         tables.append(table)
         base += len(part.buffer)
     tp = TopicPartition(parts[0].topic, parts[0].partition)
@@ -166,7 +161,7 @@ def join(parts: Sequence[RecordColumns]) -> RecordColumns:
 
 
 class KeptRecords(MemoryRecords):  # type: ignore[misc]  # aiokafka ships no types
-    """As its base; `raw` are its bytes, None where a batch has a format older than Kafka 0.11."""
+    """As its base; `raw` are its bytes."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)

@@ -231,12 +231,13 @@ class _Batch:
                 record.members = finite(scores.members, row) if len(loaded.members) > 1 else {}
                 record.shadows = finite(scores.shadows, row) if loaded.shadows else {}
                 self._take(index, record, lines.rows[row], queries[index])
-        if self._drafts.reads is not None:
-            self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
+        self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
         return left
 
     def _note_reads(self, loaded: Loaded, lines: Lines, asked: Sequence[tuple[int, Query]]) -> None:
-        reads = self._drafts.reads or {}
+        reads = self._drafts.reads
+        if reads is None:
+            return
         for row, query in asked:
             behind = [loaded.cause.traceparent, *(found.trace for found in lines.rows[row].values())]
             reads[query.identity] = [context for context in behind if context is not None]

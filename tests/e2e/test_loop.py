@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ import pytest
 
 from tidemill.demo.report import render
 from tidemill.demo.run import VICTIMS, Demo, Options
+from tidemill_contracts.pipeline import load_pipeline
 
 ROOT = Path(__file__).parents[2]
-DAYS = 34
+DAYS, PARTITIONS = 34, 2
 pytestmark = [pytest.mark.timeout(600)]
 
 
@@ -29,8 +31,11 @@ class Outcome:
 
 
 def run_demo(folder: Path, *, kill: bool) -> Outcome:
-    """The demo in its own home, from nothing to the report."""
-    options = Options(ROOT / "pipelines" / "flight-delay.yaml", folder / "out", folder / "home", days=DAYS, kill=kill)
+    """The demo in its own home, from nothing to the report, on two partitions."""
+    text = (ROOT / "pipelines" / "flight-delay.yaml").read_text()
+    (folder / "pipeline.yaml").write_text(re.sub(r"(?m)^partitions: 1\b", "partitions: 2", text))
+    assert load_pipeline(folder / "pipeline.yaml").partitions == PARTITIONS
+    options = Options(folder / "pipeline.yaml", folder / "out", folder / "home", days=DAYS, kill=kill)
     demo = Demo(options)
     report = asyncio.run(demo.run())
     path = demo.finish(report)

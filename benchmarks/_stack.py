@@ -80,8 +80,8 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline
 
 
 def pipeline() -> PipelineSpec:
-    """The example pipeline."""
-    return load_pipeline(PIPELINE)
+    """The example pipeline, on two partitions."""
+    return load_pipeline(PIPELINE).model_copy(update={"partitions": 2})
 
 
 async def apply(seen: Endpoints, spec: PipelineSpec) -> None:

@@ -116,6 +116,9 @@ def test_a_stranger_follows_the_readme(reader: Reader, blocks: list[Block]) -> N
     assert "every count adds up" in accounts
     assert re.search(r"8,001 +accepted", accounts)
     assert "the chain holds" in accounts
+    from_archive = reader.read("tidemill parity")
+    assert re.search(r"[1-9] vectors with [0-9]+ values checked, 0 differ", from_archive)
+    assert "payments.parquet: 4,000 rows" in from_archive
 
 
 INGESTION, FEATURES, SERVING, MONITORING, TRAINER, REGISTRY = (

@@ -235,8 +235,7 @@ class _Batch:
         return left
 
     def _note_reads(self, loaded: Loaded, lines: Lines, asked: Sequence[tuple[int, Query]]) -> None:
-        reads = self._drafts.reads
-        if reads is None:
+        if (reads := self._drafts.reads) is None:
             return
         for row, query in asked:
             behind = [loaded.cause.traceparent, *(found.trace for found in lines.rows[row].values())]

@@ -2,15 +2,16 @@
 
 from collections import deque
 from collections.abc import Sequence
-from math import log
+from functools import partial
 
+import numpy as np
 from prometheus_client import Counter, Gauge
 
 from tidemill_contracts.events import DriftDetected, Event, Outcome, TrainingCoalesced, TrainingRequested
+from tidemill_engine.stats import log_loss
 
 NEWEST = 1000
 """Outcomes that the rolling loss is taken over."""
-LEAST = 1e-15
 OUTCOMES = Counter("tidemill_monitoring_outcomes", "Labels joined to their predictions.", ["pipeline"])
 DRIFTS = Counter("tidemill_monitoring_drifts", "Alarms by what has drifted.", ["pipeline", "kind"])
 CAUSES = Counter("tidemill_monitoring_training_causes", "Causes for a training by what became of them.",
@@ -25,7 +26,7 @@ class Rolling:
 
     def __init__(self, pipeline: str) -> None:
         self._pipeline = pipeline
-        self._losses: dict[str, deque[float]] = {}
+        self._newest: dict[str, deque[tuple[float, float]]] = {}
 
     def note(self, outcomes: Sequence[Outcome]) -> None:
         """Outcomes that were published."""
@@ -35,9 +36,15 @@ class Rolling:
             if outcome.reference is not None:
                 scores["reference"] = outcome.reference
             for model, score in scores.items():
-                self._losses.setdefault(model, deque(maxlen=NEWEST)).append(_loss(outcome.label, score))
-        for model, losses in self._losses.items():
-            LOSS.labels(self._pipeline, model).set(sum(losses) / len(losses))
+                self._of(model).append((outcome.label, score))
+
+    def _of(self, model: str) -> deque[tuple[float, float]]:
+        """The newest (label, score) of a model; their loss is computed when somebody asks for it."""
+        newest = self._newest.get(model)
+        if newest is None:
+            newest = self._newest[model] = deque(maxlen=NEWEST)
+            LOSS.labels(self._pipeline, model).set_function(partial(_loss, newest))
+        return newest
 
 
 def decided(pipeline: str, event: Event) -> None:
@@ -50,5 +57,6 @@ def decided(pipeline: str, event: Event) -> None:
         CAUSES.labels(pipeline, event.outcome).inc()
 
 
-def _loss(label: float, score: float) -> float:
-    return -log(max(LEAST, score if label > 0.5 else 1.0 - score))  # noqa: PLR2004 - a label is 0 or 1
+def _loss(newest: deque[tuple[float, float]]) -> float:
+    labels, scores = np.array(list(newest), np.float64).T  # a list at once: exporters ask from a thread of their own
+    return log_loss(labels, scores)

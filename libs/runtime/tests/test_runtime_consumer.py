@@ -1,7 +1,10 @@
 """The consumer: a fetch that leaves a partition out is short, and a record that nobody can read stops nobody."""
 
+import asyncio
+
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from tidemill_contracts.topics import TopicSpec
 from tidemill_runtime.consumer import FETCH_WAIT_MS, PARTIAL_WAIT_MS
@@ -98,3 +101,29 @@ async def test_a_fetch_is_short_while_it_leaves_a_partition_out(settings: Servic
         await until(lambda: wait_ms(consumer) == PARTIAL_WAIT_MS, "fetches are short beside a paused partition")
     finally:
         await close_client(consumer)
+
+
+async def test_a_commit_that_nobody_waits_for_may_fail(settings: ServiceSettings) -> None:
+    """What the loop is told of is raised here by the test runner, so a failure left unheard fails this test."""
+    name = f"{settings.prefix}.one"
+    await ensure_topics(settings.kafka, [TopicSpec(name, 1)])
+    await write_topic(settings, name, [good(0)])
+    consumer = await open_consumer(settings, group=f"{settings.prefix}-g")
+    consumer.subscribe([name])
+    place = TopicPartition(name, 0)
+    assert len((await consumer.getmany(timeout_ms=10_000))[place]) == 1
+    closed, asked = asyncio.Event(), asyncio.Event()
+
+    async def cut(_request: object) -> None:
+        asked.set()
+        await closed.wait()
+        raise KafkaConnectionError("the connection was closed")
+
+    consumer._coordinator._send_req = cut
+    committing = asyncio.ensure_future(consumer.commit({place: 1}))
+    await asked.wait()
+    committing.cancel()
+    await asyncio.wait({committing})
+    closed.set()
+    await close_client(consumer)
+    assert committing.cancelled()

@@ -1,5 +1,6 @@
-"""aiokafka's consumer without two of its traps: a fetch that keeps partitions waiting, and a record nobody can read."""
+"""aiokafka's consumer without three traps: slow partial fetches, unreadable records, commits that nobody waits for."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +47,8 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
             return plan(assignment)
 
         fetcher._get_actions_per_node = planned  # noqa: SLF001 - see above
+        if self._group_id is not None:
+            _unheard(self._coordinator)
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None
@@ -109,3 +112,19 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
         self.seek(tp, offset + 1)
         _log.warning("%s/%s: a header's name at offset %d, or before it in its batch, is not UTF-8", *tp, offset)
         return ConsumerRecord(tp.topic, tp.partition, offset, 0, 0, None, None, None, -1, -1, ())
+
+
+def _unheard(coordinator: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
+    """Let a commit whose caller was cancelled fail unheard.
+
+    The base shields each attempt, so one under way goes on after the caller has gone; when the connection is then
+    closed, its failure is nobody's, and the event loop reports it as an error of the program.
+    """
+    attempt = coordinator._do_commit_offsets  # noqa: SLF001 - there is no other way in
+
+    def attempted(assignment: Any, offsets: Any) -> "asyncio.Task[None]":  # noqa: ANN401 - as above
+        task: asyncio.Task[None] = asyncio.ensure_future(attempt(assignment, offsets))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    coordinator._do_commit_offsets = attempted  # noqa: SLF001 - as above

@@ -18,6 +18,12 @@ MAXIMUM_BYTES = 64 * 1024 * 1024
 OPSETS = {"": range(9, 25), "ai.onnx": range(9, 25), ML_DOMAIN: range(1, 6)}
 """Accepted operator set versions by domain; anything else is code we do not know."""
 
+DICE = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+REFUSED = {"Loop": "how long it runs depends on the data"} | dict.fromkeys(
+    DICE, "the same rows must have the same answers"
+)
+"""Operators that no model may have, by name: no test before a release can tell what they do after it."""
+
 _DEEPEST = 8
 
 
@@ -53,8 +59,8 @@ def inspect_model(data: bytes, *, maximum_bytes: int = MAXIMUM_BYTES) -> ModelIn
 
     Raises:
         ModelRefusedError: oversized, not a model, external data, local functions, unknown domains or operator sets,
-        repeated
-            metadata, no input or output, or feature names that do not match the input.
+            operators that repeat for ever or draw at random, repeated metadata, no input or output, or feature names
+            that do not match the input.
     """
     if len(data) > maximum_bytes:
         raise ModelRefusedError(f"{len(data)} bytes, more than {maximum_bytes}")
@@ -104,6 +110,8 @@ def _refuse_external(graph: GraphProto, depth: int = 0) -> None:
     for node in graph.node:
         if node.domain not in OPSETS:
             raise ModelRefusedError(f"operator domain {node.domain} is not accepted")
+        if node.op_type in REFUSED:
+            raise ModelRefusedError(f"operator {node.op_type} is not accepted: {REFUSED[node.op_type]}")
         for attribute in node.attribute:
             _refuse_tensors(_attribute_tensors(attribute))
         for nested in _nested(node):

@@ -1,23 +1,29 @@
-"""Opens a model in a disposable child process first: bytes can crash, hang or bloat whatever opens them.
+"""Opens models in disposable child processes first: bytes can crash, hang or bloat whatever opens them.
 
-`python -m tidemill_serving.onnx.sandbox FILE` reads the expected feature names as JSON on stdin and writes a verdict on
-stdout. CPU time, address space and files are limited there, wall-clock time by the parent, which kills it.
+One nursery process (`tidemill_serving.onnx.nursery`) imports what opening needs and forks once for each model, so that
+every model has a process of its own with limits of its own, for a hundredth of the price of an interpreter.
 """
 
 import asyncio
 import json
 import os
-import resource
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from tidemill_engine.onnx import MAXIMUM_BYTES, ModelRefusedError, inspect_model
-from tidemill_serving.onnx.session import Scorer, UnusableModelError
+from tidemill_serving.onnx.session import UnusableModelError
 
-_LONGEST_VERDICT = 64 * 1024
-_MIB = 1024 * 1024
+NURSERY = "tidemill_serving.onnx.nursery"
+START_S = 60.0
+"""For a nursery's imports, on a machine that is busy with other things."""
+GRACE_S = 10.0
+"""The nursery itself keeps the wall clock of its children; this much later it is taken for stuck."""
+_LONGEST_LINE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,86 +35,96 @@ class SandboxLimits:
     memory_mib: int = 1024
 
 
-async def examine(file: Path, features: list[str], limits: SandboxLimits) -> None:
-    """Return when the model in a file opened and answered well in a child; raises UnusableModelError with why not."""
-    arguments = (str(file), str(limits.cpu_s), str(limits.memory_mib))
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, *arguments,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True, env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+class Nursery:
+    """An asynchronous context manager: examines models one after another, each in a process of its own."""
+
+    def __init__(self, limits: SandboxLimits) -> None:
+        self._limits = limits
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        """Nothing is started before the first model."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """End the process and all that it may have left."""
+        await self._end()
+
+    async def examine(self, file: Path, features: Sequence[str]) -> None:
+        """Return when the model in a file opened and answered well; raises UnusableModelError with why not."""
+        limits = self._limits
+        ask = {
+            "file": str(file), "features": list(features), "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
+            "memory_mib": limits.memory_mib,
+        }  # fmt: skip
+        process = await self._started()
+        try:
+            async with asyncio.timeout(START_S + limits.wall_s + GRACE_S):
+                verdict = await _converse(process, json.dumps(ask).encode() + b"\n")
+        except TimeoutError:
+            await self._end()
+            raise UnusableModelError(f"no verdict within {limits.wall_s:g} s, and the sandbox hangs") from None
+        except BaseException:
+            await self._end()
+            raise
+        if verdict is None:
+            status = await self._end()
+            raise UnusableModelError(f"the sandbox gave no verdict (status {status})")
+        _judge(verdict, limits)
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", NURSERY, limit=_LONGEST_LINE, start_new_session=True,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )  # fmt: skip
+        return self._process
+
+    async def _end(self) -> int | None:
+        """Kill the nursery and whatever it still watches, and reap it; its status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return await process.wait()
+
+
+async def examine(file: Path, features: Sequence[str], limits: SandboxLimits) -> None:
+    """As `Nursery.examine` for one model."""
+    async with Nursery(limits) as nursery:
+        await nursery.examine(file, features)
+
+
+async def _converse(process: asyncio.subprocess.Process, ask: bytes) -> Mapping[str, Any] | None:
+    """What the nursery says of one model; None when it says nothing that can be read."""
+    if process.stdin is None or process.stdout is None:
+        return None
     try:
-        async with asyncio.timeout(limits.wall_s):
-            verdict = await _converse(child, json.dumps(features).encode())
-            status = await child.wait()
-    except TimeoutError:
-        raise UnusableModelError(f"no verdict within {limits.wall_s:g} s") from None
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    _judge(status, verdict)
+        process.stdin.write(ask)
+        await process.stdin.drain()
+        found = json.loads(await process.stdout.readline())
+    except (ConnectionError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-async def _converse(child: asyncio.subprocess.Process, features: bytes) -> bytes:
-    if child.stdin is None or child.stdout is None:
-        raise UnusableModelError("the sandbox has no pipes")
+def _judge(verdict: Mapping[str, Any], limits: SandboxLimits) -> None:
+    ended, reason = verdict.get("signal"), verdict.get("reason")
+    if verdict.get("late"):
+        raise UnusableModelError(f"no verdict within {limits.wall_s:g} s")
+    if ended is not None:
+        used = float(verdict.get("cpu_s", 0.0))
+        raise UnusableModelError(f"the sandbox was ended by {_name(ended)} after {used:.1f} s of processor time")
+    if verdict.get("accepted") is not True:
+        raise UnusableModelError(str(reason or f"the sandbox gave no verdict (status {verdict.get('status')})")[:500])
+
+
+def _name(number: int) -> str:
     try:
-        child.stdin.write(features)
-        await child.stdin.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # it died early; its status says how
-    child.stdin.close()
-    return await child.stdout.read(_LONGEST_VERDICT)
-
-
-def _judge(status: int, verdict: bytes) -> None:
-    if status < 0:
-        raise UnusableModelError(f"the sandbox was ended by {signal.Signals(-status).name}")
-    try:
-        answer = json.loads(verdict)
-        accepted, reason = answer["accepted"] is True, str(answer["reason"])
-    except (ValueError, KeyError, TypeError):
-        raise UnusableModelError(f"the sandbox gave no verdict (status {status})") from None
-    if status or not accepted:
-        raise UnusableModelError(reason[:500])
-
-
-def main() -> None:
-    """The child: limit itself, open, run, tell."""
-    file, cpu_s, memory_mib = sys.argv[1:4]
-    features = json.loads(sys.stdin.buffer.read())
-    _limit(int(cpu_s), int(memory_mib))
-    reason = _try(Path(file), features)
-    sys.stdout.write(json.dumps({"accepted": reason is None, "reason": reason or ""}))
-    sys.stdout.flush()
-    os._exit(0)  # what the model may have left behind must not run at exit
-
-
-def _limit(cpu_s: int, memory_mib: int) -> None:
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    memory = pages * resource.getpagesize() + memory_mib * _MIB
-    limits = {
-        resource.RLIMIT_CPU: cpu_s, resource.RLIMIT_AS: memory, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0,
-    }  # fmt: skip
-    for kind, most in limits.items():
-        resource.setrlimit(kind, (most, most))
-
-
-def _try(file: Path, features: list[str]) -> str | None:
-    """Why the model may not be used, None when it may."""
-    try:
-        data = file.read_bytes()
-        info = inspect_model(data, maximum_bytes=MAXIMUM_BYTES)
-        if info.features is not None and list(info.features) != features:
-            return "the model's feature names are not the release's"
-        Scorer(data, len(features))
-    except (ModelRefusedError, UnusableModelError) as error:
-        return str(error)
-    except MemoryError:
-        return "the model needs too much memory"
-    return None
-
-
-if __name__ == "__main__":
-    main()
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tidemill.stack import Endpoints, Home
 from tidemill.stack.environment import Addresses, service_environment
 from tidemill.stack.process import free_port
-from tidemill_contracts import topic
+from tidemill_contracts import topic, view_topic
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_contracts.pipeline import PipelineSpec
@@ -187,7 +187,7 @@ async def emitted(kafka: str) -> AsyncIterator[ConsumerRecord]:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed", enable_auto_commit=False,
                                 auto_offset_reset="earliest")  # fmt: skip
     await consumer.start()
-    tps = [TopicPartition(topic("features", VIEW), p) for p in range(PARTITIONS)]
+    tps = [TopicPartition(view_topic("features", VIEW, pipeline().view_version(VIEW)), p) for p in range(PARTITIONS)]
     try:
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)

@@ -11,7 +11,7 @@ from _stack import START_US, write
 from numpy.typing import NDArray
 
 from tidemill.stack import Endpoints
-from tidemill_contracts import topic
+from tidemill_contracts import topic, view_topic
 from tidemill_contracts.events import FeatureVector, Released, ReleaseReason, Watermark, encode
 from tidemill_contracts.events.control import Member
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
@@ -158,7 +158,7 @@ async def fill(seen: Endpoints, spec: PipelineSpec) -> None:
             mark = Watermark(view=view, partition=partition, watermark_us=START_US)
             envelope = encode(mark, id=f"{view}-mark-{partition}", source="benchmark", time_us=START_US)
             records.append((WATERMARK_KEY, envelope, partition))
-        await write(seen.kafka, topic("features", view), records)
+        await write(seen.kafka, view_topic("features", view, version), records)
 
 
 async def release(seen: Endpoints, spec: PipelineSpec, model: bytes) -> None:

@@ -19,7 +19,7 @@ from starlette.types import Message
 
 from tidemill.stack import Endpoints
 from tidemill.stack.process import free_port
-from tidemill_contracts import topic
+from tidemill_contracts import view_topic
 from tidemill_contracts.events import FeatureVector
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_features.domain.views import compile_program
@@ -44,8 +44,8 @@ class Held:
     async def run(self) -> None:
         """All at once, then nothing."""
         for view in self._spec.views:
-            name, width = topic("features", view), len(self._spec.views[view].feature_names(view))
             version, count = self._spec.view_version(view), HELD // len(self._spec.views)
+            name, width = view_topic("features", view, version), len(self._spec.views[view].feature_names(view))
             self._take(name, 0, [_Record(_vector(view, version, width, number)) for number in range(count)])
         self.caught_up.set()
         await asyncio.Event().wait()

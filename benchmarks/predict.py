@@ -11,7 +11,7 @@ from _results import Progress, Result, cpu_results, report, result
 from _stack import START_US, Cpu, Topic, apply, departure, get, pipeline, release, stack, until, write
 
 from tidemill.stack import Endpoints
-from tidemill_contracts import topic
+from tidemill_contracts import topic, view_topic
 from tidemill_contracts.events import FeatureVector, Prediction, Watermark, encode
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.entities import EntityKey
@@ -39,7 +39,7 @@ async def fill(seen: Endpoints, spec: PipelineSpec) -> None:
             mark = Watermark(view=view, partition=partition, watermark_us=START_US)
             envelope = encode(mark, id=f"{view}-mark-{partition}", source="benchmark", time_us=START_US)
             records.append((WATERMARK_KEY, envelope, partition))
-        await write(seen.kafka, topic("features", view), records)
+        await write(seen.kafka, view_topic("features", view, version), records)
 
 
 def _entity(spec: PipelineSpec, view: str, number: int) -> str:

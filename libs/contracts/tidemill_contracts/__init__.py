@@ -14,10 +14,10 @@ from tidemill_contracts.base import (
 from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.ids import derived_id, prediction_id
 from tidemill_contracts.pipeline import PipelineError, PipelineSpec, load_pipeline, parse_pipeline
-from tidemill_contracts.topics import TopicSpec, dead_letters, topic
+from tidemill_contracts.topics import TopicSpec, dead_letters, topic, view_topic
 
 __all__ = [
     "Contract", "Digest", "Duration", "Envelope", "EnvelopeError", "Micros", "PipelineError", "PipelineSpec",
     "TopicSpec", "dead_letters", "derived_id", "format_duration", "format_time", "load_pipeline", "parse_duration",
-    "parse_pipeline", "parse_time", "prediction_id", "read_envelope", "to_us", "topic",
+    "parse_pipeline", "parse_time", "prediction_id", "read_envelope", "to_us", "topic", "view_topic",
 ]  # fmt: skip

@@ -60,11 +60,20 @@ def source_topics(source: str, partitions: int, *, keep_ms: int = -1, prefix: st
     ]
 
 
-def view_topics(view: str, partitions: int, *, repartitioned: bool, prefix: str = PREFIX) -> list[TopicSpec]:
+def view_topic(
+    family: Literal["features", "repartition"], view: str, version: str, *, prefix: str = PREFIX
+) -> str:  # fmt: skip
+    """A topic of one version of a view: versions run side by side, so none may overwrite another's keys."""
+    return topic(family, f"{view}.{version}", prefix=prefix)
+
+
+def view_topics(
+    view: str, version: str, partitions: int, *, repartitioned: bool, prefix: str = PREFIX
+) -> list[TopicSpec]:  # fmt: skip
     """The compacted vectors of a view and, where its key is not its source's, the repartition topic before it."""
-    out = [TopicSpec(topic("features", view, prefix=prefix), partitions, compacted=True)]
+    out = [TopicSpec(view_topic("features", view, version, prefix=prefix), partitions, compacted=True)]
     if repartitioned:
-        out.append(TopicSpec(topic("repartition", view, prefix=prefix), partitions))
+        out.append(TopicSpec(view_topic("repartition", view, version, prefix=prefix), partitions))
     return out
 
 

@@ -142,7 +142,7 @@ def _topics(program: Program, prefix: str) -> list[TopicSpec]:
     """Topics that this service writes; those of the sources are made where the pipeline is applied."""
     specs: list[TopicSpec] = []
     for view in program.views:
-        specs += view_topics(view.name, view.partitions, repartitioned=view.repartitioned, prefix=prefix)
+        specs += view_topics(view.name, view.version, view.partitions, repartitioned=view.repartitioned, prefix=prefix)
         specs.append(TopicSpec(dead_letters(view.input_topic), 1))
     return list({spec.name: spec for spec in specs}.values())
 

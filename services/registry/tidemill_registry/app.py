@@ -70,7 +70,9 @@ class Registry:
             keep = -1 if source.keep is None else source.keep // 1000
             specs += source_topics(name, spec.partitions, keep_ms=keep, prefix=prefix)
         for view in spec.views:
-            specs += view_topics(view, spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix)
+            specs += view_topics(
+                view, spec.view_version(view), spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix
+            )
         await ensure_topics(self._settings.kafka, specs)
 
     def _open(self) -> Pool:

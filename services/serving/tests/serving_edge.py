@@ -25,6 +25,7 @@ from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.plan import Plan
 from tidemill_serving.domain.scoring import Weighted
+from tidemill_serving.domain.views import wants
 from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.onnx import Scorer
@@ -62,8 +63,8 @@ class Edge:
         )
         self.desk = self.house.desks[SPEC.name] = Desk(SPEC, "tidemill", "test", partition_of, recent=Recent(100))
         self.desk.is_ready = True
-        for (view, version), width in self.desk.wants().items():
-            self.house.replica.want(view, version, width=width, partitions=1)
+        for place, width in wants(self.desk).items():
+            self.house.replica.want(place, width=width, partitions=1)
         secret = SecretStr(key) if key else None
         self.freshness = Freshness(self.house)
         predictor = Predictor(self.house.desks, self.batcher, self.freshness)

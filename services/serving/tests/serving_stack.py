@@ -20,7 +20,7 @@ from serving_cases import T0_US
 from tidemill_contracts.envelope import Envelope, read_envelope
 from tidemill_contracts.events import FeatureVector, PipelineApplied, Released, Watermark, encode
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_contracts.topics import Family, control_topics, pipeline_topics, topic, view_topics
+from tidemill_contracts.topics import Family, control_topics, pipeline_topics, topic, view_topic, view_topics
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import end_offsets, ensure_topics
 from tidemill_serving.domain.replica import WATERMARK_KEY
@@ -103,7 +103,7 @@ class Stack:
             values=list(values), positions={"0": revision},
         )  # fmt: skip
         envelope = encode(event, id=f"{view}-{entity}-{revision}", source="test", time_us=T0_US)
-        await self.write(topic("features", view, prefix=self.prefix), envelope, key=entity)
+        await self.write(view_topic("features", view, event.version, prefix=self.prefix), envelope, key=entity)
 
     async def watermark(self, time_us: int, *, views: Sequence[str] | None = None) -> None:
         """The watermark of every partition of the views."""
@@ -111,7 +111,7 @@ class Stack:
             for partition in range(self.spec.partitions):
                 event = Watermark(view=view, partition=partition, watermark_us=time_us)
                 envelope = encode(event, id=f"{view}-{partition}-{time_us}", source="test", time_us=time_us)
-                name = topic("features", view, prefix=self.prefix)
+                name = view_topic("features", view, self.spec.view_version(view), prefix=self.prefix)
                 await self.write(name, envelope, key=WATERMARK_KEY, partition=partition)
 
     async def release(self, event: Released) -> None:
@@ -177,7 +177,9 @@ def free_port() -> int:
 async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec) -> AsyncIterator[Stack]:
     """Topics and a started service, which is stopped at the end. The pipeline is applied, nothing is released."""
     views = [
-        item for view in spec.views for item in view_topics(view, spec.partitions, repartitioned=False, prefix=prefix)
+        item
+        for view in spec.views
+        for item in view_topics(view, spec.view_version(view), spec.partitions, repartitioned=False, prefix=prefix)
     ]
     pipeline = pipeline_topics(spec.name, spec.partitions, prefix=prefix)
     await ensure_topics(kafka, [*control_topics(prefix=prefix), *views, *pipeline])

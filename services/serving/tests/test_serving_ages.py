@@ -35,13 +35,14 @@ def served(spec: PipelineSpec, written_us: int, watermark_us: int | None) -> flo
     """The age that serving reads at a watermark, of a vector that was written before."""
     plan = Plan(spec, spec.feature_names())
     state = Replica()
-    state.want("by-carrier", spec.view_version("by-carrier"), width=3, partitions=PARTITIONS)
+    place = "by-carrier", spec.view_version("by-carrier")
+    state.want(place, width=3, partitions=PARTITIONS)
     values = [None if np.isnan(value) else value for value in offline(spec, written_us)]
     vector = FeatureVector(
         view="by-carrier", version=spec.view_version("by-carrier"), entity="AA", at_us=written_us, revision=1,
         values=values, positions={},
     )  # fmt: skip
-    state.apply("by-carrier", 0, b"AA", vector.model_dump_json().encode())
+    state.apply(place, 0, b"AA", vector.model_dump_json().encode())
     reader = Reader(spec.request)
     (ask,), _ = reader.read({"inputs": inputs()})
     lines = plan.lines(plan.tables(state), [ask], watermark_us)

@@ -101,12 +101,12 @@ async def test_a_request_waits_for_the_features_that_it_prefers_to_wait_for(
 ) -> None:
     headers = JSON | {MINIMUM_WATERMARK: "5", "prefer": "respond-async, wait=20"}
     asked = asyncio.ensure_future(http.post(PATH, content=body(), headers=headers))
-    [views] = [desk.spec.views for desk in edge.house.desks.values()]
+    [places] = [desk.places for desk in edge.house.desks.values()]
     for mark in (4, 5):
         await until(lambda: edge.freshness.waiting == 1, "the request waits")
         assert not asked.done()
-        for view in views:
-            edge.house.replica.apply(view, 0, WATERMARK_KEY, json.dumps({"watermark_us": mark}).encode())
+        for place in places:
+            edge.house.replica.apply(place, 0, WATERMARK_KEY, json.dumps({"watermark_us": mark}).encode())
         edge.freshness.progress()
     answer = await asked
     assert answer.status_code == 200

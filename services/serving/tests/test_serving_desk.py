@@ -44,14 +44,14 @@ class Scripted:
 def replica(spec: PipelineSpec = SPEC, *, mark_us: int | None = None) -> Replica:
     made = Replica()
     version = spec.view_version("by-carrier")
-    made.want("by-carrier", version, width=2, partitions=PARTITIONS)
+    made.want(("by-carrier", version), width=2, partitions=PARTITIONS)
     vector = FeatureVector(
         view="by-carrier", version=version, entity="AA", at_us=T0_US, revision=3, values=[1.5, None], positions={"0": 9}
     )
-    made.apply("by-carrier", 0, b"AA", vector.model_dump_json().encode())
+    made.apply(("by-carrier", version), 0, b"AA", vector.model_dump_json().encode())
     for partition in range(PARTITIONS) if mark_us is not None else ():
         mark = Watermark(view="by-carrier", partition=partition, watermark_us=mark_us or 0)
-        made.apply("by-carrier", partition, WATERMARK_KEY, mark.model_dump_json().encode())
+        made.apply(("by-carrier", version), partition, WATERMARK_KEY, mark.model_dump_json().encode())
     return made
 
 

@@ -5,6 +5,7 @@ from serving_cases import HOUR_US, T0_US, pipeline, released
 from serving_parts import SPEC, Parts, Record, caught_up, ended, running
 from serving_stack import until
 
+from tidemill_contracts import view_topic
 from tidemill_contracts.events import FeatureVector
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,7 @@ async def parts() -> Parts:
 
 
 async def test_requests_see_the_replica_when_it_has_caught_up(parts: Parts) -> None:
-    assert parts.tails[0].topics == ["tidemill.features.by-carrier.v1"]
+    assert parts.tails[0].topics == [view_topic("features", *place) for place in parts.desk.places]
     assert not parts.follower.caught_up.is_set()
     parts.mark(T0_US)
     assert parts.desk.watermark_us(parts.house.replica) is None

@@ -14,12 +14,12 @@ from tidemill_serving.domain.replica import WATERMARK_KEY, BadRecordError, Repli
 from tidemill_serving.store import Store
 
 Values = tuple[float | None, ...]
-VIEW, VERSION = "by-carrier", "0123456789abcdef"
+PLACE = VIEW, VERSION = "by-carrier", "0123456789abcdef"
 
 
 def made(partitions: int = 2) -> Replica:
     replica = Replica()
-    assert replica.want(VIEW, VERSION, width=2, partitions=partitions)
+    assert replica.want(PLACE, width=2, partitions=partitions)
     return replica
 
 
@@ -33,11 +33,11 @@ def vector(revision: int, *, entity: str = "AA", version: str = VERSION, values:
 
 def mark(replica: Replica, partition: int, time_us: int) -> None:
     event = Watermark(view=VIEW, partition=partition, watermark_us=time_us, positions={"0": 1})
-    replica.apply(VIEW, partition, WATERMARK_KEY, event.model_dump_json().encode())
+    replica.apply(PLACE, partition, WATERMARK_KEY, event.model_dump_json().encode())
 
 
 def revision_of(replica: Replica, entity: str = "AA") -> int | None:
-    row = replica.tables[VIEW, VERSION].rows.get(entity)
+    row = replica.tables[PLACE].rows.get(entity)
     return None if row is None else row.revision
 
 
@@ -45,15 +45,15 @@ def revision_of(replica: Replica, entity: str = "AA") -> int | None:
 def test_a_lower_revision_never_replaces_a_higher_one(revisions: list[int]) -> None:
     replica = made()
     for revision in revisions:
-        replica.apply(VIEW, 0, b"AA", vector(revision))
-        replica.apply(VIEW, 0, b"AA", vector(revision))
+        replica.apply(PLACE, 0, b"AA", vector(revision))
+        replica.apply(PLACE, 0, b"AA", vector(revision))
     assert revision_of(replica) == max(revisions)
 
 
 def test_a_row_holds_nulls_as_nan_and_its_revision_as_the_contract_has_it() -> None:
     replica = made()
-    replica.apply(VIEW, 0, b"AA", vector(3))
-    row = replica.tables[VIEW, VERSION].rows["AA"]
+    replica.apply(PLACE, 0, b"AA", vector(3))
+    row = replica.tables[PLACE].rows["AA"]
     assert row.values[0] == 1.0
     assert np.isnan(row.values[1])
     read = ViewRevision.model_validate_json(row.revision_json)
@@ -62,31 +62,31 @@ def test_a_row_holds_nulls_as_nan_and_its_revision_as_the_contract_has_it() -> N
 
 def test_an_entity_that_was_forgotten_is_unknown() -> None:
     replica = made()
-    replica.apply(VIEW, 0, b"AA", vector(3))
-    replica.apply(VIEW, 0, b"AA", None)
+    replica.apply(PLACE, 0, b"AA", vector(3))
+    replica.apply(PLACE, 0, b"AA", None)
     assert revision_of(replica) is None
-    replica.apply(VIEW, 0, b"AA", vector(1))
+    replica.apply(PLACE, 0, b"AA", vector(1))
     assert revision_of(replica) == 1
 
 
 def test_only_versions_that_are_wanted_are_kept() -> None:
     replica = made()
-    replica.apply(VIEW, 0, b"AA", vector(3, version="f" * 16))
+    replica.apply(PLACE, 0, b"AA", vector(3, version="f" * 16))
     assert revision_of(replica) is None
-    assert replica.want(VIEW, "f" * 16, width=2, partitions=2)
-    assert not replica.want(VIEW, VERSION, width=2, partitions=2)
+    assert replica.want((VIEW, "f" * 16), width=2, partitions=2)
+    assert not replica.want(PLACE, width=2, partitions=2)
 
 
 def test_a_views_watermark_is_the_lowest_of_all_its_partitions() -> None:
     replica = made()
-    assert replica.watermark_us([VIEW]) is None
+    assert replica.watermark_us([PLACE]) is None
     mark(replica, 0, 100)
-    assert replica.watermark_us([VIEW]) is None
+    assert replica.watermark_us([PLACE]) is None
     mark(replica, 1, 50)
-    assert replica.watermark_us([VIEW]) == 50
+    assert replica.watermark_us([PLACE]) == 50
     mark(replica, 1, 20)  # a repeat after a crash of the writer
-    assert replica.watermark_us([VIEW]) == 50
-    assert replica.watermark_us([VIEW, "another"]) is None
+    assert replica.watermark_us([PLACE]) == 50
+    assert replica.watermark_us([PLACE, ("another", VERSION)]) is None
     assert replica.watermark_us([]) is None
 
 
@@ -105,25 +105,25 @@ def test_a_views_watermark_is_the_lowest_of_all_its_partitions() -> None:
 )
 def test_garbage_is_refused_and_leaves_everything_as_it_was(key: bytes, value: bytes | None) -> None:
     replica = made(1)
-    replica.apply(VIEW, 0, b"AA", vector(3))
+    replica.apply(PLACE, 0, b"AA", vector(3))
     mark(replica, 0, 7)
     with pytest.raises(BadRecordError):
-        replica.apply(VIEW, 0, key, value)
-    assert (revision_of(replica), replica.watermark_us([VIEW])) == (3, 7)
+        replica.apply(PLACE, 0, key, value)
+    assert (revision_of(replica), replica.watermark_us([PLACE])) == (3, 7)
 
 
 def test_a_snapshot_gives_the_same_replica(tmp_path: Path) -> None:
     store, replica = Store(tmp_path), made()
     assert store.load_snapshot() is None
     for number in range(50):
-        replica.apply(VIEW, 0, b"x", vector(number + 1, entity=f"E{number}", values=(number / 3, None)))
+        replica.apply(PLACE, 0, b"x", vector(number + 1, entity=f"E{number}", values=(number / 3, None)))
     mark(replica, 0, 9)
     mark(replica, 1, 8)
     store.save_snapshot(replica.copy())
     again = store.load_snapshot()
     assert again is not None
-    assert again.watermark_us([VIEW]) == 8
-    rows, before = again.tables[VIEW, VERSION].rows, replica.tables[VIEW, VERSION].rows
+    assert again.watermark_us([PLACE]) == 8
+    rows, before = again.tables[PLACE].rows, replica.tables[PLACE].rows
     assert rows.keys() == before.keys()
     for entity, row in rows.items():
         assert row.values.tobytes() == before[entity].values.tobytes()
@@ -155,6 +155,6 @@ def test_the_trace_of_the_last_event_stays_while_only_time_moves_a_vector() -> N
     replica = made()
     seen = []
     for revision, trace in ((1, None), (2, "a"), (3, None), (4, "b")):
-        replica.apply(VIEW, 0, b"AA", vector(revision), trace=trace)
-        seen.append(replica.tables[VIEW, VERSION].rows["AA"].trace)
+        replica.apply(PLACE, 0, b"AA", vector(revision), trace=trace)
+        seen.append(replica.tables[PLACE].rows["AA"].trace)
     assert seen == [None, "a", "a", "b"]

@@ -9,7 +9,7 @@ import numpy as np
 from tidemill_contracts.events import Released
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_serving.domain.releases import Kept, KeptRelease, Swap
-from tidemill_serving.domain.replica import Copied, Replica, Row, Table
+from tidemill_serving.domain.replica import Copied, Place, Replica, Row, Table
 
 _log = logging.getLogger(__name__)
 MAXIMUM_SNAPSHOT = 512 * 1024 * 1024
@@ -39,8 +39,8 @@ class _Table(msgspec.Struct):
 
 class _Snapshot(msgspec.Struct):
     tables: list[_Table]
-    marks: dict[str, dict[int, int]]
-    partitions: dict[str, int]
+    marks: list[tuple[Place, dict[int, int]]]
+    partitions: list[tuple[Place, int]]
 
 
 class Store:
@@ -84,7 +84,8 @@ class Store:
         if size > MAXIMUM_SNAPSHOT:
             _log.warning("the replica has %d bytes, too many for a snapshot", size)
             return
-        _replace(self._snapshot, msgspec.msgpack.encode(_Snapshot(out, copied.marks, copied.partitions)))
+        snapshot = _Snapshot(out, list(copied.marks.items()), list(copied.partitions.items()))
+        _replace(self._snapshot, msgspec.msgpack.encode(snapshot))
 
     def load_snapshot(self) -> Replica | None:
         """The replica as it was written last; None without a readable one."""
@@ -100,7 +101,7 @@ class Store:
 
 def _replica(snapshot: _Snapshot) -> Replica:
     replica = Replica()
-    replica.marks, replica.partitions = snapshot.marks, snapshot.partitions
+    replica.marks, replica.partitions = dict(snapshot.marks), dict(snapshot.partitions)
     for stored in snapshot.tables:
         table = replica.tables[stored.view, stored.version] = Table(stored.width)
         values = np.frombuffer(stored.values, np.float64).reshape(len(stored.entities), stored.width)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_contracts.topics import topic
+from tidemill_contracts.topics import topic, view_topic
 from tidemill_engine.entities import EntityKey, RowReader, event_mark
 from tidemill_engine.expressions import Compiled, compile_expression, field_types
 from tidemill_engine.windows import ViewPlan, compile_view
@@ -107,17 +107,17 @@ def compile_one(spec: PipelineSpec, name: str, prefix: str) -> View:
     plan = compile_view(view, source)
     repartitioned = spec.is_repartitioned(name)
     events = topic("events", view.source, prefix=prefix)
-    key = EntityKey(spec.entities[view.entity].key, source.fields)
+    key, version = EntityKey(spec.entities[view.entity].key, source.fields), spec.view_version(name)
     where = None if view.where is None else compile_expression(view.where, field_types(source.fields))
     if where is not None and not where.is_boolean:
         msg = "where must be true or false"
         raise ValueError(msg)
     return View(
-        name=name, version=spec.view_version(name), pipeline=spec.name, source=view.source, partitions=spec.partitions,
+        name=name, version=version, pipeline=spec.name, source=view.source, partitions=spec.partitions,
         repartitioned=repartitioned, lateness_us=source.allowed_lateness, plan=plan,
         features=tuple(view.feature_names(name)),
-        input_topic=topic("repartition", name, prefix=prefix) if repartitioned else events,
-        source_topic=events, output_topic=topic("features", name, prefix=prefix),
+        input_topic=view_topic("repartition", name, version, prefix=prefix) if repartitioned else events,
+        source_topic=events, output_topic=view_topic("features", name, version, prefix=prefix),
         read=row_reader(key, RowReader(plan.fields, source.fields), where),
         needs=Needs(key, plan.fields, where, source.fields),
     )  # fmt: skip

@@ -15,9 +15,9 @@ from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_of, encode_record, mark_of
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.entries import Entry
-from tidemill_serving.domain.plan import Lines, Plan
+from tidemill_serving.domain.plan import Lines, Plan, places_of
 from tidemill_serving.domain.releases import Cause, Champion, Kept, KeptRelease, Order, Swap
-from tidemill_serving.domain.replica import Replica, Row
+from tidemill_serving.domain.replica import Place, Replica, Row
 from tidemill_serving.domain.requests import Ask, Reader
 from tidemill_serving.domain.scoring import Weighted, finite, score
 
@@ -96,24 +96,15 @@ class Desk:
     is_ready: bool = False
     reader: Reader = field(init=False)
     topic: str = field(init=False)
+    places: tuple[Place, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.spec.request)
+        self.reader, self.places = Reader(self.spec.request), places_of(self.spec)
         self.topic = topic("predictions", self.spec.name, prefix=self.prefix)
 
     def reconfigure(self, spec: PipelineSpec) -> None:
         """Read requests by another revision of the pipeline file; releases keep the one they were made for."""
-        self.spec, self.reader = spec, Reader(spec.request)
-
-    def wants(self) -> dict[tuple[str, str], int]:
-        """(view, version) to width, of the pipeline file and of every release on hand."""
-        specs = {(view, self.spec.view_version(view)): spec for view, spec in self.spec.views.items()}
-        wanted = {place: len(spec.feature_names(place[0])) for place, spec in specs.items()}
-        champion = self.champion
-        for loaded in (champion.active, champion.previous, *champion.staged):
-            if loaded is not None:
-                wanted |= {(part.view, part.version): part.width for part in loaded.plan.parts}
-        return wanted
+        self.spec, self.reader, self.places = spec, Reader(spec.request), places_of(spec)
 
     def kept(self) -> Kept:
         """What a restart must know."""
@@ -121,8 +112,12 @@ class Desk:
         return Kept(self.spec, [KeptRelease(found.released, found.spec) for found in loaded], self.swaps)
 
     def watermark_us(self, replica: Replica) -> int | None:
-        """How far all views of the pipeline have got; None while one of them is unknown."""
-        return replica.watermark_us(self.spec.views)
+        """How far all views have got, of the file that the active release was made for; None while one is unknown.
+
+        Views of a newer file may still be far behind: they are nobody's features until a release reads them.
+        """
+        active = self.champion.active
+        return replica.watermark_us(self.places if active is None else active.plan.places)
 
     def answer(
         self, replica: Replica, queries: Sequence[Query], *, now_us: int, degraded: bool, traced: bool = False

@@ -11,7 +11,7 @@ from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_engine.onnx import schema_digest
-from tidemill_serving.domain.replica import Floats, Replica, Row, unknown_row
+from tidemill_serving.domain.replica import Floats, Place, Replica, Row, unknown_row
 
 SECOND_US = 1_000_000
 _PREFIX = "request."
@@ -87,6 +87,7 @@ class Plan:
         expressions = {name: compile_expression(text, types) for name, text in spec.request.features.items()}
         self.features = tuple(features)
         self.digest = schema_digest(self.features)
+        self.places = places_of(spec)
         wanted, have = set(features), list[str]()
         self.parts: list[ViewPart] = []
         for view, view_spec in spec.views.items():
@@ -150,6 +151,11 @@ def _part(spec: PipelineSpec, view: str, width: int) -> ViewPart:
         text=text_key(key, spec.request.fields), width=width, refuse=view_spec.missing == "refuse",
         blank=np.full(width, np.nan), ages=np.flatnonzero([function == "age_of_last" for function in functions]),
     )  # fmt: skip
+
+
+def places_of(spec: PipelineSpec) -> tuple[Place, ...]:
+    """All views of a pipeline file with their versions: how far they have got is how far a release of it has."""
+    return tuple((view, spec.view_version(view)) for view in spec.views)
 
 
 def text_key(key: Sequence[str], fields: Mapping[str, FieldSpec]) -> str | None:

@@ -1,5 +1,6 @@
 """Which release answers: only a higher epoch ever applies, and a staged one when event time has come to it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -85,9 +86,12 @@ class Champion(Generic[R]):
         """Begin with what was active when the process ended."""
         self.active, self.previous, self.highest = active, previous, max(self.highest, active.order)
 
-    def advance(self, watermark_us: int | None) -> R | None:
-        """Activate the highest release whose time has come, by one pointer write; lower ones can then never apply."""
-        due = [release for release in self.staged if self._is_due(release, watermark_us)]
+    def advance(self, watermark_us: int | None, is_ready: Callable[[R], bool] = lambda _: True) -> R | None:
+        """Activate the highest release whose time has come, by one pointer write; lower ones can then never apply.
+
+        `is_ready` tells whether what a release reads is there.
+        """
+        due = [release for release in self.staged if self._is_due(release, watermark_us) and is_ready(release)]
         if not due:
             return None
         release = max(due, key=lambda found: found.order)

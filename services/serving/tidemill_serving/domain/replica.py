@@ -12,6 +12,10 @@ WATERMARK_KEY: Final = b"\x00watermark"
 """The key under which a partition's watermark stands in a compacted topic of vectors."""
 
 
+Place = tuple[str, str]
+"""A view and its version. Each has a topic of its own, and tables, watermarks and partitions of its own here."""
+
+
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entity's newest vector; `revision_json` is its `ViewRevision`, encoded once for all its readers.
 
@@ -62,58 +66,57 @@ class Table:
 class Copied(NamedTuple):
     """The contents of a replica at one moment: (view, version), width and rows; watermarks; partition counts."""
 
-    tables: list[tuple[tuple[str, str], int, list[tuple[str, Row]]]]
-    marks: dict[str, dict[int, int]]
-    partitions: dict[str, int]
+    tables: list[tuple[Place, int, list[tuple[str, Row]]]]
+    marks: dict[Place, dict[int, int]]
+    partitions: dict[Place, int]
 
 
 class Replica:
-    """Vectors by view and version, watermarks by view and partition. Applying a record twice changes nothing."""
+    """Vectors by view and version, and watermarks by partition of each. Applying a record twice changes nothing."""
 
     def __init__(self) -> None:
-        self.tables: dict[tuple[str, str], Table] = {}
-        self.marks: dict[str, dict[int, int]] = {}
-        self.partitions: dict[str, int] = {}
+        self.tables: dict[Place, Table] = {}
+        self.marks: dict[Place, dict[int, int]] = {}
+        self.partitions: dict[Place, int] = {}
         self.changes = 0
 
-    def want(self, view: str, version: str, *, width: int, partitions: int) -> bool:
-        """Keep this version of a view from now on; true when it was not kept before: its topic must be read again."""
-        self.partitions[view] = partitions
-        self.marks.setdefault(view, {})
-        if (view, version) in self.tables:
+    def want(self, place: Place, *, width: int, partitions: int) -> bool:
+        """Keep this version of a view from now on; true when it was not kept before: its topic must be read."""
+        self.partitions[place] = partitions
+        self.marks.setdefault(place, {})
+        if place in self.tables:
             return False
-        self.tables[view, version] = Table(width)
+        self.tables[place] = Table(width)
         return True
 
     def apply(
-        self, view: str, partition: int, key: bytes | None, value: bytes | None, *, trace: str | None = None
+        self, place: Place, partition: int, key: bytes | None, value: bytes | None, *, trace: str | None = None
     ) -> None:
-        """Take one record of a view's topic; raises BadRecordError unless it is a vector, a watermark or a deletion."""
+        """Take a record of a place's topic; raises BadRecordError unless it is a vector, a watermark or a deletion."""
         self.changes += 1
         try:
             if key == WATERMARK_KEY:
-                self._mark(view, partition, value)
+                self._mark(place, partition, value)
             elif key is not None and value is None:
-                self._forget(view, key.decode())
+                self._forget(place, key.decode())
             elif value is not None:
-                self._set(view, _VECTOR.decode(value), trace)
+                self._set(place, _VECTOR.decode(value), trace)
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadRecordError(str(error)) from None
 
-    def _mark(self, view: str, partition: int, value: bytes | None) -> None:
+    def _mark(self, place: Place, partition: int, value: bytes | None) -> None:
         if value is None:
             return
-        marks, mark = self.marks.setdefault(view, {}), _WATERMARK.decode(value).watermark_us
+        marks, mark = self.marks.setdefault(place, {}), _WATERMARK.decode(value).watermark_us
         marks[partition] = max(mark, marks.get(partition, mark))
 
-    def _forget(self, view: str, entity: str) -> None:
-        for (name, _), table in self.tables.items():
-            if name == view:
-                table.rows.pop(entity, None)
+    def _forget(self, place: Place, entity: str) -> None:
+        if (table := self.tables.get(place)) is not None:
+            table.rows.pop(entity, None)
 
-    def _set(self, view: str, vector: _Vector, trace: str | None) -> None:
-        table = self.tables.get((view, vector.version))
-        if table is None:
+    def _set(self, place: Place, vector: _Vector, trace: str | None) -> None:
+        table = self.tables.get(place)
+        if table is None or vector.version != place[1]:
             return  # a version of the view that no release and no pipeline file uses
         if len(vector.values) != table.width:
             raise BadRecordError(f"{len(vector.values)} values, {table.width} were expected")
@@ -123,12 +126,12 @@ class Replica:
                 trace = known.trace  # only time has gone on: the last event is the same
             table.rows[vector.entity] = row_of(vector.entity, vector, trace)
 
-    def watermark_us(self, views: Iterable[str]) -> int | None:
-        """Lowest watermark over all partitions of the views; None while one of them is unknown, or without views."""
+    def watermark_us(self, places: Iterable[Place]) -> int | None:
+        """Lowest watermark over all partitions of the places; None while one of them is unknown, or without places."""
         lowest: int | None = None
-        for view in views:
-            marks = self.marks.get(view, {})
-            if len(marks) < self.partitions.get(view, 1):
+        for place in places:
+            marks = self.marks.get(place, {})
+            if len(marks) < self.partitions.get(place, 1):
                 return None
             mark = min(marks.values())
             lowest = mark if lowest is None else min(lowest, mark)
@@ -137,7 +140,7 @@ class Replica:
     def copy(self) -> Copied:
         """What a snapshot holds; rows are shared, since they never change."""
         tables = [(place, table.width, list(table.rows.items())) for place, table in self.tables.items()]
-        return Copied(tables, {view: dict(marks) for view, marks in self.marks.items()}, dict(self.partitions))
+        return Copied(tables, {place: dict(marks) for place, marks in self.marks.items()}, dict(self.partitions))
 
     def entities(self, views: Iterable[str]) -> dict[str, int]:
         """Number of entities per view, of the version that has most."""

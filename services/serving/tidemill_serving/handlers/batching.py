@@ -18,6 +18,7 @@ from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
+from tidemill_serving.domain.views import advance
 
 TIMERS_EVERY_S = 0.02
 BUDGET_S = 0.03
@@ -130,7 +131,7 @@ class Batcher:
 
     def _advance(self, desk: Desk) -> None:
         watermark = desk.watermark_us(self._house.replica)
-        loaded = desk.champion.advance(watermark)
+        loaded = advance(desk, self._house.replica)
         if loaded is None:
             return
         epoch = loaded.released.epoch

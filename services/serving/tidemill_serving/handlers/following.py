@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from tidemill_contracts.events import PipelineApplied
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_contracts.topics import topic
+from tidemill_contracts.topics import view_topic
 from tidemill_runtime import telemetry
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
-from tidemill_serving.domain.replica import BadRecordError, Replica
+from tidemill_serving.domain.replica import BadRecordError, Place, Replica
+from tidemill_serving.domain.views import wants
 
 _log = logging.getLogger(__name__)
 Records = Callable[[str, int, "list[Record]"], None]
@@ -63,7 +64,7 @@ class Follower:
         self._house, self._prefix, self._open_tail = house, prefix, open_tail
         self._make_desk, self._progress = make_desk, progress
         self._fresh = Replica()
-        self._views: dict[str, str] = {}
+        self._places: dict[str, Place] = {}
         self._tail: Follows | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.caught_up = asyncio.Event()
@@ -92,10 +93,10 @@ class Follower:
         """Read every view that the desks want; begins again from the earliest record when one was added."""
         added = False
         for desk in self._house.desks.values():
-            for (view, version), width in desk.wants().items():
-                self._views[topic("features", view, prefix=self._prefix)] = view
+            for place, width in wants(desk).items():
+                self._places[view_topic("features", *place, prefix=self._prefix)] = place
                 for replica in {id(found): found for found in (self._fresh, self._house.replica)}.values():
-                    is_new = replica.want(view, version, width=width, partitions=desk.spec.partitions)
+                    is_new = replica.want(place, width=width, partitions=desk.spec.partitions)
                     added = added or (is_new and replica is self._fresh)
         if added or self._tail is None:
             await self._restart()
@@ -105,10 +106,10 @@ class Follower:
         self.caught_up.clear()
         if self._tail is not None:
             await self._tail.stop()
-        if not self._views:
+        if not self._places:
             self._caught_up()
             return
-        self._tail = self._open_tail(sorted(self._views), self.on_records)
+        self._tail = self._open_tail(sorted(self._places), self.on_records)
         self._spawn(self._tail.run())
         self._spawn(self._await(self._tail))
 
@@ -125,11 +126,11 @@ class Follower:
 
     def on_records(self, topic_name: str, partition: int, records: "list[Record]") -> None:
         """Apply one partition's records; one that cannot be read is counted and left out, it cannot be mended here."""
-        view, traced = self._views[topic_name], telemetry.enabled()
+        place, traced = self._places[topic_name], telemetry.enabled()
         for record in records:
             trace = next(telemetry.traceparents((record,)), None) if traced else None
             try:
-                self._fresh.apply(view, partition, record.key, record.value, trace=trace)
+                self._fresh.apply(place, partition, record.key, record.value, trace=trace)
             except BadRecordError as error:
                 self._house.counts.bad_records += 1
                 _log.warning("%s/%d offset %d is left out: %s", topic_name, partition, record.offset, error)

@@ -8,6 +8,7 @@ from typing import Protocol
 from tidemill_runtime.health import Health
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.replica import Copied, Replica
+from tidemill_serving.domain.views import wants
 
 LOOK_EVERY_S = 0.05
 _log = logging.getLogger(__name__)
@@ -64,8 +65,8 @@ class Standing:
         _log.warning("Kafka does not answer: %d pipelines are served from the disk", len(waiting))
         replica = self._snapshots.load_snapshot() or Replica()
         for desk in waiting:
-            for (view, version), width in desk.wants().items():
-                replica.want(view, version, width=width, partitions=desk.spec.partitions)
+            for place, width in wants(desk).items():
+                replica.want(place, width=width, partitions=desk.spec.partitions)
             desk.is_ready = True
         self._house.replica = replica
 

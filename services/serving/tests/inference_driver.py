@@ -32,10 +32,12 @@ def _tensor(module: Any, step: Json) -> Any:  # noqa: ANN401 - the clients ship 
 
 def _asked(module: Any, step: Json) -> Json:  # noqa: ANN401 - the clients ship no types
     """The arguments of `infer`; without outputs the client asks for all of them."""
-    outputs = [module.InferRequestedOutput(name, binary_data=False) for name in step.get("outputs", [])]
+    binary = step.get("binary", False)
+    outputs = [module.InferRequestedOutput(name, binary_data=binary) for name in step.get("outputs", [])]
     return {
         "inputs": [_tensor(module, step)], "outputs": outputs or None, "model_version": step.get("version", ""),
-        "request_id": step.get("id", ""),
+        "request_id": step.get("id", ""), "request_compression_algorithm": step.get("packing"),
+        "response_compression_algorithm": step.get("packing"),
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from tidemill_serving.domain.scoring import Weighted
 from tidemill_serving.domain.views import wants
 from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.freshness import Freshness
+from tidemill_serving.handlers.repository import ModelRepository
 from tidemill_serving.onnx import Scorer
 from tidemill_serving.spool import partition_of
 
@@ -71,7 +72,7 @@ class Edge:
         state = LogState({}, {}, {})
         routes = [
             *predict_routes(predictor), *status_routes(self.house, "0", lambda: state),
-            *inference_routes(self.house.desks, self.batcher, lambda: health.ready()[0]),
+            *inference_routes(ModelRepository(self.house.desks, self.batcher), lambda: health.ready()[0]),
         ]  # fmt: skip
         self.behind = App(routes, api_key=secret)
         self.front = Front(self.behind, predictor, api_key=secret)

@@ -14,7 +14,7 @@ from serving_stack import Stack, open_stack
 from tidemill_testkit.peers import PeerError, peer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
-CLIENTS = ("tritonclient[http]==2.73.0", "kserve==0.21.0")
+CLIENTS = ("tritonclient[grpc,http]==2.73.0", "kserve==0.21.0")
 ALL, TRITON = ("triton", "triton aio", "kserve"), ("triton", "triton aio")
 SPEC = pipeline()
 NAMES = SPEC.feature_names()
@@ -117,7 +117,10 @@ async def inference(stack: Stack, asked: Clients) -> None:
     bare = await stack.client.post(path, content=json.dumps({"inputs": [tensor]}).encode())
     assert (bare.status_code, bare.json().get("outputs", [{}])[0].get("data")) == (200, expected)
     for client in ALL:
-        for step in ({}, {"outputs": ["probability"]}, {"id": "mine"}, {"datatype": "FP64"}):
+        for step in (
+            {}, {"outputs": ["probability"]}, {"id": "mine"}, {"datatype": "FP64"}, {"binary": True},
+            {"binary": True, "datatype": "FP64", "outputs": ["probability"]},
+        ):  # fmt: skip
             found = asked.do(client, "infer", model=SPEC.name, rows=[ROW, ROW[::-1]], **step)
             assert found["values"] == pytest.approx(expected, rel=1e-6), (client, step)
             assert found["model_name"] == SPEC.name
@@ -125,6 +128,10 @@ async def inference(stack: Stack, asked: Clients) -> None:
             assert found["id"] == "mine" or "id" not in step
     for client in TRITON:
         assert asked.do(client, "infer", model=SPEC.name, rows=[ROW], version="1")["model_version"] == "1"
+        for packing in ("gzip", "deflate"):
+            step = {"packing": packing, "binary": True, "outputs": ["probability"]}
+            found = asked.do(client, "infer", model=SPEC.name, rows=[ROW, ROW[::-1]] * 200, **step)
+            assert found["values"] == pytest.approx(expected * 200, rel=1e-6)
     other = await stack.client.post(path, json={"inputs": [tensor], "model_name": "nothing"})
     assert (other.status_code, list(other.json())) == (400, ["error"])
 
@@ -138,7 +145,8 @@ def refusals(asked: Clients) -> None:
         "too long": ({"rows": [[*ROW, 1.0]]}, "400", ""),
         "one dimension": ({"rows": ROW}, "400", ""),
         "no rows": ({"rows": [[]]}, "400", ""),
-        "binary tensors": ({"binary": True}, "400", "binary"),
+        "another output in binary": ({"outputs": ["nothing"], "binary": True}, "400", "probability"),
+        "too short in binary": ({"rows": [ROW[:-1]], "binary": True}, "400", "shape"),
         "another model": ({"model": "nothing"}, "404", "no such model"),
     }
     for client in ALL:

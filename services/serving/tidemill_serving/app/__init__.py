@@ -32,6 +32,7 @@ from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.following import Follower, Follows
 from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.handlers.releasing import Releaser
+from tidemill_serving.handlers.repository import ModelRepository
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.settings import Settings
 from tidemill_serving.spool import Shipper, Spool, SpoolLimits, partition_of
@@ -68,6 +69,7 @@ class Serving:
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
+        self.models = ModelRepository(self.house.desks, self.batcher)
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
@@ -90,11 +92,10 @@ class Serving:
 
     def routes(self) -> list[Route]:
         """Everything this service answers to."""
-        desks = self.house.desks
         return [
             *predict_routes(self.predictor),
             *status_routes(self.house, self._settings.instance, self._log_state),
-            *inference_routes(desks, self.batcher, lambda: self._health.ready()[0]),
+            *inference_routes(self.models, lambda: self._health.ready()[0]),
         ]
 
     async def run(self) -> None:

@@ -4,7 +4,7 @@ The compiled reader takes the usual body in one pass; whatever it refuses is rea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Annotated, Literal, NamedTuple
 
@@ -20,7 +20,6 @@ from tidemill_serving.domain.scoring import score
 
 INPUT, OUTPUT = "features", "probability"
 MAXIMUM_ROWS = 10_000
-LARGEST = 2.0**128
 VALUES_PER_RECORD = 20_000
 """At most 25 bytes each: Kafka takes such a record."""
 
@@ -34,13 +33,27 @@ class Rows(NamedTuple):
     id: str | None = None
 
 
+class Scored(NamedTuple):
+    """What the answer to a query says, for whoever writes it in another form than the protocol's JSON."""
+
+    model: str
+    version: str
+    id: str
+    identity: str
+    scores: list[float]
+
+
 class RowsQuery(NamedTuple):
-    """Rows on their way through a batch; `version` is the model's that the path names."""
+    """Rows on their way through a batch; `version` is the model's that the request names.
+
+    `render` makes the answer; None: the protocol's JSON.
+    """
 
     rows: Rows
     identity: str
     traceparent: str
     version: str | None = None
+    render: Callable[[Scored], bytes] | None = None
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -167,8 +180,11 @@ class _Renderer:
         ]  # fmt: skip
 
     def answer(self, query: RowsQuery, scores: list[float]) -> bytes:
-        """The protocol's body."""
+        """The body."""
         own = query.rows.id
+        if query.render is not None:
+            identity = query.identity
+            return query.render(Scored(self._name, str(self._version), own or identity, identity, scores))
         identity = f'"{query.identity}"' if own is None else msgspec.json.encode(own).decode()
         data = ",".join(map(repr, scores))
         return (

@@ -18,6 +18,7 @@ sources:
     key: [visit]
     time: at
     fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
+    quality: {window: 10m, judge_from: 5, fields: {price: {max: 9}}}
   sales: {key: [visit], time: at, fields: {visit: {type: string}, at: {type: timestamp}, bought: {type: boolean}}}
 entities: {page: {key: [page]}}
 views:
@@ -36,7 +37,7 @@ cold_start: {source: visits, time: at}
 model: {trainer: logistic, windows: [all], validation: 10m, minimum_rows: 50, calibrate: never}
 gate: {period: 30m, block: 5m, alarm_period: 20m, alarm_block: 4m, margin: 1, minimum_rows: 10, minimum_blocks: 2}
 monitor: {drift: {pane_rows: 10, warm_up_panes: 2, delta: 0.1, bias_panes: 2}}
-policy: {mode: auto, retrain_on: [drift], drift_kinds: [calibration], cool_down: 1d}
+policy: {mode: auto, retrain_on: [drift, quality], drift_kinds: [calibration], cool_down: 1d}
 """
 START_US, MINUTE_US = 1_767_225_600_000_000, 60_000_000
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
@@ -91,6 +92,13 @@ class Shop:
         outcome = self.client.training_outcome(request)
         assert outcome is not None
         assert outcome.epoch == 1, outcome
+
+    def misprice(self) -> None:
+        """Prices that nobody asks, and time that goes on until their breach has had its turn."""
+        visits = [{**visit, "price": 900.0} for visit in self.visits(10)]
+        self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
+        self.minute += 60
+        self.tell(self.visits(1))
 
     def epoch(self) -> int | None:
         epoch: int | None = self.client.status("serving")["pipelines"]["shop"]["epoch"]

@@ -22,7 +22,7 @@ from tidemill import Client
 from tidemill.client.transport import Endpoints
 from tidemill.ledger.topics import read_topic
 from tidemill.stack import Stack
-from tidemill_contracts.events import Event, RunFinished, RunProgress, decode
+from tidemill_contracts.events import Event, RunFinished, RunProgress, TrainingCoalesced, decode
 from tidemill_contracts.topics import topic
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import Receiver, otlp_receiver
@@ -209,6 +209,19 @@ def test_a_run_tells_its_steps_before_its_end(reader: Reader) -> None:
         assert steps[-1].step == "check"
         assert [step.share for step in steps] == sorted(step.share for step in steps)
     assert not [event for event in events[events.index(finished[-1]) :] if isinstance(event, RunProgress)]
+
+
+def test_a_stream_that_breaks_a_bound_is_a_cause_like_any_other(reader: Reader, shop: Shop) -> None:
+    """Told by ingestion, taken by monitoring in its turn; within the cool-down of the training that drift asked for."""
+    shop.misprice()
+
+    async def read() -> list[TrainingCoalesced]:
+        training = read_topic(Endpoints.find(reader.home).bootstrap(), topic("training"))
+        events = [decode(record.envelope) async for record in training if record.envelope is not None]
+        return [e for e in events if isinstance(e, TrainingCoalesced) and e.cause.kind == "quality"]
+
+    until_sync(lambda: asyncio.run(read()), "quality is a cause", timeout_s=60, every_s=0.2)
+    assert [event.cause.detail for event in asyncio.run(read())] == ["visits.price range"]
 
 
 def about(span: Span) -> tuple[str | int | None, str | int | None]:

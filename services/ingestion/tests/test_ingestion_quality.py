@@ -10,7 +10,7 @@ from ingestion_cases import MINUTE, Rec, tail_of, timer
 from ingestion_stack import PIPELINE
 
 from tidemill_contracts import derived_id, format_time, parse_time
-from tidemill_contracts.events import QualityBreached
+from tidemill_contracts.events import QualityBreached, QualityJudged
 from tidemill_contracts.pipeline import QualitySpec, parse_pipeline
 from tidemill_ingestion.domain.decide import Position, decide
 from tidemill_ingestion.domain.quality import MOST_RANGES, Breach, State, observe
@@ -45,6 +45,7 @@ class Stream:
     def __init__(self, of: Source) -> None:
         self.source, self.position, self.state = of, Position(), b""
         self.breaches: list[Breach] = []
+        self.until: list[int] = []
 
     def take(self, records: Sequence[Rec]) -> "Stream":
         before = self.position
@@ -52,6 +53,7 @@ class Stream:
         judged = observe(self.source, 0, self.state, batch.emits, before)
         self.position, self.state = batch.position, judged.state
         self.breaches += judged.breaches
+        self.until += [] if judged.until is None else [QualityJudged.read(judged.until.data).until_us]
         return self
 
     @property
@@ -161,7 +163,22 @@ def test_cuts_of_batches_do_not_matter(seed: int) -> None:
         records = records[size:]
     assert whole.breaches
     assert cut.breaches == whole.breaches
+    assert cut.until[-1:] == whole.until
     assert cut.state == whole.state
+
+
+def test_it_is_told_how_far_all_is_judged() -> None:
+    """From the first event on, behind what that batch has told: no later breach ends by then."""
+    of = source("{window: 20m, judge_from: 1, fields: {seats: {max_nulls: 0.0}}}")
+    stream = Stream(of).take([flight(of, 0, TEN + 5 * MINUTE)])
+    assert stream.until == [TEN - 20 * MINUTE]  # up to ten minutes late
+    stream.take([flight(of, 1, TEN + 29 * MINUTE)])
+    assert (stream.until[1:], stream.told) == ([TEN], [])
+    stream.take([flight(of, 2, TEN + 30 * MINUTE)])
+    assert (stream.until[2:], len(stream.told)) == ([TEN + 20 * MINUTE], 1)
+    stream.take([timer(3, TEN + 2 * HOUR)])
+    assert stream.until[3:] == [TEN + 2 * HOUR]
+    assert stream.take([timer(4, TEN + 2 * HOUR + 1)]).until[4:] == []
 
 
 def test_other_rules_count_anew() -> None:

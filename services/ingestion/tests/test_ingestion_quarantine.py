@@ -11,7 +11,7 @@ from ingestion_cases import tail_of
 from ingestion_stack import PIPELINE, Running, apply_pipeline
 
 from tidemill_contracts import read_envelope, topic
-from tidemill_contracts.events import QualityBreached
+from tidemill_contracts.events import QualityBreached, QualityJudged
 from tidemill_contracts.events.control import QuarantineReleased
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.fixtures import unique_name
@@ -53,9 +53,18 @@ async def told(service: Running) -> list[QualityBreached | QuarantineReleased]:
     for records in (await read_topic(service.settings, topic("quality", prefix=service.settings.prefix))).values():
         for record in records:
             envelope = read_envelope(record.headers, record.value)
+            if envelope.type == QualityJudged.TYPE:
+                continue
             kind = QualityBreached if envelope.type == QualityBreached.TYPE else QuarantineReleased
             found.append(kind.read(envelope.data))
     return found
+
+
+async def judged(service: Running) -> list[int]:
+    """Up to where all windows of the flights' partition were judged, in the order of the topic, with the breach's."""
+    (records,) = (await read_topic(service.settings, topic("quality", prefix=service.settings.prefix))).values()
+    words = [read_envelope(record.headers, record.value) for record in records]
+    return [word.time_us for word in words if word.type in {QualityJudged.TYPE, QualityBreached.TYPE}]
 
 
 async def breached(service: Running, client: httpx.AsyncClient) -> QualityBreached:
@@ -87,6 +96,9 @@ async def words(service: Running, count: int) -> None:
 async def test_five_in_a_hundred_nulls_are_told_with_their_numbers_and_released_by_hand(service: Running) -> None:
     async with service.client() as client:
         breach = await breached(service, client)
+        times = await judged(service)
+        assert times == sorted(times)
+        assert breach.window_us[1] in times[:-1]  # its own place is before the word that all is judged
         assert (breach.field, breach.rule, breach.value, breach.rows) == ("seats", "nulls", 3 / 60, 60)
         assert (breach.partition, breach.numbers, breach.ranges) == (1, (40, 99), [(40, 99)])
         numbered = {int(dict(r.headers)["tm_seq"]): json.loads(r.value) for r in await service.records("events")}

@@ -90,8 +90,10 @@ class Store:
 
     async def judge(self, place: tuple[str, int], low: int, batch: Batch, judged: Judged, topic: str) -> None:
         """Like `decide` for (source, partition), together with its quality's state and what is told on `topic`."""
-        breaches = json.dumps([_breach(each) for each in judged.breaches])
-        await self._decide(_JUDGE, *place, low, *_columns(batch), judged.state, topic, breaches)
+        told = [_breach(each) for each in judged.breaches]
+        if judged.until is not None:
+            told.append(_told(judged.until))
+        await self._decide(_JUDGE, *place, low, *_columns(batch), judged.state, topic, json.dumps(told))
 
     async def quality(self, source: str, partition: int) -> bytes:
         """The state that `judge` has stored, empty for none."""
@@ -186,13 +188,17 @@ def _columns(batch: Batch) -> tuple[object, ...]:
 
 
 def _breach(breach: Breach) -> dict[str, object]:
-    event, envelope = breach.event, breach.envelope()
+    event = breach.event
     return {
-        "id": str(event.quarantine_id), "field": event.field, "rule": event.rule, "value": event.value,
+        "field": event.field, "rule": event.rule, "value": event.value,
         "bound": event.bound, "rows": event.rows, "from_us": event.window_us[0], "to_us": event.window_us[1],
-        "ranges": event.ranges, "event": envelope.data.decode(),
-        "headers": [[name, value.decode()] for name, value in envelope.headers()],
+        "ranges": event.ranges, **_told(breach.envelope()),
     }  # fmt: skip
+
+
+def _told(envelope: Envelope) -> dict[str, object]:
+    headers = [[name, value.decode()] for name, value in envelope.headers()]
+    return {"id": envelope.id, "event": envelope.data.decode(), "headers": headers}
 
 
 def _quarantined(row: asyncpg.Record) -> Quarantined:

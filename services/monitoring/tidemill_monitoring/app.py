@@ -12,7 +12,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_monitoring import api, store
 from tidemill_monitoring.domain import state
 from tidemill_monitoring.domain.merge import OrderedMerge
-from tidemill_monitoring.domain.read import LabelReader, read_prediction
+from tidemill_monitoring.domain.read import LabelReader, QualityReader, read_prediction
 from tidemill_monitoring.handlers import MergeTask, envelope_reader
 from tidemill_monitoring.kafka import LogAndStore
 from tidemill_monitoring.process import ParitySampler
@@ -105,14 +105,18 @@ class Monitoring:
             monitor.join.restore(kind, entry)
         predictions = topic("predictions", spec.name, prefix=prefix)
         labels = topic("events", spec.label.source, prefix=prefix)
+        quality = topic("quality", prefix=prefix)
+        words = QualityReader(spec, quality)
+        lanes = words.lanes()
         inputs = [(name, p) for name in (predictions, labels) for p in range(spec.partitions)]
-        merge = OrderedMerge(inputs, released_until_us=claim.released_until_us)
-        following = {place: claim.positions.get(place, 0) for place in inputs}
+        merge = OrderedMerge(inputs, released_until_us=claim.released_until_us, lanes=lanes)
+        following = {place: claim.positions.get(place, 0) for place in [*inputs, *sorted(set(lanes.values()))]}
         sink = LogAndStore(prefix, self.pool, producer, claim.generation, merge, monitor, following, [])
-        reader = envelope_reader(read_prediction, LabelReader(spec).read, predictions)
+        readers = {predictions: read_prediction, labels: LabelReader(spec).read, quality: words.read}
+        reader = envelope_reader(readers)
         task = MergeTask(merge, monitor, reader, sink, self._settings.checkpoint_s, following=following)
         start = {TopicPartition(*place): offset for place, offset in claim.positions.items() if place in following}
-        tail = Tail(self._settings, [predictions, labels], task.on_records, start=start)
+        tail = Tail(self._settings, sorted({name for name, _ in following}), task.on_records, start=start)
         self.tasks[spec.name] = task
         backoff.reset()
         async with asyncio.TaskGroup() as group:

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pydantic import ValidationError
 
-from tidemill_contracts import EnvelopeError, read_envelope
+from tidemill_contracts import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import DriftDetected, Event, Outcome, TrainingCoalesced, TrainingRequested
 from tidemill_monitoring.domain.evidence import Evidence
 from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
@@ -66,7 +66,7 @@ class MergeTask:
                 for context in telemetry.traceparents((record,)) if traced else ():
                     self.evidence.note(read.row.id, context)
             if read.watermark_us is not None:
-                self.merge.advance(place, read.watermark_us)
+                self.merge.advance(read.lane or place, read.watermark_us, record.offset)
         self.following[place] = records[-1].offset + 1
         self._wake.set()
 
@@ -151,12 +151,11 @@ def _described(event: Event) -> tuple[str, dict[str, str]]:
     return "request training", {"tidemill.cause": kind, "tidemill.outcome": outcome}
 
 
-def envelope_reader(read_prediction: Callable[..., Read], read_label: Callable[..., Read], predictions: str) -> Reader:
-    """A reader of both inputs: which one is told by the record's topic."""
+def envelope_reader(readers: Mapping[str, Callable[[Envelope, Input, int], Read]]) -> Reader:
+    """A reader of all inputs: `readers` by topic."""
 
     def read(record: Record) -> Read:
         envelope = read_envelope(record.headers, record.value)
-        reader = read_prediction if record.topic == predictions else read_label
-        return reader(envelope, (record.topic, record.partition), record.offset)
+        return readers[record.topic](envelope, (record.topic, record.partition), record.offset)
 
     return read

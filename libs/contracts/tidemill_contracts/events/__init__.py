@@ -10,6 +10,7 @@ from tidemill_contracts.events.control import (
     ModelSwapped,
     PipelineApplied,
     QualityBreached,
+    QualityJudged,
     QuarantineReleased,
     Released,
     ReleaseReason,
@@ -35,6 +36,7 @@ from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
     "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached",
-    "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer", "TrainingCoalesced",
-    "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
+    "QualityJudged", "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer",
+    "TrainingCoalesced", "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark",
+    "decode", "encode",
 ]  # fmt: skip

@@ -264,6 +264,19 @@ class QualityBreached(Event):
         return derived_id("quality", self.source, self.partition, self.window_us[0], self.field, self.rule)
 
 
+class QualityJudged(Event):
+    """Every window of one partition that ended by `until_us` has been judged: whatever is told later ended later.
+
+    It stands behind the breaches of those windows, so a reader of the topic knows when it has them all.
+    """
+
+    TYPE: ClassVar[str] = "tidemill.quality-judged.v1"
+    FAMILY: ClassVar[Family | None] = "quality"
+    source: str
+    partition: int = 0
+    until_us: Micros
+
+
 class QuarantineReleased(Event):
     """A hand has let a quarantined window back into training; trainings asked for afterwards use its rows."""
 

@@ -146,7 +146,11 @@ class PolicySpec(Contract):
     """When the loop acts by itself. `training_duration` is a run's length in event time, so that replays agree."""
 
     mode: Literal["observe", "suggest", "auto"] = "auto"
-    retrain_on: list[Literal["drift", "quality", "volume", "schedule"]] = Field(default=["drift", "volume"])
+    retrain_on: list[Literal["drift", "quality", "volume", "schedule"]] = Field(
+        default=["drift", "volume"],
+        description="quality: a log-loss above `monitor.quality_log_loss`, or a source of labels or features begins to "
+        "break a bound that it declares (the training leaves quarantined rows out)",
+    )
     drift_kinds: list[Literal["input", "prediction", "concept", "calibration"]] = Field(
         default=["concept", "calibration"]
     )

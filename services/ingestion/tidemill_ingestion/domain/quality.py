@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tidemill_contracts import Envelope
-from tidemill_contracts.events import QualityBreached, Timer, encode
+from tidemill_contracts.events import QualityBreached, QualityJudged, Timer, encode
+from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import FieldQuality, QualitySpec
 from tidemill_ingestion.domain.decide import Emit, Position
 from tidemill_ingestion.domain.source import Source
 
 MOST_RANGES = 256
 """Of one window; where more runs of numbers would be needed, the last one covers what lies between."""
+WRITER = "/services/ingestion"
 _NULLS, _VALUES, _OUTSIDE, _OTHERS = range(4)
 _SECOND_US = 1_000_000
 
@@ -31,11 +33,15 @@ class Window(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """What is kept between batches. `following_us` is the start of the next window to be judged."""
+    """What is kept between batches. `following_us` is the start of the next window to be judged.
+
+    `told_us` is up to where it was told that all is judged.
+    """
 
     rules: str = ""
     following_us: int | None = None
     silent_since_us: int | None = None
+    told_us: int | None = None
     windows: dict[int, Window] = {}
 
 
@@ -49,16 +55,21 @@ class Breach(NamedTuple):
         """The event as it is published; its time is the end of the window."""
         event = self.event
         return encode(
-            event, id=str(event.quarantine_id), source="/services/ingestion", time_us=event.window_us[1],
+            event, id=str(event.quarantine_id), source=WRITER, time_us=event.window_us[1],
             subject=event.source, causation=self.cause,
         )  # fmt: skip
 
 
 class Judged(NamedTuple):
-    """The state after a batch, encoded, and the breaches within it in the order of the log."""
+    """The state after a batch, encoded, the breaches within it in the order of the log, and how far all is judged.
+
+    `until` is told behind the breaches, once for each boundary of windows that the watermark reaches or, within one
+    batch, passes.
+    """
 
     state: bytes
     breaches: list[Breach]
+    until: Envelope | None
 
 
 def rules_digest(spec: QualitySpec) -> str:
@@ -76,7 +87,8 @@ def observe(source: Source, partition: int, state: bytes, emits: Sequence[Emit],
     for emit in emits:
         if emit.family == "events":
             work.take(emit)
-    return Judged(_ENCODER.encode(work.state), work.breaches)
+    until = work.until()
+    return Judged(_ENCODER.encode(work.state), work.breaches, until)
 
 
 class _Work:
@@ -102,6 +114,21 @@ class _Work:
             self._freshness(time_us)
             self._watermark = _later(self._watermark, time_us)
         self._close()
+
+    def until(self) -> Envelope | None:
+        """The word on how far all is judged, when that is news: no window that ends by then can be judged any more."""
+        if self._watermark is None:
+            return None
+        until_us = self._watermark // self._spec.window * self._spec.window
+        if self.state.told_us is not None and until_us <= self.state.told_us:
+            return None
+        self.state.told_us = until_us
+        name, partition = self._source.name, self._partition
+        return encode(
+            QualityJudged(source=name, partition=partition, until_us=until_us),
+            id=str(derived_id("quality-judged", name, partition, until_us)), source=WRITER, time_us=until_us,
+            subject=name, causation=self._cause or None,
+        )  # fmt: skip
 
     # counting
 

@@ -5,6 +5,7 @@ older row is a repeat after a restart and is dropped, so resuming needs no table
 """
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,14 +27,22 @@ class Row:
 
 
 class OrderedMerge:
-    """Buffers rows of several inputs, releases them in order. Memory grows with how far inputs are apart in time."""
+    """Buffers rows of several inputs, releases them in order. Memory grows with how far inputs are apart in time.
 
-    def __init__(self, inputs: list[Input], *, released_until_us: int = NEVER) -> None:
+    `lanes` are inputs that share one partition, each with the partition: records of their own say how far a lane has
+    come, so a restart reads from the latest of those, and not only from the first row that waits.
+    """
+
+    def __init__(
+        self, inputs: list[Input], *, released_until_us: int = NEVER, lanes: Mapping[Input, Input] | None = None
+    ) -> None:
         self.released_until_us = released_until_us
         self.dropped = 0
-        self._watermarks = dict.fromkeys(inputs, NEVER)
+        self._lanes = dict(lanes or {})
+        self._watermarks = dict.fromkeys([*inputs, *self._lanes], NEVER)
         self._heap: list[Row] = []
-        self._waiting: dict[Input, dict[str, int]] = {source: {} for source in inputs}
+        self._waiting: dict[Input, dict[str, int]] = {source: {} for source in self._watermarks}
+        self._told: dict[Input, int] = {}
 
     @property
     def watermark_us(self) -> int:
@@ -59,9 +68,12 @@ class OrderedMerge:
         heapq.heappush(self._heap, row)
         return True
 
-    def advance(self, source: Input, watermark_us: int) -> None:
-        """Raise an input's watermark; a lower one is ignored."""
-        self._watermarks[source] = max(self._watermarks[source], watermark_us)
+    def advance(self, source: Input, watermark_us: int, offset: int = 0) -> None:
+        """Raise an input's watermark; a lower one is ignored. `offset` of the record that says it matters to lanes."""
+        if watermark_us > self._watermarks[source]:
+            self._watermarks[source] = watermark_us
+            if source in self._lanes:
+                self._told[source] = offset
 
     def release(self) -> list[Row]:
         """Rows below the lowest watermark, in order."""
@@ -75,5 +87,10 @@ class OrderedMerge:
         return rows
 
     def resume_offset(self, source: Input, following: int) -> int:
-        """Where a restart must read `source` from: its first waiting row, else `following` (the next unread offset)."""
-        return min(self._waiting[source].values(), default=following)
+        """Where a restart must read `source` from: its first waiting row, else `following` (the next unread offset).
+
+        The latest word of each lane within `source` counts as waiting: its watermark is in no other record.
+        """
+        lanes = [lane for lane, place in self._lanes.items() if place == source]
+        waiting = [offset for each in (lanes or [source]) for offset in self._waiting[each].values()]
+        return min([*waiting, *(self._told[lane] for lane in lanes if lane in self._told)], default=following)

@@ -7,12 +7,21 @@ from uuid import UUID
 
 import numpy as np
 
-from tidemill_contracts.events import Cause, CauseKind, DriftDetected, Event, Outcome, Prediction, TrainingRequested
+from tidemill_contracts.events import (
+    Cause,
+    CauseKind,
+    DriftDetected,
+    Event,
+    Outcome,
+    Prediction,
+    QualityBreached,
+    TrainingRequested,
+)
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.learn import OnlineLogistic
 from tidemill_monitoring.domain.join import Join, Label
-from tidemill_monitoring.domain.merge import Row
+from tidemill_monitoring.domain.merge import NEVER, Row
 from tidemill_monitoring.domain.policy import Known, PolicyState, decide
 from tidemill_monitoring.domain.segments import Segments
 from tidemill_monitoring.domain.watch import Finding, Watch
@@ -52,17 +61,21 @@ class Monitor:
     features: str = ""
     next_seq: int = 0
     positions: dict[str, dict[str, int]] = field(default_factory=dict)
+    breached: dict[str, int] = field(default_factory=dict)
+    """Source, field and rule of each breach to the end of its latest window."""
 
     def fold(self, rows: Sequence[Row]) -> Effects:
         """Take rows in merge order and return their effects."""
         effects = Effects()
         for row in rows:
             self.join.expire(row.at_us)
-            pair: Pair | None
+            pair: Pair | None = None
             if isinstance(row.body, Prediction):
                 pair = self.join.on_prediction(row.body)
                 for finding in self.watch.on_prediction(row.body, row.at_us):
                     self._alarm(finding, row.at_us, effects)
+            elif isinstance(row.body, QualityBreached):
+                self._breached(row.body, row.at_us, effects)
             else:
                 pair = self.join.on_label(row.body)
                 self._reached(row.body)
@@ -110,6 +123,15 @@ class Monitor:
         if wanted and kind in self.spec.policy.retrain_on:
             drift = finding.kind if kind == "drift" else None
             self._ask(Cause(kind=kind, event_id=event_id, drift=drift, detail=finding.subject), at_us, effects)
+
+    def _breached(self, breach: QualityBreached, at_us: int, effects: Effects) -> None:
+        """A stream broke a bound: a cause when that begins, not while it lasts or spreads to other partitions."""
+        what = f"{breach.source}.{breach.field} {breach.rule}" if breach.field else f"{breach.source} {breach.rule}"
+        start_us, end_us = breach.window_us
+        lasts = start_us <= self.breached.get(what, NEVER)
+        self.breached[what] = max(self.breached.get(what, NEVER), end_us)
+        if not lasts:
+            self._ask(Cause(kind="quality", event_id=breach.quarantine_id, detail=what), at_us, effects)
 
     def _by_volume(self, at_us: int, effects: Effects) -> None:
         policy = self.spec.policy

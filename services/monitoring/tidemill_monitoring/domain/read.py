@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill_contracts import Envelope
-from tidemill_contracts.events import Inference, Prediction, Timer
+from tidemill_contracts.events import Inference, Prediction, QualityBreached, QualityJudged, Timer
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_monitoring.domain.join import Label
@@ -36,6 +36,8 @@ class Read:
 
     row: Row | None = None
     watermark_us: int | None = None
+    lane: Input | None = None
+    """The input whose watermark it is, where that is not the record's partition."""
 
 
 class LabelReader:
@@ -65,6 +67,43 @@ class LabelReader:
             key, envelope.time_us, value, envelope.id, place[1], envelope.seq if envelope.seq is not None else -1
         )
         return Read(Row(envelope.time_us, envelope.id, place, offset, label), implied)
+
+
+class QualityReader:
+    """Reads what is told about the quality of the pipeline's sources, each partition of each source a lane.
+
+    A breach takes its turn two windows after the one that it is about. It is told when the watermark of its partition
+    has passed that window, so by then its word has long been there and the merge need not wait for it.
+    """
+
+    def __init__(self, spec: PipelineSpec, name: str) -> None:
+        wanted = "quality" in spec.policy.retrain_on
+        read = {view.source for view in spec.views.values()} | {spec.label.source}
+        rules = {source: spec.sources[source].quality for source in sorted(read) if wanted}
+        self._delay = {source: 2 * rule.window for source, rule in rules.items() if rule is not None}
+        self._name, self._partitions = name, spec.partitions
+
+    def lanes(self) -> dict[Input, Input]:
+        """Every lane with the topic's partition that holds it; none when the policy does not ask for quality."""
+        return {self._lane(source, p): (self._name, 0) for source in self._delay for p in range(self._partitions)}
+
+    def read(self, envelope: Envelope, _: Input, offset: int) -> Read:
+        """A breach as a row, or how far a lane has come; nothing of sources that are not the pipeline's."""
+        if envelope.type == QualityBreached.TYPE:
+            breach = QualityBreached.read(envelope.data)
+            delay, partition = self._delay.get(breach.source), breach.partition
+            if delay is not None and partition < self._partitions:
+                lane = self._lane(breach.source, partition)
+                return Read(Row(breach.window_us[1] + delay, str(breach.quarantine_id), lane, offset, breach))
+        if envelope.type == QualityJudged.TYPE:
+            judged = QualityJudged.read(envelope.data)
+            delay, partition = self._delay.get(judged.source), judged.partition
+            if delay is not None and partition < self._partitions:
+                return Read(watermark_us=judged.until_us + delay, lane=self._lane(judged.source, partition))
+        return Read()
+
+    def _lane(self, source: str, partition: int) -> Input:
+        return f"{self._name}/{source}", partition
 
 
 def read_prediction(envelope: Envelope, place: Input, offset: int) -> Read:

@@ -45,6 +45,7 @@ def dump(monitor: Monitor) -> bytes:
         "version": VERSION, "names": monitor.spec.feature_names(), "counts": asdict(monitor.join.counts),
         "policy": policy, "panes": panes,
         "features": monitor.features, "next_seq": monitor.next_seq, "positions": monitor.positions,
+        "breached": monitor.breached,
         "watch": monitor.watch.to_state(), "learner": _learner(monitor.learner),
     }  # fmt: skip
     return json.dumps(state, separators=(",", ":")).encode()
@@ -64,6 +65,7 @@ def load(spec: PipelineSpec, raw: bytes) -> Monitor:
         sums = {name: LossSums.from_dict(values) for name, values in shadows.items()}
         monitor.segments.panes[segment, start] = PaneSums(LossSums.from_dict(answers), sums)
     monitor.next_seq, monitor.positions = state["next_seq"], state["positions"]
+    monitor.breached = state.get("breached", {})  # not in states of before breaches were causes
     if state["names"] == spec.feature_names():
         monitor.features = state["features"]
         monitor.watch.load(state["watch"])

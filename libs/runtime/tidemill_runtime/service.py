@@ -24,6 +24,7 @@ from tidemill_runtime.errors import Configuration
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import App, Route
 from tidemill_runtime.http.direct import direct_protocol
+from tidemill_runtime.http.guard import Bounds, Guard, guarded_protocol
 from tidemill_runtime.http.heads import Direct
 from tidemill_runtime.probes import probe_routes
 from tidemill_runtime.settings import ServiceSettings
@@ -104,9 +105,10 @@ async def _left_over() -> bool:
 async def serve(service: Service, settings: ServiceSettings, health: Health) -> bool:
     """Serve until a signal or a crash; returns whether something crashed."""
     app = build_app(service, settings, health)
+    guard = Guard(Bounds(connections=settings.connections))
     config = uvicorn.Config(
         service.front(app) if service.front else app, host=settings.host, port=settings.port,
-        http=direct_protocol(service.direct) if service.direct else "httptools",
+        http=direct_protocol(service.direct, guard) if service.direct else guarded_protocol(guard),
         loop="none", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=DRAIN_S, proxy_headers=False,
     )  # fmt: skip

@@ -27,6 +27,7 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     api_key: SecretStr | None = None
+    connections: int = Field(default=10_000, ge=16, description="at a time; fewer where fewer files may be open")
     prefix: str = Field(
         default="tidemill", pattern=r"^[a-z][a-z0-9-]{0,80}$", description="first part of every topic name"
     )

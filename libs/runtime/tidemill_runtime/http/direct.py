@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
+from tidemill_runtime.http.guard import Guard, GuardedProtocol
 from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads
 from tidemill_runtime.telemetry import is_traceparent
 
@@ -20,19 +21,18 @@ _TRACE = b"\r\ntraceparent: "
 _TRACE_LENGTH = len(_TRACE) + 55
 
 
-class DirectProtocol(HttpToolsProtocol):
+class DirectProtocol(GuardedProtocol):
     """uvicorn's protocol with a shorter way for heads that are known."""
 
     heads: Heads
 
     def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **settings)
-        self._waits = self._is_midway = self._is_lost = self._is_last = False
+        self._waits = self._is_lost = self._is_last = False
         self._parts = bytearray()
         self._expected: Head | None = None
         self._whole = 0
         self._patience: TimerHandle | None = None
-        self._heard_at = 0.0
         self._dated: tuple[object, bytes] = (None, b"")
 
     def data_received(self, data: bytes) -> None:
@@ -151,15 +151,15 @@ class DirectProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._behind()
 
-    def on_message_begin(self) -> None:
-        """The parser's call."""
-        self._is_midway = True
-        super().on_message_begin()
+    @property
+    def is_busy(self) -> bool:
+        """See `GuardedProtocol`; a body that comes in parts has its own patience."""
+        return self._waits or self._expected is not None or super().is_busy
 
-    def on_message_complete(self) -> None:
-        """The parser's call."""
-        super().on_message_complete()
-        self._is_midway = False
+    @property
+    def has_asked(self) -> bool:
+        """See `GuardedProtocol`; the timer of a kept connection is set with its first answer."""
+        return self._has_asked or self.timeout_keep_alive_task is not None
 
     def timeout_keep_alive_handler(self) -> None:
         """Answers do not move the timer, which would cost more than they do: it looks at when the last one left."""
@@ -186,7 +186,7 @@ class DirectProtocol(HttpToolsProtocol):
             super().shutdown()
 
 
-def direct_protocol(direct: Direct) -> type[HttpToolsProtocol]:
+def direct_protocol(direct: Direct, guard: Guard | None = None) -> type[HttpToolsProtocol]:
     """The protocol class of one server."""
-    heads = Heads(direct)
-    return type("BoundDirectProtocol", (DirectProtocol,), {"heads": heads})
+    bound = {"heads": Heads(direct), "guard": guard or Guard()}
+    return type("BoundDirectProtocol", (DirectProtocol,), bound)

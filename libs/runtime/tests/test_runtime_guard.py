@@ -55,7 +55,6 @@ async def serving(bounds: Bounds) -> AsyncIterator[tuple[Guard, int]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "SWEEP_S", 0.02)
-    monkeypatch.setattr(guards, "YOUNG_S", 0.0)
 
 
 async def connect(port: int, sent: bytes = b"") -> Wire:
@@ -148,8 +147,7 @@ async def test_silent_connections_make_room_and_those_that_ask_stay() -> None:
         assert b"408" in await end(silent[0])
 
 
-async def test_where_nobody_is_silent_a_newcomer_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "YOUNG_S", 60)
+async def test_where_nobody_is_silent_a_newcomer_is_told_to_come_again() -> None:
     async with serving(Bounds(connections=16)) as (guard, port):
         begun = [await connect(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n") for _ in range(16)]
         known = guard.known  # type: ignore[attr-defined]

@@ -23,8 +23,6 @@ RESERVED_FILES = 256
 """Of those that this process may open: for Kafka, the log, models."""
 SHARE = 20
 """When room is made, for one in so many at once: looking for it costs as much for one."""
-YOUNG_S = 0.25
-"""A connection is given so long before it can be closed to make room."""
 BARREN_S = 0.05
 """Where no room was found, it is not looked for again for so long."""
 TOLD_EVERY_S = 10.0
@@ -77,14 +75,16 @@ class Guard:
         self._sweeping: asyncio.TimerHandle | None = None
         self._told_at = self._barren_until = -1.0
 
-    def admit(self, loop: asyncio.AbstractEventLoop, connections: Collection[Connection]) -> bool:
+    def admit(
+        self, loop: asyncio.AbstractEventLoop, connections: Collection[Connection], newest: Connection
+    ) -> bool:  # fmt: skip
         """Whether there is room for the newest of the connections; others may have been closed for it."""
         if self._sweeping is None:
             self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop, connections)
         if len(connections) <= self.bounds.connections:
             return True
         now = loop.time()
-        if now < self._barren_until or not (found := self._oldest(now, connections)):
+        if now < self._barren_until or not (found := self._oldest(now, connections, newest)):
             self.refused += 1
             self._barren_until = max(self._barren_until, now + BARREN_S)
             return False
@@ -96,11 +96,10 @@ class Guard:
             _log.warning("more than %d connections: %d idle ones were closed", self.bounds.connections, len(found))
         return True
 
-    def _oldest(self, now: float, connections: Collection[Connection]) -> list[Connection]:
+    def _oldest(self, now: float, connections: Collection[Connection], newest: Connection) -> list[Connection]:
         """Those to close for newcomers."""
-        idle = [
-            (found.has_asked, -seconds, found) for found in connections if (seconds := found.idle_s(now) or 0) > YOUNG_S
-        ]
+        silent = [(found, found.idle_s(now)) for found in connections if found is not newest]
+        idle = [(found.has_asked, -seconds, found) for found, seconds in silent if seconds is not None]
         idle.sort(key=lambda entry: entry[:2])
         return [found for _, _, found in idle[: max(1, self.bounds.connections // SHARE)]]
 
@@ -129,7 +128,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """The loop's call."""
         super().connection_made(transport)
         others: Any = self.connections
-        if not self.guard.admit(self.loop, others):
+        if not self.guard.admit(self.loop, others, self):
             self.dismiss(HTTPStatus.SERVICE_UNAVAILABLE)
 
     @property

@@ -124,7 +124,7 @@ def test_a_repeat_is_dropped_while_it_waits_and_after_it_left() -> None:
     merge.advance(PREDICTIONS, 5)
     assert len(merge.release()) == 5
     again = OrderedMerge([PREDICTIONS], released_until_us=merge.released_until_us)
-    low = merge.resume_offset(PREDICTIONS, 10)
+    low, _ = merge.resume(PREDICTIONS, 10)
     assert low == 5
     assert [again.push(row) for row in rows[low - 2 :] + rows[low:]] == [False, False] + [True] * 5 + [False] * 5
     again.advance(PREDICTIONS, 100)

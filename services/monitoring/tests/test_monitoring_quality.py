@@ -134,7 +134,7 @@ class Run:
 
     def kill(self) -> None:
         """Go on from what a commit of this moment would have kept."""
-        self.following = self.merge.resume_offset((TOPIC, 0), self.following)
+        self.following, _ = self.merge.resume((TOPIC, 0), self.following)
         self.monitor = state.load(SPEC, state.dump(self.monitor))
         self.start(self.merge.released_until_us)
 

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from tidemill_contracts.events import DriftDetected, TrainingCoalesced, TrainingRequested
-from tidemill_monitoring.domain.merge import NEVER, OrderedMerge
+from tidemill_monitoring.domain.merge import OrderedMerge
 from tidemill_monitoring.domain.monitor import Monitor
+from tidemill_monitoring.domain.writers import NEVER
 from tidemill_runtime.http import HttpProblem, Route
 
 LABELS = ("received", "joined", "pending", "unmatched", "expired", "conflicting", "duplicate")

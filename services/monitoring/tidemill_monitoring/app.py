@@ -17,6 +17,7 @@ from tidemill_monitoring.handlers import MergeTask, envelope_reader
 from tidemill_monitoring.kafka import LogAndStore
 from tidemill_monitoring.process import ParitySampler
 from tidemill_monitoring.settings import Settings
+from tidemill_monitoring.silence import Silence
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import close_client, open_producer
@@ -109,12 +110,14 @@ class Monitoring:
         words = QualityReader(spec, quality)
         lanes = words.lanes()
         inputs = [(name, p) for name in (predictions, labels) for p in range(spec.partitions)]
-        merge = OrderedMerge(inputs, released_until_us=claim.released_until_us, lanes=lanes)
+        progress = {place: found for place, found in claim.progress.items() if place in inputs}
+        merge = OrderedMerge(inputs, released_until_us=claim.released_until_us, lanes=lanes, progress=progress)
         following = {place: claim.positions.get(place, 0) for place in [*inputs, *sorted(set(lanes.values()))]}
         sink = LogAndStore(prefix, self.pool, producer, claim.generation, merge, monitor, following, [])
         readers = {predictions: read_prediction, labels: LabelReader(spec).read, quality: words.read}
         reader = envelope_reader(readers)
         task = MergeTask(merge, monitor, reader, sink, self._settings.checkpoint_s, following=following)
+        task.silence = Silence(self._settings.silent_s)
         start = {TopicPartition(*place): offset for place, offset in claim.positions.items() if place in following}
         tail = Tail(self._settings, sorted({name for name, _ in following}), task.on_records, start=start)
         self.tasks[spec.name] = task

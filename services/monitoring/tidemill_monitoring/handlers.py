@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from tidemill_monitoring.domain.evidence import Evidence
 from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
 from tidemill_monitoring.domain.read import BadRecordError, Read, Record
+from tidemill_monitoring.domain.writers import NEVER
 from tidemill_monitoring.metrics import WATERMARK, Rolling, decided
 from tidemill_runtime import telemetry
 
@@ -28,6 +29,17 @@ class Sink(Protocol):
     async def publish(self, outcomes: Sequence[Outcome]) -> None: ...
     async def commit(self, decisions: Sequence[Decision]) -> None: ...
     async def dead_letter(self, record: Record, reason: str) -> None: ...
+    async def declare_gone(self, place: Input, writer: str, time_us: int) -> None: ...
+
+
+class Silent(Protocol):
+    """Who watches by the clock whether the writers of the log still tell how far they are."""
+
+    def heard(self, place: Input, writer: str) -> None:
+        """A word of this writer was read."""
+
+    def silent(self, merge: OrderedMerge) -> Iterable[tuple[Input, str]]:
+        """Whom nobody should wait for any longer."""
 
 
 @dataclass(slots=True)
@@ -43,6 +55,7 @@ class MergeTask:
     outcomes_to: int = field(init=False)
     following: dict[Input, int] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
+    silence: Silent | None = None
     _rolling: Rolling = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _bad: list[tuple[Record, str]] = field(default_factory=list)
@@ -65,10 +78,20 @@ class MergeTask:
                 self.merge.push(read.row)
                 for context in telemetry.traceparents((record,)) if traced else ():
                     self.evidence.note(read.row.id, context)
-            if read.watermark_us is not None:
+            if read.writer is not None:
+                self._told(place, read.writer, read)
+            elif read.watermark_us is not None:
                 self.merge.advance(read.lane or place, read.watermark_us, record.offset)
         self.following[place] = records[-1].offset + 1
         self._wake.set()
+
+    def _told(self, place: Input, writer: str, read: Read) -> None:
+        """A writer's own word about its part of a partition."""
+        progress = self.merge.progress(place)
+        time_us = NEVER if read.watermark_us is None else read.watermark_us
+        self.merge.tell(place, progress.gone(writer) if read.is_gone else progress.told(writer, time_us))
+        if self.silence is not None:
+            self.silence.heard(place, writer)
 
     async def run(self) -> None:
         """Fold until cancelled; any failure ends the task, and its owner starts again from the last commit."""
@@ -80,6 +103,8 @@ class MergeTask:
             if dirty and time.monotonic() - last >= self.checkpoint_s:
                 await self.sink.commit([])
                 dirty, last = False, time.monotonic()
+            for place, writer in self.silence.silent(self.merge) if self.silence is not None else ():
+                await self.sink.declare_gone(place, writer, self.merge.progress(place).watermark_us)
             if not moved:
                 await self._pause()
 

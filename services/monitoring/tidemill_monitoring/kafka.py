@@ -1,13 +1,14 @@
 """Where effects go: outcomes to their topic, then position, state and decisions to Postgres in one transaction."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
 
 from tidemill_contracts import Envelope, topic
-from tidemill_contracts.events import Outcome, encode
+from tidemill_contracts.events import Outcome, Timer, encode
 from tidemill_contracts.ids import derived_id
 from tidemill_monitoring import store
 from tidemill_monitoring.domain import state
@@ -20,6 +21,7 @@ from tidemill_runtime.postgres import Pool
 
 SOURCE = "/services/monitoring"
 ACK_DEADLINE_S = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -61,12 +63,12 @@ class LogAndStore:
     async def commit(self, decisions: Sequence[Decision]) -> None:
         """Make everything up to here durable at once; the snapshot, taken before the first await, is of one moment."""
         added, removed = self.monitor.join.take_changes()
+        places = {place: self.merge.resume(place, following) for place, following in self.following.items()}
         point = store.Checkpoint(
             released_until_us=self.merge.released_until_us,
             state=state.dump(self.monitor),
-            positions={
-                place: self.merge.resume_offset(place, following) for place, following in self.following.items()
-            },
+            positions={place: offset for place, (offset, _) in places.items()},
+            progress={place: found for place, (_, found) in places.items() if found.writers},
             added=added,
             removed=removed,
             outcomes=[(o.seq, o.prediction_id, o.label_event, *o.label_position) for o in self.pending],
@@ -80,6 +82,19 @@ class LogAndStore:
         """Put a record that can never be read aside with its reason; the merge goes on."""
         name, key, value, headers = dead_letter(record, group="monitoring", reason="unreadable", error=reason)
         await self.producer.send_and_wait(name, value=value, key=key, headers=headers)
+
+    async def declare_gone(self, place: tuple[str, int], writer: str, time_us: int) -> None:
+        """Write down that a writer of a partition is silent: whoever reads the log stops waiting for it there."""
+        name, partition = place
+        pipeline = self.monitor.spec.name
+        body = Timer(source=pipeline, time_us=time_us, reason="silent", writer=writer)
+        identity = str(derived_id("silent", pipeline, partition, writer, time_us, self.following[place]))
+        envelope = encode(body, id=identity, source=SOURCE, time_us=time_us)
+        _log.warning("%s/%d: %s says nothing; the others are waited for alone", name, partition, writer)
+        async with asyncio.timeout(ACK_DEADLINE_S):
+            await self.producer.send_and_wait(
+                name, value=envelope.data, headers=envelope.headers(), partition=partition
+            )
 
     def _envelope(self, decision: Decision) -> Envelope:
         return encode(

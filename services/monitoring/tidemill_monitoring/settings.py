@@ -18,3 +18,7 @@ class Settings(ServiceSettings):
         default=8, validation_alias="TIDEMILL_MONITORING_PARITY_ONE_IN", ge=1,
         description="share of the newest answers that a sample looks at, chosen by their ids",
     )  # fmt: skip
+    silent_s: float = Field(
+        default=60.0, validation_alias="TIDEMILL_MONITORING_SILENT_S", gt=0,
+        description="a replica of serving that tells no progress for so long, while others do, is not waited for",
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from uuid import UUID
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import Event, Prediction
 from tidemill_monitoring.domain.join import Closed, Entry, Kind, Label
-from tidemill_monitoring.domain.merge import NEVER
+from tidemill_monitoring.domain.writers import NEVER, Progress
 from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Fenced, Pool
 
@@ -27,6 +27,8 @@ REMOVE = """DELETE FROM monitoring.waiting w USING unnest($2::text[], $3::text[]
     WHERE w.pipeline = $1 AND w.kind = r.kind AND w.key = r.key"""
 POSITION = """INSERT INTO monitoring.consumer_offsets VALUES ($1, $2, $3, $4)
     ON CONFLICT (consumer, topic, partition) DO UPDATE SET next = $4"""
+PROGRESS = """INSERT INTO monitoring.progress VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (pipeline, topic, partition) DO UPDATE SET watermark_us = $4, writers = $5"""
 OUTCOMES = """INSERT INTO monitoring.outcomes (pipeline, seq, prediction_id, label_event, label_partition, label_seq)
     SELECT $1, * FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::bigint[]) ON CONFLICT DO NOTHING"""
 METRIC = """INSERT INTO monitoring.metrics (pipeline, segment, pane_us, sums, shadows) VALUES ($1, $2, $3, $4, $5)
@@ -46,6 +48,7 @@ class Claim:
     released_until_us: int
     state: bytes
     positions: dict[tuple[str, int], int]
+    progress: dict[tuple[str, int], Progress]
     waiting: list[tuple[Kind, Entry]]
 
 
@@ -56,6 +59,7 @@ class Checkpoint:
     released_until_us: int
     state: bytes
     positions: dict[tuple[str, int], int]
+    progress: dict[tuple[str, int], Progress]
     added: list[tuple[Kind, Entry]]
     removed: list[tuple[Kind, str]]
     outcomes: list[tuple[int, UUID, str, int, int]]
@@ -73,7 +77,13 @@ async def claim(pool: Pool, pipeline: str) -> Claim:
         )
         positions = {(r["topic"], r["partition"]): r["next"] for r in rows}
         waiting = [(r["kind"], _entry(r["kind"], r["body"])) for r in await db.fetch(WAITING, pipeline)]
-        return Claim(row["generation"], row["released_until_us"], row["state"], positions, waiting)
+        progress = await _progress(db, pipeline)
+        return Claim(row["generation"], row["released_until_us"], row["state"], positions, progress, waiting)
+
+
+async def _progress(db: Connection, pipeline: str) -> dict[tuple[str, int], Progress]:
+    rows = await db.fetch("SELECT * FROM monitoring.progress WHERE pipeline = $1", pipeline)
+    return {(r["topic"], r["partition"]): Progress(r["watermark_us"], json.loads(r["writers"])) for r in rows}
 
 
 async def save(pool: Pool, prefix: str, pipeline: str, generation: int, point: Checkpoint) -> None:
@@ -90,6 +100,10 @@ async def save(pool: Pool, prefix: str, pipeline: str, generation: int, point: C
         await db.execute(OUTCOMES, pipeline, *_transposed(point.outcomes, 5))
         await db.executemany(
             POSITION, [(pipeline, *place, following) for place, following in sorted(point.positions.items())]
+        )
+        await db.executemany(
+            PROGRESS,
+            [(pipeline, *p, found.watermark_us, json.dumps(found.writers)) for p, found in point.progress.items()],
         )
         metrics = [
             (pipeline, *place, json.dumps(sums), json.dumps(shadows))

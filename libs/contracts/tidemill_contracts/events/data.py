@@ -23,6 +23,7 @@ class Timer(Event):
     time_us: Micros
     reason: str = "progress"
     source_partition: int | None = Field(default=None, description="set on repartition topics: whose watermark this is")
+    writer: str | None = Field(default=None, description="whose word it is; none: that of the event's source")
 
 
 class Watermark(Event):

@@ -6,13 +6,13 @@ older row is a repeat after a restart and is dropped, so resuming needs no table
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from tidemill_monitoring.domain.writers import NEVER, NOTHING, Progress
 
 Input = tuple[str, int]
 """Topic and partition."""
-
-NEVER = -(2**62)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,14 +34,22 @@ class OrderedMerge:
     """
 
     def __init__(
-        self, inputs: list[Input], *, released_until_us: int = NEVER, lanes: Mapping[Input, Input] | None = None
+        self,
+        inputs: list[Input],
+        *,
+        released_until_us: int = NEVER,
+        lanes: Mapping[Input, Input] | None = None,
+        progress: Mapping[Input, Progress] | None = None,
     ) -> None:
+        """`progress` is that of `resume`, for the inputs that writers tell of."""
         self.released_until_us = released_until_us
-        self.dropped = 0
+        self.dropped = self.raised = 0
         self._lanes = dict(lanes or {})
-        self._watermarks = dict.fromkeys([*inputs, *self._lanes], NEVER)
+        known = progress or {}
+        self._progress = {source: known.get(source, NOTHING) for source in [*inputs, *self._lanes]}
+        self._watermarks = {source: found.watermark_us for source, found in self._progress.items()}
         self._heap: list[Row] = []
-        self._waiting: dict[Input, dict[str, int]] = {source: {} for source in self._watermarks}
+        self._waiting: dict[Input, dict[str, tuple[int, Progress]]] = {source: {} for source in self._watermarks}
         self._told: dict[Input, int] = {}
 
     @property
@@ -59,12 +67,18 @@ class OrderedMerge:
         return dict(self._watermarks)
 
     def push(self, row: Row) -> bool:
-        """Buffer a row; False for a repeat (already released, or waiting under the same id)."""
-        waiting = self._waiting[row.source]
+        """Buffer a row; False for a repeat (already released, or waiting under the same id).
+
+        A row below what the writers of its partition had passed before it is read at that time, and counted.
+        """
+        waiting, progress = self._waiting[row.source], self._progress[row.source]
+        if row.at_us < progress.watermark_us:
+            row = replace(row, at_us=progress.watermark_us)
+            self.raised += 1
         if row.at_us < self.released_until_us or row.id in waiting:
             self.dropped += 1
             return False
-        waiting[row.id] = row.offset
+        waiting[row.id] = row.offset, progress
         heapq.heappush(self._heap, row)
         return True
 
@@ -74,6 +88,15 @@ class OrderedMerge:
             self._watermarks[source] = watermark_us
             if source in self._lanes:
                 self._told[source] = offset
+
+    def progress(self, source: Input) -> Progress:
+        """What the writers of an input have said so far."""
+        return self._progress[source]
+
+    def tell(self, source: Input, progress: Progress) -> None:
+        """A writer has said something: what is read of this input from here on stands under it."""
+        self._progress[source] = progress
+        self.advance(source, progress.watermark_us)
 
     def release(self) -> list[Row]:
         """Rows below the lowest watermark, in order."""
@@ -86,11 +109,17 @@ class OrderedMerge:
         self.released_until_us = max(self.released_until_us, limit)
         return rows
 
-    def resume_offset(self, source: Input, following: int) -> int:
-        """Where a restart must read `source` from: its first waiting row, else `following` (the next unread offset).
+    def resume(self, source: Input, following: int) -> tuple[int, Progress]:
+        """Where a restart must read `source` from, and what its writers had said before.
 
-        The latest word of each lane within `source` counts as waiting: its watermark is in no other record.
+        That is its first waiting row, else `following` (the next unread offset). The latest word of each lane within
+        `source` counts as waiting: its watermark is in no other record.
         """
         lanes = [lane for lane, place in self._lanes.items() if place == source]
-        waiting = [offset for each in (lanes or [source]) for offset in self._waiting[each].values()]
-        return min([*waiting, *(self._told[lane] for lane in lanes if lane in self._told)], default=following)
+        waiting = [place for each in (lanes or [source]) for place in self._waiting[each].values()]
+        waiting += [(self._told[lane], NOTHING) for lane in lanes if lane in self._told]
+        return min(waiting, key=_offset, default=(following, self._progress.get(source, NOTHING)))
+
+
+def _offset(place: tuple[int, Progress]) -> int:
+    return place[0]

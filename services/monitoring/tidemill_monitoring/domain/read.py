@@ -13,6 +13,9 @@ from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_monitoring.domain.join import Label
 from tidemill_monitoring.domain.merge import Input, Row
 
+GONE = frozenset({"silent", "left"})
+"""Reasons of a timer that says of a writer that it writes no more."""
+
 
 class BadRecordError(ValueError):
     """A record of an input topic that can never be read."""
@@ -32,12 +35,17 @@ class Record(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a record says: a row, a watermark, or both. Neither: an event of the label source that holds no label."""
+    """What a record says: a row, a watermark, or both. Neither: an event of the label source that holds no label.
+
+    A watermark with a `writer` is only the word of that one, `is_gone` the word that it has none any more.
+    """
 
     row: Row | None = None
     watermark_us: int | None = None
     lane: Input | None = None
     """The input whose watermark it is, where that is not the record's partition."""
+    writer: str | None = None
+    is_gone: bool = False
 
 
 class LabelReader:
@@ -109,7 +117,9 @@ class QualityReader:
 def read_prediction(envelope: Envelope, place: Input, offset: int) -> Read:
     """A prediction row, or a watermark that serving wrote."""
     if envelope.type == Timer.TYPE:
-        return Read(watermark_us=Timer.read(envelope.data).time_us)
+        timer = Timer.read(envelope.data)
+        writer = envelope.source if timer.writer is None else timer.writer
+        return Read(watermark_us=timer.time_us, writer=writer, is_gone=timer.reason in GONE)
     if envelope.type == Inference.TYPE:
         return Read()  # somebody asked the model itself: no entity, so no label will come
     if envelope.type != Prediction.TYPE:

@@ -18,7 +18,7 @@ from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
-from tidemill_serving.api.status import LogState, status_routes
+from tidemill_serving.api.status import LogState, alone, status_of, status_routes
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk, Loaded
 from tidemill_serving.domain.entries import Entry, LogRefusedError
@@ -71,7 +71,7 @@ class Edge:
         predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         state = LogState({}, {}, {})
         routes = [
-            *predict_routes(predictor), *status_routes(self.house, "0", lambda: state),
+            *predict_routes(predictor), *status_routes(lambda: status_of(self.house, "0", state), alone),
             *inference_routes(ModelRepository(self.house.desks, self.batcher), lambda: health.ready()[0]),
         ]  # fmt: skip
         self.behind = App(routes, api_key=secret)

@@ -173,8 +173,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def process_of(kafka: str, prefix: str, folder: Path, **more: str) -> Process:
+    """The service in a folder, not yet running; `more` goes into its environment."""
+    port = free_port()
+    environment = {
+        "TIDEMILL_KAFKA": kafka, "TIDEMILL_POSTGRES": "postgresql://nobody@127.0.0.1:1/none", "TIDEMILL_PREFIX": prefix,
+        "TIDEMILL_ARTIFACTS": str(folder / "artifacts"), "TIDEMILL_STATE": str(folder / "state"),
+        "TIDEMILL_PORT": str(port), "TIDEMILL_SNAPSHOT_EVERY_S": "0.2", "TIDEMILL_DEGRADED_AFTER_S": "1",
+        "TIDEMILL_SANDBOX_CPU_S": "2",
+    }  # fmt: skip
+    return Process(environment | more, port, folder / "serving.log")
+
+
 @asynccontextmanager
-async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec) -> AsyncIterator[Stack]:
+async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec, **more: str) -> AsyncIterator[Stack]:
     """Topics and a started service, which is stopped at the end. The pipeline is applied, nothing is released."""
     views = [
         item
@@ -185,14 +197,7 @@ async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec) 
     await ensure_topics(kafka, [*control_topics(prefix=prefix), *views, *pipeline])
     producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=True, linger_ms=0)
     await producer.start()
-    port = free_port()
-    environment = {
-        "TIDEMILL_KAFKA": kafka, "TIDEMILL_POSTGRES": "postgresql://nobody@127.0.0.1:1/none", "TIDEMILL_PREFIX": prefix,
-        "TIDEMILL_ARTIFACTS": str(folder / "artifacts"), "TIDEMILL_STATE": str(folder / "state"),
-        "TIDEMILL_PORT": str(port), "TIDEMILL_SNAPSHOT_EVERY_S": "0.2", "TIDEMILL_DEGRADED_AFTER_S": "1",
-        "TIDEMILL_SANDBOX_CPU_S": "2",
-    }  # fmt: skip
-    process = Process(environment, port, folder / "serving.log")
+    process = process_of(kafka, prefix, folder, **more)
     async with httpx.AsyncClient(base_url=process.url, timeout=20) as client:
         stack = Stack(kafka, prefix, folder, spec, producer, process, client)
         process.start()

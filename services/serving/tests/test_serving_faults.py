@@ -4,18 +4,15 @@ import asyncio
 import json
 import random
 import signal
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from serving_cases import HOUR_US, T0_US, inputs, linear, pipeline, released
+from serving_cases import pipeline
+from serving_load import Load, begin, check_log
 from serving_stack import Stack, open_stack, until
 
 from tidemill.stack import LocalKafka
-from tidemill_contracts.events import Prediction
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 SPEC = pipeline()
@@ -26,77 +23,6 @@ SEED = 7
 async def stack(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
     async with open_stack(kafka_bootstrap, f"t-{topic_prefix[-8:]}", tmp_path, SPEC) as opened:
         yield opened
-
-
-async def begin(stack: Stack) -> None:
-    """One release that answers, one known entity, a watermark."""
-    digest = stack.artifacts.put(linear(SPEC.feature_names()))
-    await stack.vector("by-carrier", "AA", [12.5, 3.0], revision=7)
-    await stack.watermark(T0_US + HOUR_US)
-    await stack.release(released(SPEC, 1, digest))
-    await stack.until_status(ready=True, epoch=1, progress_us=T0_US + HOUR_US)
-
-
-class Load:
-    """Clients that ask again with the same id until they have an answer."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack, self.answers, self.failures = stack, dict[str, dict[str, Any]](), Counter[str]()
-        self._is_over = False
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, clients: int) -> None:
-        self._tasks = [asyncio.ensure_future(self._client(number)) for number in range(clients)]
-
-    async def stop(self) -> None:
-        self._is_over = True
-        await asyncio.gather(*self._tasks)
-
-    async def until_more(self, count: int) -> None:
-        """Until so many more answers have come."""
-        enough = len(self.answers) + count
-        await until(lambda: len(self.answers) >= enough, f"{count} more answers")
-
-    async def _client(self, number: int) -> None:
-        count = 0
-        while not self._is_over:
-            identity = f"{number}-{count}"
-            count += 1
-            self.answers[identity] = await self.ask(identity)
-
-    async def ask(self, identity: str) -> dict[str, Any]:
-        while True:
-            try:
-                answer = await self.stack.predict(inputs(flight=f"F-{identity}"), id=identity)
-            except httpx.TransportError as error:
-                self.failures[type(error).__name__] += 1
-            else:
-                if answer.status_code == 200:
-                    found: dict[str, Any] = answer.json()
-                    return found
-                self.failures[str(answer.status_code)] += 1
-            await asyncio.sleep(0.02)
-
-
-async def check_log(stack: Stack, answers: dict[str, dict[str, Any]]) -> None:
-    """Every answer is in the topic once, with what was answered, nothing else is; origins rise in each partition."""
-    await stack.until_status(answered=len(answers), shipped=len(answers))
-    records = await stack.logged()
-    logged = {
-        str(p.prediction_id): p for _, e in records if e.type == Prediction.TYPE for p in [Prediction.read(e.data)]
-    }
-    counts = Counter(envelope.id for _, envelope in records)
-    assert max(counts.values()) == 1
-    assert logged.keys() == {answer["prediction_id"] for answer in answers.values()}
-    for answer in answers.values():
-        record = logged[answer["prediction_id"]]
-        assert (record.score, record.epoch, record.degraded) == (answer["score"], answer["epoch"], answer["degraded"])
-    highest: dict[tuple[int, int], int] = {}
-    for partition, envelope in records:
-        assert envelope.origin is not None
-        identity, number, _ = envelope.origin
-        assert number > highest.get((partition, identity), -1)
-        highest[partition, identity] = number
 
 
 async def test_a_killed_service_loses_and_repeats_nothing(stack: Stack) -> None:

@@ -92,7 +92,7 @@ def test_another_boot_of_the_machine_is_another_origin(tmp_path: Path, monkeypat
     spool.append([entry(0)])
     first = spool.segments[-1].identity
     spool.close()
-    monkeypatch.setattr("tidemill_serving.spool.log._boot", lambda: "another")
+    monkeypatch.setattr("tidemill_serving.spool.log.boot_id", lambda: "another")
     again, _ = opened(tmp_path, SpoolLimits())
     assert again.segments[-1].identity != first
     assert again.append([entry(1)]) > 0

@@ -1,6 +1,10 @@
 """The prediction log: appended here before an answer leaves, shipped to Kafka in order, each record once."""
 
-from tidemill_serving.spool.log import Spool, SpoolLimits, SpoolReader
+from tidemill_serving.spool.ids import OnceLog, SharedIds, spool_of, state_of
+from tidemill_serving.spool.log import Spool, SpoolLimits
+from tidemill_serving.spool.reader import SpoolReader
 from tidemill_serving.spool.shipper import Shipper, partition_of
 
-__all__ = ["Shipper", "Spool", "SpoolLimits", "SpoolReader", "partition_of"]
+__all__ = [
+    "OnceLog", "SharedIds", "Shipper", "Spool", "SpoolLimits", "SpoolReader", "partition_of", "spool_of", "state_of",
+]  # fmt: skip

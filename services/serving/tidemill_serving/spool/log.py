@@ -6,11 +6,14 @@ crash of the process as soon as `append` returns (the page cache is the kernel's
 the machine too, and is off unless asked for. A torn last frame is cut off at opening: its answer had not left.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,22 +22,29 @@ import msgspec
 
 from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally, copy_tallies, count
-from tidemill_serving.spool.segments import Header, Segment, frame, read_header
+from tidemill_serving.spool.segments import SUFFIX, Header, Segment, boot_id, frame, read_header
 
 _log = logging.getLogger(__name__)
-_SUFFIX = ".spool"
+_RESERVE = "reserve"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TAIL_BYTES = 4 * 1024 * 1024
 """Of the newest records, kept in memory for the shipper."""
+RESERVE_BYTES = 64 * 1024
+"""Of a file that is given up on a full disk, so that there is room for a new segment once Kafka has the old ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """Bytes: of one segment file, of records not shipped yet, and of shipped ones kept for repeated requests."""
+    """Bytes: of one segment file, of records not shipped yet, and of shipped ones kept for repeated requests.
+
+    `patience_s`: how long to wait for an owner of the folder that is about to be gone.
+    """
 
     segment_bytes: int = 8 * 1024 * 1024
     pending_bytes: int = 1024 * 1024 * 1024
     keep_bytes: int = 16 * 1024 * 1024
     fsync: bool = False
+    patience_s: float = 0.0
 
 
 class Kept(NamedTuple):
@@ -61,6 +71,7 @@ class Spool:
         self._lock = self._file = -1
         self._tail: dict[int, Kept] = {}
         self._tail_bytes = 0
+        self._is_disk_full = False
 
     @property
     def end(self) -> int:
@@ -74,15 +85,25 @@ class Spool:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Configuration(f"another process uses the spool {self._folder}") from None
+        self._take(time.monotonic() + self._limits.patience_s)
         whole = self._load(seen)
-        if not (whole and self.segments and self.segments[-1].boot == _boot()):
+        if not (whole and self.segments and self.segments[-1].boot == boot_id()):
             self._identity = secrets.randbits(31)
             self._start_segment(self._next + len(self.segments[-1:]))  # a file's name may not come again either
-        self._file = os.open(self.segments[-1].path, os.O_WRONLY | os.O_APPEND)
+        else:
+            self._file = os.open(self.segments[-1].path, os.O_WRONLY | os.O_APPEND)
+        self._keep_reserve()
+
+    def _take(self, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise Configuration(f"another process uses the spool {self._folder}") from None
+                time.sleep(0.01)
+            else:
+                return
 
     def close(self) -> None:
         """Give the folder back."""
@@ -100,9 +121,9 @@ class Spool:
             raise LogRefusedError(f"more than {self._limits.pending_bytes} bytes wait for Kafka")
         if self.segments[-1].size >= self._limits.segment_bytes:
             self._rotate()
-        first, segment = self.end, self.segments[-1]
-        frames = [frame(_ENCODER.encode(entry)) for entry in entries]
-        self._write(segment, b"".join(frames))
+        first, frames = self.end, [frame(_ENCODER.encode(entry)) for entry in entries]
+        self._write_somewhere(b"".join(frames))
+        segment = self.segments[-1]
         for entry, framed in zip(entries, frames, strict=True):
             segment.size += len(framed)
             self._tail[segment.end] = Kept(entry, segment, segment.size, len(framed))
@@ -125,11 +146,34 @@ class Spool:
     def trim(self, shipped: int) -> None:
         """Records below `shipped` are in Kafka: delete their segments, but keep `keep_bytes` for repeated requests."""
         self._shipped = shipped
+        if self._is_disk_full and self._file >= 0:
+            self._make_room()
         kept = sum(segment.size for segment in self.segments if segment.end <= shipped)
-        while len(self.segments) > 1 and self.segments[0].end <= shipped and kept > self._limits.keep_bytes:
+        keep_bytes = 0 if self._is_disk_full else self._limits.keep_bytes
+        while len(self.segments) > 1 and self.segments[0].end <= shipped and kept > keep_bytes:
             segment = self.segments.pop(0)
             kept -= segment.size
             segment.path.unlink(missing_ok=True)
+        if self._is_disk_full:
+            self._keep_reserve()
+
+    def _make_room(self) -> None:
+        """The disk is full: begin a new segment as soon as Kafka has all of the present one, so that it can go."""
+        if self.segments[-1].end <= self._shipped and self.segments[-1].size > self.segments[-1].start:
+            with suppress(LogRefusedError):
+                self._rotate()
+
+    def _keep_reserve(self) -> None:
+        """Whether there is room for the reserve tells whether the disk is full."""
+        path = self._folder / _RESERVE
+        try:
+            if not path.exists() or path.stat().st_size < RESERVE_BYTES:
+                path.write_bytes(b"\xff" * RESERVE_BYTES)
+        except OSError:
+            path.unlink(missing_ok=True)
+            self._is_disk_full = True
+        else:
+            self._is_disk_full = False
 
     def shipped_predictions(self, shipped: int) -> dict[str, int]:
         """Predictions per pipeline among the records below `shipped`."""
@@ -146,7 +190,7 @@ class Spool:
     def _load(self, seen: Callable[[int, Entry], None] | None) -> bool:
         """Read every segment; whether all bytes of all files were whole."""
         whole = True
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
             header, offset = read_header(path)
             if header is None:
                 whole = False
@@ -174,18 +218,35 @@ class Spool:
         return torn == 0
 
     def _start_segment(self, first: int) -> None:
-        path = self._folder / f"{first:020d}{_SUFFIX}"
-        header = Header(self._identity, _boot(), first, copy_tallies(self.tallies))
-        self.segments.append(Segment(path, header, header.write(path)))
+        path = self._folder / f"{first:020d}{SUFFIX}"
+        header = Header(self._identity, boot_id(), first, copy_tallies(self.tallies))
+        try:
+            size = header.write(path)
+        except OSError:
+            (self._folder / _RESERVE).unlink(missing_ok=True)
+            self._is_disk_full = True
+            size = header.write(path)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = file
+        self.segments.append(Segment(path, header, size))
 
     def _rotate(self) -> None:
         try:
             self._start_segment(self.end)
-            file = os.open(self.segments[-1].path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise LogRefusedError(f"a new segment cannot be made: {error.strerror}") from error
-        os.close(self._file)
-        self._file = file
+
+    def _write_somewhere(self, raw: bytes) -> None:
+        """Into the newest segment; on a full disk after one more look for what Kafka has and need not be here."""
+        try:
+            self._write(self.segments[-1], raw)
+        except LogRefusedError:
+            if not self._is_disk_full:
+                raise
+            self.trim(self._shipped)
+            self._write(self.segments[-1], raw)
 
     def _write(self, segment: Segment, raw: bytes) -> None:
         view = memoryview(raw)
@@ -196,53 +257,8 @@ class Spool:
                 os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, segment.size)
+            self._is_disk_full = error.errno in _FULL
             raise LogRefusedError(f"the disk refused the record: {error.strerror}") from error
 
 
-class SpoolReader:
-    """Reads on from a record number, in order, as far as the spool has got."""
-
-    def __init__(self, spool: Spool, number: int) -> None:
-        self._spool, self.number = spool, number
-        self._segment: Segment | None = None
-        self._offset = 0
-
-    def batch(self, maximum: int) -> list[tuple[int, int, Entry]]:
-        """At most `maximum` records as (identity, number, record); the reader then stands behind them."""
-        out: list[tuple[int, int, Entry]] = []
-        while len(out) < maximum and (kept := self._spool.kept(self.number)) is not None:
-            out.append((kept.segment.identity, self.number, kept.entry))
-            self.number, self._segment, self._offset = self.number + 1, kept.segment, kept.end
-        while len(out) < maximum and (segment := self._current()) is not None:
-            for number, entry, end in segment.entries(self.number, self._offset):
-                if number >= segment.end or len(out) >= maximum:
-                    break
-                out.append((segment.identity, number, entry))
-                self.number, self._offset = number + 1, end
-            else:
-                self.number = segment.end
-        return out
-
-    def _current(self) -> Segment | None:
-        """The segment that holds the next record; None when there is none yet."""
-        segment = next((segment for segment in self._spool.segments if segment.end > self.number), None)
-        if segment is not None and segment is not self._segment:
-            self._segment, self._offset = segment, segment.start
-            wanted, self.number = self.number, segment.first
-            for number, _, end in segment.entries(segment.first, segment.start):
-                if number >= wanted:
-                    break
-                self.number, self._offset = number + 1, end
-        return segment
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
 _ENCODER = msgspec.msgpack.Encoder()
-
-__all__ = ["Spool", "SpoolLimits", "SpoolReader"]

@@ -9,7 +9,7 @@ import msgspec
 
 from tidemill_serving.domain.entries import Entry, Tally
 
-MAGIC = b"TMSPOOL1"
+MAGIC, SUFFIX = b"TMSPOOL1", ".spool"
 _HEAD = struct.Struct("<II")  # length, CRC-32
 MAXIMUM_FRAME = 16 * 1024 * 1024
 
@@ -54,6 +54,14 @@ class Segment:
             number += 1
 
 
+def boot_id() -> str:
+    """Names this boot of the machine; empty where the system has no such name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
 def frame(raw: bytes) -> bytes:
     """Length, checksum and the bytes."""
     return _HEAD.pack(len(raw), zlib.crc32(raw)) + raw
@@ -70,6 +78,16 @@ def read_frames(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
                 return
             offset += _HEAD.size + length
             yield raw, offset
+
+
+def read_entry(path: Path, offset: int) -> tuple[Entry, int] | None:
+    """The record whose frame begins at an offset, and the frame's length; None without a whole one."""
+    try:
+        for raw, end in read_frames(path, offset):
+            return _DECODER.decode(raw), end - offset
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return None
 
 
 def read_header(path: Path) -> tuple[Header | None, int]:

@@ -20,7 +20,8 @@ from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_serving.domain.entries import Entry
-from tidemill_serving.spool.log import Spool, SpoolReader
+from tidemill_serving.spool.log import Spool
+from tidemill_serving.spool.reader import SpoolReader
 
 ORIGIN = "tm_origin"
 BATCH = 500
@@ -143,7 +144,11 @@ class Shipper:
             if entry.kind == "prediction":
                 self.counts[entry.pipeline] = self.counts.get(entry.pipeline, 0) + 1
         self._shipped.position = position
-        self._save()
+        try:
+            self._save()
+        except OSError as error:  # a full disk, which trimming mends; an older position costs a restart some reading
+            if self._speak():
+                _log.warning("the shipping position was not noted: %s", error)
         self._spool.trim(position)
         self._heard()
 

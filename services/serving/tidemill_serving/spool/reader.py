@@ -1,0 +1,42 @@
+"""Reads the spool in order: what was appended not long ago from memory, everything else from the disk."""
+
+from tidemill_serving.domain.entries import Entry
+from tidemill_serving.spool.log import Spool
+from tidemill_serving.spool.segments import Segment
+
+
+class SpoolReader:
+    """Reads on from a record number, in order, as far as the spool has got."""
+
+    def __init__(self, spool: Spool, number: int) -> None:
+        self._spool, self.number = spool, number
+        self._segment: Segment | None = None
+        self._offset = 0
+
+    def batch(self, maximum: int) -> list[tuple[int, int, Entry]]:
+        """At most `maximum` records as (identity, number, record); the reader then stands behind them."""
+        out: list[tuple[int, int, Entry]] = []
+        while len(out) < maximum and (kept := self._spool.kept(self.number)) is not None:
+            out.append((kept.segment.identity, self.number, kept.entry))
+            self.number, self._segment, self._offset = self.number + 1, kept.segment, kept.end
+        while len(out) < maximum and (segment := self._current()) is not None:
+            for number, entry, end in segment.entries(self.number, self._offset):
+                if number >= segment.end or len(out) >= maximum:
+                    break
+                out.append((segment.identity, number, entry))
+                self.number, self._offset = number + 1, end
+            else:
+                self.number = segment.end
+        return out
+
+    def _current(self) -> Segment | None:
+        """The segment that holds the next record; None when there is none yet."""
+        segment = next((segment for segment in self._spool.segments if segment.end > self.number), None)
+        if segment is not None and segment is not self._segment:
+            self._segment, self._offset = segment, segment.start
+            wanted, self.number = self.number, segment.first
+            for number, _, end in segment.entries(segment.first, segment.start):
+                if number >= wanted:
+                    break
+                self.number, self._offset = number + 1, end
+        return segment

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -37,7 +38,10 @@ BACKGROUND_S = 4.0
 TOGETHER_S = 1.0
 """Of `BACKGROUND_S`: what is left for all others when one does not stop in its turn."""
 LAST_S = 0.5
+TICK_S = 0.05
 Background = Callable[[], Awaitable[None]]
+Listen = Callable[[], Awaitable[list[socket.socket]]]
+"""Returns the sockets once this process may have its part of the connections."""
 S = TypeVar("S", bound=ServiceSettings)
 _log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class Service:
     cancelled first, and the one before it when it has returned: what others need comes before them. `state` becomes
     `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once. `front`
     may put an ASGI application before the routes, for a path that must not pay for them; what `direct` finds does not
-    even pay for ASGI.
+    even pay for ASGI. `listen` opens the sockets where several processes share the port.
     """
 
     routes: Sequence[Route]
@@ -59,6 +63,7 @@ class Service:
     title: str = "Tidemill"
     front: Callable[[App], ASGIApp] | None = None
     direct: Direct | None = None
+    listen: Listen | None = None
 
 
 def build_app(service: Service, settings: ServiceSettings, health: Health) -> App:
@@ -115,9 +120,21 @@ async def serve(service: Service, settings: ServiceSettings, health: Health) -> 
     server = _Server(config)
     async with _background(service.background, server) as crashed:
         with _signals(server, health):
-            await server.serve()
+            await server.serve(sockets=await _sockets(service.listen, server) if service.listen else None)
             health.set("running", ok=False, reason="stopping")
     return bool(crashed)
+
+
+async def _sockets(listen: Listen, server: uvicorn.Server) -> list[socket.socket]:
+    """What `listen` opens; nothing when the server is told to stop before."""
+    opening = asyncio.ensure_future(listen())
+    while not server.should_exit:
+        done, _ = await asyncio.wait({opening}, timeout=TICK_S)
+        if done:
+            return opening.result()
+    opening.cancel()
+    await asyncio.wait({opening})
+    return []
 
 
 class _Server(uvicorn.Server):

@@ -1,5 +1,8 @@
 """What the environment tells this service, beside what it tells every service."""
 
+import os
+from pathlib import Path
+
 from pydantic import Field
 
 from tidemill_runtime.settings import ServiceSettings
@@ -11,6 +14,24 @@ class Settings(ServiceSettings):
     """`TIDEMILL_*`. The spool's limit is a limit on answers: above it they are refused with 503."""
 
     service: str = "serving"
+    workers: int = Field(
+        default=1, ge=0, le=64, validation_alias="TIDEMILL_SERVING_WORKERS",
+        description="processes that share the port, each with its own part of the log; 0: one for each core",
+    )  # fmt: skip
+    worker: int | None = Field(
+        default=None, ge=0, lt=64, validation_alias="TIDEMILL_SERVING_WORKER",
+        description="set by the parent of several workers: which of them this process is",
+    )  # fmt: skip
+    root: Path | None = Field(
+        default=None, validation_alias="TIDEMILL_SERVING_ROOT", description="set by the parent: the instance's folder"
+    )
+    sockets: Path | None = Field(
+        default=None, validation_alias="TIDEMILL_SERVING_SOCKETS",
+        description="set by the parent: where workers ask each other",
+    )  # fmt: skip
+    is_again: bool = Field(
+        default=False, validation_alias="TIDEMILL_SERVING_AGAIN", description="set by the parent: after a crash"
+    )
     spool_limit_bytes: int = Field(default=1024 * _MIB, ge=_MIB, description="of records that Kafka does not have yet")
     spool_keep_bytes: int = Field(default=64 * _MIB, ge=0, description="of shipped records, for repeated requests")
     spool_fsync: bool = Field(default=False, description="also survive a crash of the machine, at the disk's pace")
@@ -19,3 +40,8 @@ class Settings(ServiceSettings):
     sandbox_cpu_s: int = Field(default=20, ge=1, description="of a model's first opening")
     sandbox_wall_s: float = Field(default=30.0, gt=0, description="of a model's first opening")
     sandbox_memory_mib: int = Field(default=1024, ge=64, description="of a model's first opening")
+
+    @property
+    def count(self) -> int:
+        """Number of workers."""
+        return self.workers or os.cpu_count() or 1

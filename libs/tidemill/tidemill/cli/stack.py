@@ -1,5 +1,6 @@
 """`up`, `status`, `logs`, `down`, `reset`: the embedded stack of one home."""
 
+import os
 import shutil
 import signal
 import threading
@@ -21,6 +22,7 @@ from tidemill.stack.probes import answers
 
 _STYLES = {"ready": "green", "starting": "yellow", "waiting": "dim", "backing off": "red", "stopped": "dim"}
 _POLL_S = 0.2
+WORKERS = "TIDEMILL_SERVING_WORKERS"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +38,9 @@ def up(
     home: HomeOption = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once everything is ready.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Give up after so many seconds.")] = 300,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Processes that answer predictions; 0: one for each core.")
+    ] = None,
 ) -> None:
     """Start Kafka, Postgres and the six services.
 
@@ -44,6 +49,8 @@ def up(
 
     Example: [bold]tidemill up --home ./try --detach[/bold]
     """
+    if workers is not None:
+        os.environ[WORKERS] = str(workers)  # the supervisor's services are told what this process is told
     stack = Stack(home)
     say(f"starting in [bold]{stack.home.root}[/bold] (the first start downloads Kafka, about 43 MB)")
     with _stop_requested() as stopping:

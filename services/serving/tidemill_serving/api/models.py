@@ -70,13 +70,22 @@ class PipelineStatus(BaseModel):
     entities: dict[str, int]
 
 
+class WorkerStatus(BaseModel):
+    """One of several workers; `up`: it answered."""
+
+    worker: int
+    up: bool
+    pid: int | None = None
+
+
 class Status(BaseModel):
-    """This process."""
+    """This process, or the workers that share its port as one."""
 
     replica: str
     degraded: bool
     spool: dict[str, int]
     pipelines: dict[str, PipelineStatus]
+    workers: list[WorkerStatus] = []
 
 
 class ServerMetadata(BaseModel):

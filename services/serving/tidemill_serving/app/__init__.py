@@ -20,8 +20,11 @@ from tidemill_runtime.tail import Tail
 from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
+from tidemill_serving.api.models import Status
 from tidemill_serving.api.predict import Predictor, predict_routes
-from tidemill_serving.api.status import LogState, status_routes
+from tidemill_serving.api.status import status_of, status_routes
+from tidemill_serving.app.family import Family
+from tidemill_serving.app.heirs import Heirs, limits_of, log_state
 from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.artifacts import Models, SandboxLimits
 from tidemill_serving.domain.answers import Recent, recall
@@ -35,7 +38,7 @@ from tidemill_serving.handlers.releasing import Releaser
 from tidemill_serving.handlers.repository import ModelRepository
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.settings import Settings
-from tidemill_serving.spool import Shipper, Spool, SpoolLimits, partition_of
+from tidemill_serving.spool import Shipper, Spool, partition_of
 from tidemill_serving.store import Store
 
 TAIL_RECORDS = 1000
@@ -48,7 +51,7 @@ def create(settings: Settings, health: Health) -> Service:
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front,
-        direct=serving.hot,
+        direct=serving.hot, listen=serving.family.listener(health),
     )  # fmt: skip
 
 
@@ -58,18 +61,18 @@ class Serving:
     def __init__(self, settings: Settings, health: Health) -> None:
         self._settings, self._health = settings, health
         self._recent: dict[str, Recent] = {}
-        limits = SpoolLimits(
-            pending_bytes=settings.spool_limit_bytes, keep_bytes=settings.spool_keep_bytes, fsync=settings.spool_fsync
-        )
-        self.spool = Spool(settings.state / "spool", limits)
+        self.family = Family(settings)
+        self.spool = Spool(settings.state / "spool", limits_of(settings))
         self.spool.open(self._remember)
         self.shipper = Shipper(settings, self.spool, settings.state / "shipped.json")
+        self.heirs = Heirs(settings, self._remember)
         self.store, self.house = Store(settings.state), House()
         self.metrics = ServingMetrics(self.house, self.spool, self.shipper)
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
         self.models = ModelRepository(self.house.desks, self.batcher)
+        self.batcher.once = self.family.once(self.spool)
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
@@ -94,7 +97,8 @@ class Serving:
         """Everything this service answers to."""
         return [
             *predict_routes(self.predictor),
-            *status_routes(self.house, self._settings.instance, self._log_state),
+            *status_routes(self._status, self.family.status),
+            *self.family.routes(),
             *inference_routes(self.models, lambda: self._health.ready()[0]),
         ]
 
@@ -125,7 +129,8 @@ class Serving:
     ) -> None:
         async with asyncio.TaskGroup() as group:
             work = (
-                self.shipper.run(), watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known),
+                self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), watcher.run(),
+                releases.run(), self.follower.run(), self.releaser.run(known),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip
@@ -173,11 +178,10 @@ class Serving:
     def _keep_releases(self, desk: Desk) -> None:
         self.store.save_releases(desk.kept())
 
-    def _log_state(self) -> LogState:
-        totals = {
-            "records": self.spool.end, "position": self.shipper.position, "pending_bytes": self.spool.pending_bytes,
-        }  # fmt: skip
-        return LogState(self.spool.tallies, self.shipper.counts, totals)
+    def _status(self) -> Status:
+        """Of this process, with what it has taken over."""
+        parts = [(self.spool, self.shipper), *self.heirs.parts]
+        return status_of(self.house, self._settings.instance, log_state(parts))
 
 
 def _now_us() -> int:

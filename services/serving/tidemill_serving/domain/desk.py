@@ -15,6 +15,7 @@ from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, Remembered, answer_of, encode_record, mark_of
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.once import repeat
 from tidemill_serving.domain.plan import Lines, Plan, places_of
 from tidemill_serving.domain.releases import Cause, Champion, Kept, KeptRelease, Order, Swap
 from tidemill_serving.domain.replica import Place, Replica, Row
@@ -126,13 +127,15 @@ class Desk:
         batch = _Batch(self, replica, now_us=now_us, degraded=degraded, traced=traced)
         return batch.run(queries)
 
-    def timers(self, time_us: int) -> list[Entry]:
-        """Tell every partition of the log that no prediction before `time_us` will follow."""
+    def timers(self, time_us: int, *, source: str | None = None, reason: str = "progress") -> list[Entry]:
+        """Tell every partition of the log that no prediction of this writer before `time_us` will follow."""
+        source = source or self.source
         out = []
         for partition in range(self.spec.partitions):
-            body = Timer(source=self.spec.name, time_us=time_us)
-            identity = str(derived_id("timer", self.source, self.spec.name, partition, time_us))
-            envelope = encode(body, id=identity, source=self.source, time_us=time_us)
+            body = Timer(source=self.spec.name, time_us=time_us, reason=reason)
+            kind = "timer" if reason == "progress" else reason
+            identity = str(derived_id(kind, source, self.spec.name, partition, time_us))
+            envelope = encode(body, id=identity, source=source, time_us=time_us)
             out.append(self._entry("timer", partition, None, envelope))
         return out
 
@@ -191,7 +194,7 @@ class _Batch:
             self._drafts.results.append(_UNANSWERED)
             known = self._desk.recent.get(identity)
             if known is not None:
-                self._drafts.results[index] = _repeat(known, query.ask)
+                self._drafts.results[index] = repeat(known, query.ask)
             elif identity in self._fresh:
                 again.append((index, self._fresh[identity]))
             else:
@@ -203,7 +206,7 @@ class _Batch:
         remembered = dict(self._drafts.remembered)
         for index, first in again:
             found = remembered.get(queries[index].identity)
-            same = self._drafts.results[first] if found is None else _repeat(found, queries[index].ask)
+            same = self._drafts.results[first] if found is None else repeat(found, queries[index].ask)
             self._drafts.results[index] = same
         return self._drafts
 
@@ -280,12 +283,6 @@ _UNANSWERED = RefusedError(503, "no answer", "no model of this pipeline has a fi
 
 
 _TOO_LARGE = RefusedError(422, "too large", "the record of this prediction would be too large for the log")
-
-
-def _repeat(known: Remembered, ask: Ask) -> Result:
-    if known.inputs == mark_of(ask.raw):
-        return known.answer
-    return RefusedError(422, "the id was used before", "this id was answered before, for other inputs")
 
 
 def _unknown_entity(view: str) -> RefusedError:

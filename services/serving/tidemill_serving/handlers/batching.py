@@ -17,6 +17,7 @@ from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
+from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
 
@@ -64,7 +65,11 @@ class Batcher:
         swapped: Callable[[Desk], None],
         now_us: Callable[[], int],
     ) -> None:
-        """`appended` is called after every write to the log, `swapped` after a release has come to answer."""
+        """`appended` is called after every write to the log, `swapped` after a release has come to answer.
+
+        `once`, where it is set, takes the place of the log for answers whose ids other workers may have answered too.
+        """
+        self.once: Once | None = None
         self._house, self._spool, self._now_us = house, log, now_us
         self._appended, self._swapped = appended, swapped
         self._jobs: list[_Job] = []
@@ -154,8 +159,11 @@ class Batcher:
                 desk.floor_us = watermark
 
     def _append(self, entries: list[Entry]) -> bool:
+        return self._try(lambda: self._spool.append(entries))
+
+    def _try(self, write: Callable[[], object]) -> bool:
         try:
-            self._spool.append(entries)
+            write()
         except LogRefusedError as error:
             self._house.counts.log_refused += 1
             _log.warning("not logged: %s", error)
@@ -171,13 +179,29 @@ class Batcher:
         drafts = [(desk, found, self._answer(desk, found)) for desk, found in _by_desk(jobs)]
         rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in _by_desk(rows_jobs)]
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
-        is_logged = not entries or self._append(entries)
+        is_logged = not entries or self._log(entries, drafts)
         for desk, found, draft in drafts:
             self._deliver(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
             for job, result in zip(asked, draft.results, strict=True):
                 job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
         self._learn(time.perf_counter() - self._began, load)
+
+    def _log(self, entries: list[Entry], drafts: Sequence[tuple[Desk, Sequence[_Job], Drafts]]) -> bool:
+        """As `_append`; what another worker has answered meanwhile is not logged again but answered as it was."""
+        identities = [identity for _, _, draft in drafts for identity, _ in draft.remembered]
+        once = self.once
+        if once is None or not identities:
+            return self._append(entries)
+        known: Known = {}
+        if not self._try(lambda: known.update(once.append_once(entries, identities))):
+            return False
+        for _, jobs, draft in drafts if known else ():
+            for index, job in enumerate(jobs):
+                if (found := known.get(job.query.identity)) is not None:
+                    draft.results[index] = repeat(found, job.query.ask)
+            draft.remembered[:] = [(identity, known.get(identity, new)) for identity, new in draft.remembered]
+        return True
 
     def _learn(self, seconds: float, load: float) -> None:
         """From the time that this tick took: how much the next may take. Small ticks tell nothing of large ones."""

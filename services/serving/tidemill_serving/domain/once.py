@@ -1,0 +1,29 @@
+"""The same id is answered once, whichever worker it reaches: what the log must say before a record goes in."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from tidemill_serving.domain.answers import Remembered, mark_of
+from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.requests import Ask
+
+Known = dict[str, Remembered]
+"""What was answered, by prediction id."""
+
+
+class Once(Protocol):
+    """A log that several workers share the ids of."""
+
+    def append_once(self, entries: Sequence[Entry], identities: Sequence[str]) -> Known:
+        """Log the entries but those whose ids another has logged, and return what was answered to these.
+
+        `identities` are the ids that somebody may ask again. All of the rest are in, or none; raises LogRefusedError.
+        """
+
+
+def repeat(known: Remembered, ask: Ask) -> bytes | RefusedError:
+    """The recorded answer to a request that is sent again; refused when it is another one under the same id."""
+    if known.inputs == mark_of(ask.raw):
+        return known.answer
+    return RefusedError(422, "the id was used before", "this id was answered before, for other inputs")

@@ -7,11 +7,9 @@ still gets it. The format: https://kafka.apache.org/documentation/#recordbatch
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, overload
 
-import numba
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
@@ -20,6 +18,8 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
+
+from tidemill_runtime.compiled import compiled
 
 OFFSET, TIMESTAMP, KEY, KEY_END, VALUE, VALUE_END, HEADERS, HEADER_COUNT, END = range(9)
 """Columns of a table. KEY and VALUE are -1 for null; the headers lie from HEADERS to END."""
@@ -33,14 +33,7 @@ _ABORT = struct.pack(">hh", 0, 0)
 _DECODERS: dict[int, Callable[[Any], bytes]] = {1: gzip_decode, 2: snappy_decode, 3: lz4_decode, 4: zstd_decode}
 
 
-def _compiled(function: Any) -> Any:  # noqa: ANN401 - numba has no types
-    dispatcher = numba.njit(error_model="numpy")(function)
-    with suppress(RuntimeError):  # no directory to write to: compile in every process
-        dispatcher.enable_caching()
-    return dispatcher
-
-
-@_compiled
+@compiled
 def _number(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """A varint and where it ends; -1 for one that does not."""
     value, shift = np.uint64(0), np.uint64(0)
@@ -54,7 +47,7 @@ def _number(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     return 0, -1
 
 
-@_compiled
+@compiled
 def _frame(  # noqa: PLR0913 - compiled
     buffer: NDArray[np.uint8], count: int, base_offset: int, first_ms: int, appended_ms: int, table: Table
 ) -> bool:

@@ -18,10 +18,15 @@ from features_cases import (
 
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.encode import WATERMARK_KEY
-from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.letter import Letter, Mail
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.domain.route import Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View
+
+
+def told(part: AggregatePartition) -> list[Letter]:
+    """What is not told yet."""
+    return list(Mail([out.letters() for out in part.drain()]))
 
 
 class Readers:
@@ -32,7 +37,7 @@ class Readers:
         self.watermark: Watermark | None = None
 
     def read(self, part: AggregatePartition) -> int:
-        outputs = part.drain()
+        outputs = told(part)
         for output in outputs:
             assert output.key is not None
             if output.value is None:

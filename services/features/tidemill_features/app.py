@@ -21,7 +21,7 @@ from tidemill_features.handlers.route import RouteTask
 from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
 from tidemill_features.settings import Settings
 from tidemill_features.store import SCHEMA, Store
-from tidemill_runtime import columns
+from tidemill_runtime import columns, packed
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import ensure_topics
@@ -41,6 +41,7 @@ class Features:
         self._settings, self._health = settings, health
         self._program = Program()
         self._store: Store | None = None
+        self._is_warm = asyncio.Event()
         self._rows = OrderedLog(settings)
         self._tasks: dict[int, AggregateTask] = {}
         self.feast = FeastStore(
@@ -61,9 +62,7 @@ class Features:
     async def run(self) -> None:
         """Until cancelled; then everything is stored."""
         self._health.set("features", ok=False, reason="starting")
-        await asyncio.to_thread(warm)
-        await asyncio.to_thread(columns.warm_up)
-        _rest_the_collector()
+        warming = asyncio.ensure_future(asyncio.to_thread(_warm))
         pool = await open_pool(self._settings.postgres, max_size=8)
         await migrate(pool, SCHEMA, "tidemill_features")
         self._store = Store(pool, Artifacts(self._settings.artifacts))
@@ -71,6 +70,8 @@ class Features:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(watcher.run())
+                await warming
+                self._is_warm.set()
                 await watcher.ready.wait()
                 self._health.set("features", ok=True)
         finally:
@@ -88,6 +89,7 @@ class Features:
             return
         await ensure_topics(self._settings.kafka, _topics(program, self._settings.prefix))
         await self._stop()
+        await self._is_warm.wait()  # compiling may take longer than a group waits for its member
         self._program = program
         self._start("features-router", program.router_topics, self._route_task)
         self._start("features", program.input_topics, self._aggregate_task)
@@ -132,8 +134,14 @@ class Features:
         self._tasks.clear()
 
 
-def _rest_the_collector() -> None:
-    """Look for cycles seldom: they are rare here, and looking through thousands of records took half of all time."""
+def _warm() -> None:
+    """Compile, or load what is compiled, beside the first connections; then look for cycles seldom.
+
+    They are rare here, and looking through thousands of records took half of all time.
+    """
+    warm()
+    columns.warm_up()
+    packed.warm_up()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
 

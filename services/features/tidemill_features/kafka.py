@@ -9,9 +9,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
-from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.letter import Letter, Letters, Mail
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, open_producer, transaction
+from tidemill_runtime.packed import pack
 from tidemill_runtime.settings import ServiceSettings
 
 _DEADLINE_S = 15.0
@@ -97,8 +98,15 @@ class TransactionLog:
         if producer is None:
             raise Later("the producer is not open")
         try:
+            columns, others = _apart(letters)
+            packed = [(part, await pack(part.buffer, part.table, transactional=True)) for part in columns]
             async with transaction(producer):
-                for sent in await _send(producer, letters):
+                sending = [
+                    await producer.send_batch(batch, part.topic, partition=part.partition)
+                    for part, batches in packed
+                    for batch in batches
+                ]
+                for sent in sending + await _send(producer, others):
                     sent.add_done_callback(_retrieved)
         except BaseException:
             self._producer = None
@@ -110,6 +118,13 @@ class TransactionLog:
         if self._producer is not None:
             producer, self._producer = self._producer, None
             await close_client(producer)
+
+
+def _apart(letters: Sequence[Letter]) -> tuple[list[Letters], list[Letter]]:
+    """Those in columns, of partitions that the others are not for, and the others."""
+    parts = letters.parts if isinstance(letters, Mail) else [letters]
+    columns = [part for part in parts if isinstance(part, Letters)]
+    return columns, [letter for part in parts if not isinstance(part, Letters) for letter in part]
 
 
 def _retrieved(sent: "asyncio.Future[Any]") -> None:

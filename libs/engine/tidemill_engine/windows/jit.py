@@ -49,6 +49,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return _compile(function, {})
 
 
+def detached(function: Callable[P, R]) -> Callable[P, R]:
+    """A kernel that lets other threads run Python meanwhile: for work on arrays that nobody else changes."""
+    return _compile(function, {"nogil": True})
+
+
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """A small kernel that is always compiled into its callers: passing a dozen arrays costs more than its work."""
     return _compile(function, {"forceinline": True})

@@ -227,9 +227,16 @@ class ViewState:
 
     def positions(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[Mapping[int, int]]:
         """For each key the highest sequence number of every source partition that its vector reflects."""
-        seqs = self._memory.positions[self._checked(indices)]
+        partitions, seqs = self.position_table(indices)
+        names = partitions.tolist()
+        return [{p: seq for p, seq in zip(names, row, strict=True) if seq >= 0} for row in seqs.tolist()]
+
+    def position_table(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[Words, Words]:
+        """The same as columns: source partitions in ascending order, int64 (p,), and numbers (k, p), -1 for none."""
         names = sorted(self._columns)
-        return [{p: row[self._columns[p]] for p in names if row[self._columns[p]] >= 0} for row in seqs.tolist()]
+        columns = np.array([self._columns[name] for name in names], np.int64)
+        table = self._memory.positions[np.ix_(self._checked(indices), columns)]
+        return np.array(names, np.int64), np.ascontiguousarray(table)
 
     def evaluate_at(self, keys: Sequence[bytes], times_us: NDArray[np.int64]) -> Floats:
         """Vectors at given times, float64 (k, features), state unchanged; a row of NaN for a key unknown at that time.

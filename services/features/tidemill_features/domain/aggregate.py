@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from tidemill_engine.windows import RejectedValuesError, ViewState
-from tidemill_features.domain.encode import Encoder, Vectors
+from tidemill_features.domain.encode import Encoder, Outgoing, Vectors
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Progress, Record
 from tidemill_features.domain.repartition import Row
@@ -166,32 +166,32 @@ class ViewPartition:
 
     # out
 
-    def drain(self) -> list[Letter]:
+    def drain(self) -> Outgoing:
         """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark."""
-        out = self._vectors(list(self._changed)) + [self._encoder.deletion(entity) for entity in sorted(self._gone)]
+        watermark = None
+        if self.watermark_us is not None and self.watermark_us != self._told:
+            watermark = self.watermark_us, dict(self.seqs)
+            self._told = self.watermark_us
+        out = Outgoing(self._encoder, self._vectors(list(self._changed)), sorted(self._gone), watermark)
         self._changed.clear()
         self._gone.clear()
-        if self.watermark_us is not None and self.watermark_us != self._told:
-            out.append(self._encoder.watermark(self.watermark_us, self.seqs))
-            self._told = self.watermark_us
-        self.emitted += len(out)
+        self.emitted += out.records
         return out
 
-    def _vectors(self, entities: list[bytes]) -> list[Letter]:
+    def _vectors(self, entities: list[bytes]) -> Vectors | None:
         rows = self.state.lookup(entities)
         alive = np.flatnonzero(rows >= 0)
         if not len(alive):
-            return []
-        known = [entities[n] for n in alive.tolist()]
+            return None
+        known = entities if len(alive) == len(entities) else [entities[n] for n in alive.tolist()]
         values, at, revisions = self.state.vectors(rows[alive])
-        positions, traces = self.state.positions(rows[alive]), list(map(self._changed.get, known))
-        return self._encoder.vectors(
-            Vectors(known, values, at.tolist(), revisions.tolist(), positions, traces)
-        )  # fmt: skip
+        partitions, seqs = self.state.position_table(rows[alive])
+        return Vectors(known, values, at, revisions, partitions, seqs, list(map(self._changed.get, known)))
 
     def current(self, entity: bytes) -> Letter | None:
         """The entity's vector now, None when it is unknown here."""
-        return next(iter(self._vectors([entity])), None)
+        found = self._vectors([entity])
+        return None if found is None else self._encoder.vectors(found)[0]
 
     # store
 

@@ -1,7 +1,6 @@
 """Feature vectors and watermarks as Kafka records: exactly the contracts' JSON, written fast."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -9,32 +8,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.base import format_time
-from tidemill_contracts.envelope import Headers
 from tidemill_contracts.events import FeatureVector, Watermark
-from tidemill_features.domain.letter import Letter
+from tidemill_engine.windows.text import numbers_text
+from tidemill_features.domain.compose import Frame, Rows, as_bytes, compose
+from tidemill_features.domain.letter import Bytes, Letter, Letters, Words, as_letters, header, joined
 
 WATERMARK_KEY = b"\x00watermark"
 """Key of a partition's watermark in the compacted topic. Entity keys do not begin with a zero byte."""
 
 _VERSION, _CONTENT = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
-_KINDS = {kind: ("ce_type", kind.encode()) for kind in (FeatureVector.TYPE, Watermark.TYPE)}
-_CHUNK = 64
+_TRACE = "traceparent"
 _ENCODER = msgspec.json.Encoder()
 
 
 class Vectors(NamedTuple):
     """Vectors of entities, row by row.
 
-    Values (n, features), NaN is null; evaluation times in us; revisions; the newest event of each source partition;
-    the traceparent of the last event.
+    Values (n, features), NaN is null; evaluation times in us; revisions; source partitions in ascending order and the
+    newest event of each, int64 (n, partitions), -1 none; the traceparent of the last event.
     """
 
     entities: Sequence[bytes]
     values: NDArray[np.float64]
-    at_us: Sequence[int]
-    revisions: Sequence[int]
-    positions: Sequence[Mapping[int, int]]
+    at_us: Words
+    revisions: Words
+    partitions: Words
+    seqs: Words
     traces: Sequence[bytes | None]
+
+
+class Outgoing(NamedTuple):
+    """What readers of one partition of a view must be told, not written yet."""
+
+    encoder: "Encoder"
+    vectors: Vectors | None
+    deletions: Sequence[bytes]
+    watermark: tuple[int, Mapping[int, int]] | None
+
+    @property
+    def records(self) -> int:
+        """Records."""
+        vectors = 0 if self.vectors is None else len(self.vectors.entities)
+        return vectors + len(self.deletions) + (self.watermark is not None)
+
+    def letters(self) -> Letters:
+        """All of it, the watermark last; there is something. May run beside the event loop."""
+        parts = [] if self.vectors is None else [self.encoder.vectors(self.vectors)]
+        few = [self.encoder.deletion(entity) for entity in self.deletions]
+        if self.watermark is not None:
+            few.append(self.encoder.watermark(*self.watermark))
+        if few:
+            parts.append(as_letters(few))
+        return joined(parts)
 
 
 class Encoder:
@@ -44,7 +69,15 @@ class Encoder:
         self._view, self._version, self._topic, self._partition = view, version, topic, partition
         self._source = ("ce_source", f"tidemill/features/{view}".encode())
         self._id = f"{view}/{version}/".encode()
-        self._begin = _ENCODER.encode({"view": view, "version": version})[:-1] + b',"entity":'
+        begin = _ENCODER.encode({"view": view, "version": version})[:-1] + b',"entity":'
+        kind = header("ce_type", FeatureVector.TYPE.encode())
+        self._frame = Frame(
+            begin=as_bytes(begin), identity=as_bytes(self._id),
+            before_id=as_bytes(header(*_VERSION) + header("ce_id", b"")[:-1]),
+            before_time=as_bytes(kind + header(*self._source) + header("ce_time", b"")[:-1]),
+            last=as_bytes(header(*_CONTENT)), before_trace=as_bytes(header(_TRACE, b"")[:-1]),
+            partitions=np.empty(0, np.int64),
+        )  # fmt: skip
 
     def vector(
         self,
@@ -55,51 +88,39 @@ class Encoder:
         trace: bytes | None,
     ) -> Letter:
         """One vector; `state` is (evaluation time in us, revision)."""
-        at_us, revision = state
-        return self.vectors(Vectors([entity], np.array([values]), [at_us], [revision], [positions], [trace]))[0]
+        at, partitions = np.array([state], np.int64), sorted(positions)
+        seqs = np.array([[positions[source] for source in partitions]], np.int64)
+        rows = Vectors([entity], np.array([values]), at[:, 0].copy(), at[:, 1].copy(), np.array(partitions, np.int64),
+                       seqs, [trace])  # fmt: skip
+        return self.vectors(rows)[0]
 
-    def vectors(self, rows: Vectors) -> list[Letter]:
+    def vectors(self, rows: Vectors) -> Letters:
         """Vectors as records; their bodies are `FeatureVector` as JSON."""
-        columns = zip(
-            rows.entities, _rows_of(rows.values), rows.at_us, rows.revisions, rows.positions, rows.traces, strict=True
-        )
-        out = []
-        for entity, text, at_us, revision, positions, trace in columns:
-            named = b",".join([b'"%d":%d' % item for item in positions.items()])
-            name = _ENCODER.encode(entity.decode())
-            body = b'%b%b,"at_us":%d,"revision":%d,"values":[%b],"positions":{%b}}' % (
-                self._begin, name, at_us, revision, text, named,
-            )  # fmt: skip
-            headers = self._headers(FeatureVector.TYPE, b"%b%b/%d" % (self._id, entity, revision), at_us)
-            if trace is not None:
-                headers.append(("traceparent", trace))
-            out.append(Letter(self._topic, self._partition, entity, body, headers))
-        return out
+        texts, text_ends = numbers_text(rows.values)
+        keys, key_ends = _in_one(rows.entities)
+        traces, trace_ends = _in_one([])
+        if any(rows.traces):
+            traces, trace_ends = _in_one([trace or b"" for trace in rows.traces])
+        columns = Rows(keys, key_ends, texts, text_ends, rows.at_us, rows.revisions, rows.seqs, traces, trace_ends)
+        buffer, table = compose(self._frame._replace(partitions=rows.partitions), columns)
+        return Letters(self._topic, self._partition, buffer, table)
 
     def watermark(self, watermark_us: int, positions: Mapping[int, int]) -> Letter:
         """The watermark of the partition and how far each source partition was read for it."""
         named = {str(source): seq for source, seq in sorted(positions.items())}
         body = Watermark(view=self._view, partition=self._partition, watermark_us=watermark_us, positions=named)
-        headers = self._headers(Watermark.TYPE, b"%b%d/%d" % (self._id, self._partition, watermark_us), watermark_us)
+        headers = [
+            _VERSION, ("ce_id", b"%b%d/%d" % (self._id, self._partition, watermark_us)),
+            ("ce_type", Watermark.TYPE.encode()), self._source, ("ce_time", format_time(watermark_us).encode()),
+            _CONTENT,
+        ]  # fmt: skip
         return Letter(self._topic, self._partition, WATERMARK_KEY, body.model_dump_json().encode(), headers)
 
     def deletion(self, entity: bytes) -> Letter:
         """A tombstone of an entity that was forgotten."""
         return Letter(self._topic, self._partition, entity, None, [])
 
-    def _headers(self, kind: str, identity: bytes, time_us: int) -> Headers:
-        return [
-            _VERSION, ("ce_id", identity), _KINDS[kind], self._source, ("ce_time", _time(time_us)), _CONTENT,
-        ]  # fmt: skip
 
-
-def _rows_of(values: NDArray[np.float64]) -> Iterator[bytes]:
-    """Each row's numbers as JSON without brackets; few rows at a time, so that memory is used again at once."""
-    for start in range(0, len(values), _CHUNK):
-        # In one call: a list of rows is cut where no number can be.
-        yield from _ENCODER.encode(values[start : start + _CHUNK].tolist())[2:-2].split(b"],[")
-
-
-@lru_cache(maxsize=1024)  # many vectors of one moment
-def _time(time_us: int) -> bytes:
-    return format_time(time_us).encode()
+def _in_one(texts: Sequence[bytes]) -> tuple[Bytes, Words]:
+    """Texts one behind the other, and where each ends."""
+    return np.frombuffer(bytearray(b"".join(texts)), np.uint8), np.cumsum(list(map(len, texts)), dtype=np.int64)

@@ -5,7 +5,7 @@ from functools import partial
 
 from tidemill_features.domain.aggregate import Capture, ViewPartition
 from tidemill_features.domain.bulk import Bodies
-from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.encode import Outgoing
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_routed, read_source
 from tidemill_features.domain.runs import Run, in_order
 from tidemill_features.domain.scan import columns_of
@@ -53,9 +53,9 @@ class AggregatePartition:
                 rejected.append(Rejected(record, str(error)))
         return rejected
 
-    def drain(self) -> list[Letter]:
-        """What readers do not know yet, over all views; the caller tells them, or this partition is built anew."""
-        return [letter for part in self.views for letter in part.drain()]
+    def drain(self) -> list[Outgoing]:
+        """What readers do not know yet, by view; the caller tells them, or this partition is built anew."""
+        return [out for part in self.views if (out := part.drain()).records]
 
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""

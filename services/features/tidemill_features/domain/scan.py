@@ -3,14 +3,14 @@
 It knows exactly what ingestion writes and calls everything else odd: odd records are read one by one, with care.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.events import Timer
+from tidemill_features.domain.compiled import compiled
 from tidemill_features.domain.records import Record
 from tidemill_features.domain.repartition import END_OF_TIME_US, MOST_DIGITS
 
@@ -40,15 +40,6 @@ def columns_of(records: Sequence[Record]) -> Columns | None:
     return cast("Columns", records) if hasattr(records, "table") else None
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    dispatcher = numba.njit(error_model="numpy")(function)
-    try:
-        dispatcher.enable_caching()
-    except RuntimeError:  # no directory to write to: compile in every process
-        return cast("Callable[..., Any]", dispatcher)
-    return cast("Callable[..., Any]", dispatcher)
-
-
 _NAMES: Final = (b"ce_specversion", b"ce_id", b"ce_type", b"ce_source", b"ce_time", b"tm_seq", b"traceparent")
 _VERSION, _ID, _TYPE, _SOURCE, _TIME, _SEQ, _TRACE = range(7)
 _OTHER, _STRANGE = 7, 8
@@ -63,7 +54,7 @@ _LONGEST_NUMBER = 300  # digits that certainly fit a double
 _BLOCK = 128  # bytes that BLAKE2b takes at once: longer ids are odd
 
 
-@_compiled
+@compiled
 def _varint(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     """A number and where it ends, -1 for one that does not end."""
     value, shift = np.uint64(0), np.uint64(0)
@@ -77,7 +68,7 @@ def _varint(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     return 0, -1
 
 
-@_compiled
+@compiled
 def _is_text(buffer: Bytes, at: int, length: int) -> bool:
     strange = False
     for i in range(at, at + length):
@@ -85,7 +76,7 @@ def _is_text(buffer: Bytes, at: int, length: int) -> bool:
     return not strange
 
 
-@_compiled
+@compiled
 def _which(buffer: Bytes, at: int, length: int) -> int:
     for n in range(len(_LENGTHS)):
         if _LENGTHS[n] != length:
@@ -100,7 +91,7 @@ def _which(buffer: Bytes, at: int, length: int) -> int:
     return _OTHER if _is_text(buffer, at, length) else _STRANGE
 
 
-@_compiled
+@compiled
 def _digits(buffer: Bytes, at: int, count: int) -> int:
     """A whole number, -1 for anything else."""
     value = 0
@@ -112,7 +103,7 @@ def _digits(buffer: Bytes, at: int, count: int) -> int:
     return value if count > 0 else -1
 
 
-@_compiled
+@compiled
 def _has_form(buffer: Bytes, at: int, length: int) -> bool:
     """Whether the signs of `2013-01-01T10:00:00[.123456]Z` are where they belong."""
     if length != 20 and length != 27:  # noqa: PLR1714, PLR2004 - compiled code has no fast sets
@@ -122,7 +113,7 @@ def _has_form(buffer: Bytes, at: int, length: int) -> bool:
     return bool(same and buffer[at + length - 1] == 90 and (length == 20 or buffer[at + 19] == 46))  # noqa: PLR2004 - Z, dot
 
 
-@_compiled
+@compiled
 def _day(year: int, month: int, day: int) -> int:
     """Days since 1970, -1 for a day that is in no calendar."""
     if year < 1970 or month < 1 or month > 12 or day < 1:  # noqa: PLR2004 - of a calendar
@@ -135,7 +126,7 @@ def _day(year: int, month: int, day: int) -> int:
     return int(days + _DAYS_BEFORE[month - 1] + day - 1 + (month > 2 and leap))  # noqa: PLR2004 - after February
 
 
-@_compiled
+@compiled
 def _instant(buffer: Bytes, at: int, length: int) -> int:
     """Microseconds of a time in that form, -1 for everything else."""
     if not _has_form(buffer, at, length):
@@ -167,12 +158,12 @@ _MIXED = np.array(
 )  # fmt: skip
 
 
-@_compiled
+@compiled
 def _turned(value: np.uint64, by: int) -> np.uint64:
     return (value >> np.uint64(by)) | (value << np.uint64(64 - by))
 
 
-@_compiled
+@compiled
 def mark(buffer: Bytes, at: int, length: int, v: NDArray[np.uint64], m: NDArray[np.uint64]) -> int:
     """The bits of `event_mark`: the first word of BLAKE2b-64 (RFC 7693) of at most 128 bytes; `v`, `m` are scratch."""
     for i in range(16):
@@ -199,7 +190,7 @@ def mark(buffer: Bytes, at: int, length: int, v: NDArray[np.uint64], m: NDArray[
     return int(np.int64(first ^ v[0] ^ v[8]))
 
 
-@_compiled
+@compiled
 def _is_tame(buffer: Bytes, at: int, end: int) -> bool:
     strange = False
     for i in range(at, end):
@@ -216,7 +207,7 @@ def _is_tame(buffer: Bytes, at: int, end: int) -> bool:
     return True
 
 
-@_compiled
+@compiled
 def _places(buffer: Bytes, table: Words, i: int, found: Words) -> bool:
     """Where the values of the known headers lie, (7, 2); false for a record that is odd."""
     at, end = table[i, HEADERS], table[i, END]
@@ -241,7 +232,7 @@ def _places(buffer: Bytes, table: Words, i: int, found: Words) -> bool:
     return bool(at == end)
 
 
-@_compiled
+@compiled
 def _read_one(buffer: Bytes, found: Words, out: Words, v: NDArray[np.uint64], m: NDArray[np.uint64]) -> bool:
     at, size = found[_VERSION, 0], found[_VERSION, 1]
     if size != 3 or buffer[at] != 49 or buffer[at + 1] != 46 or buffer[at + 2] != 48:  # noqa: PLR2004 - 1.0
@@ -266,7 +257,7 @@ def _read_one(buffer: Bytes, found: Words, out: Words, v: NDArray[np.uint64], m:
     return True
 
 
-@_compiled
+@compiled
 def _scan(buffer: Bytes, table: Words, out: Words) -> int:
     found, v, m = np.empty((7, 2), np.int64), np.empty(16, np.uint64), np.empty(16, np.uint64)
     plain = 0

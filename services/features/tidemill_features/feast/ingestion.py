@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from tidemill_features.feast.errors import Broken, InvalidRequestError, NotNowError
 from tidemill_features.feast.pushing import shown
 from tidemill_features.settings import Settings
 from tidemill_runtime.telemetry import current_traceparent
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT_S = 20.0
 _ACCEPTED, _TOO_LARGE = 202, 413
@@ -20,7 +21,7 @@ _BAD = frozenset({400, 422})
 class Ingestion:
     """Where events are sent."""
 
-    def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: Settings, *, transport: "httpx.AsyncBaseTransport | None" = None) -> None:
         self._url, self._endpoints = settings.ingestion_url, settings.endpoints
         key = settings.api_key
         self._headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
@@ -29,6 +30,8 @@ class Ingestion:
 
     async def send(self, source: str, events: Sequence[Mapping[str, Any]]) -> None:
         """Return when all are durable; raises InvalidRequestError with its reasons, or NotNowError. All or none."""
+        import httpx  # noqa: PLC0415 - a tenth of a second of every start, for what few services ever do
+
         trace = current_traceparent()
         headers = self._headers | ({} if trace is None else {"traceparent": trace})
         try:
@@ -48,8 +51,10 @@ class Ingestion:
         if self._client is not None:
             await self._client.aclose()
 
-    def _connected(self) -> httpx.AsyncClient:
+    def _connected(self) -> "httpx.AsyncClient":
         """Made at the first push: its TLS context alone costs a start of the service 30 ms and some memory."""
+        import httpx  # noqa: PLC0415 - see send
+
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=TIMEOUT_S, transport=self._transport)
         return self._client
@@ -66,7 +71,7 @@ class Ingestion:
             raise NotNowError("the stack's endpoints do not name ingestion") from None
 
 
-def _reasons(answer: httpx.Response) -> list[Broken]:
+def _reasons(answer: "httpx.Response") -> list[Broken]:
     """Ingestion's problems, told of the columns that were pushed."""
     try:
         errors = answer.json()["errors"]

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 
 FETCH_WAIT_MS = 250
 """Each idle consumer asks this often; the client's and the broker's work at 50 ms was a third of what a loop costs."""
@@ -13,6 +16,7 @@ PARTIAL_WAIT_MS = 10
 """A fetch that leaves a partition out, because what came of it is not taken yet, is the only one under way: what
 arrives there waits until the fetch ends. Under load this was most of the time from an event to its features."""
 STEP_MS = 1000
+LEAVE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +53,21 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
         fetcher._get_actions_per_node = planned  # noqa: SLF001 - see above
         if self._group_id is not None:
             _unheard(self._coordinator)
+
+    async def leave(self) -> None:
+        """Give up the partitions; `stop` must follow at once. May fail: then they wait until the session is over.
+
+        The base keeps a static member's partitions for it. On a connection of its own, because on the group's a request
+        to join may be waiting for the other members.
+        """
+        coordinator = self._coordinator
+        member, node = coordinator.member_id, coordinator.coordinator_id
+        if not member or node is None:
+            return
+        coordinator.member_id = JoinGroupRequest.UNKNOWN_MEMBER_ID  # ends the heartbeat, which would join again
+        with suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._client.send(node, LeaveGroupRequest(coordinator.group_id, member))
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int = 0, max_records: int | None = None

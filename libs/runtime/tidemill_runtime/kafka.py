@@ -12,10 +12,10 @@ from typing import Any
 import aiokafka.producer.sender
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from tidemill_contracts.topics import TopicSpec
+from tidemill_runtime.assignor import NumberAssignor
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.consumer import SteadyConsumer
 from tidemill_runtime.errors import Fenced, Later, Never
@@ -73,8 +73,8 @@ async def open_consumer(
 ) -> AIOKafkaConsumer:
     """A started consumer without subscription. Offsets are never committed by itself.
 
-    In a `group` it is a static member, so a restart within the session time-out disturbs nobody, with range
-    assignment, which gives partition p of every topic to the same member. A fetch returns as soon as there is data.
+    In a `group` it is a static member, so that one which crashes and comes back within the session time-out disturbs
+    nobody; partition p of every topic goes to the same member. A fetch returns as soon as there is data.
     With `columns` polls give RecordColumns.
     """
     member: dict[str, Any] = {}
@@ -82,7 +82,7 @@ async def open_consumer(
         member = {
             "group_id": group, "group_instance_id": settings.client_id, "heartbeat_interval_ms": 500,
             "session_timeout_ms": settings.session_timeout_ms, "rebalance_timeout_ms": 60_000,
-            "max_poll_interval_ms": 300_000, "partition_assignment_strategy": (RangePartitionAssignor,),
+            "max_poll_interval_ms": 300_000, "partition_assignment_strategy": (NumberAssignor,),
         }  # fmt: skip
 
     def build() -> AIOKafkaConsumer:

@@ -65,7 +65,7 @@ class StreamRunner:
         self._health.drop(self._group)
 
     async def stop(self) -> None:
-        """Make `run` finish the batches under way, close its tasks and return."""
+        """Make `run` finish the batches under way, close its tasks, leave the group and return."""
         self._stopping.set()
 
     async def _session(self, backoff: Backoff) -> None:
@@ -85,6 +85,8 @@ class StreamRunner:
         finally:
             hints.cancel()
             await slots.release_all(lost=lost)
+            if not lost:
+                await consumer.leave()  # others take over at once; whoever crashes and comes back keeps its place
             await close_client(consumer, timeout_s=1.0)
 
     async def _watch(self, consumer: AIOKafkaConsumer, slots: "_Slots") -> None:
@@ -147,6 +149,7 @@ class _Slots(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._make_slot, self._assigned = make_slot, assigned
         self._slots: dict[int, Slot] = {}
+        self._closing = False
 
     def fail(self, error: Exception) -> None:
         """A slot found the consumer itself broken."""
@@ -158,7 +161,8 @@ class _Slots(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         return {tp: offset for slot in self._slots.values() for tp, offset in slot.next.items()}
 
     async def release_all(self, *, lost: bool) -> None:
-        """Close every task; returns when all have let go."""
+        """Close every task; returns when all have let go. What the group assigns from now on is nobody's."""
+        self._closing = True
         slots, self._slots = self._slots, {}
         await asyncio.gather(*(slot.release(lost=lost) for slot in slots.values()))
         self.broken.cancel()
@@ -170,6 +174,8 @@ class _Slots(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Start a slot per partition number; what was fetched before its seek is never polled."""
+        if self._closing:
+            return  # a slot of a consumer that goes would fence its successor, and nobody would release it
         by_number: dict[int, list[TopicPartition]] = {}
         for tp in sorted(assigned):
             by_number.setdefault(tp.partition, []).append(tp)

@@ -40,8 +40,15 @@ from tidemill_contracts.topics import (
     view_topics,
 )
 from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.settings import ServiceSettings
 
 DEADLINE_S = 150.0
+
+
+def say(text: str) -> None:
+    """What a long test has measured, for those who run it with `-s`."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:
@@ -67,6 +74,14 @@ class Stack:
     producer: AIOKafkaProducer
     environment: Mapping[str, str] = field(default_factory=dict)
     extra_us: int = 0
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """What the service's own clients are told."""
+        return ServiceSettings(
+            kafka=self.kafka, postgres=self.postgres, artifacts=str(self.folder / "artifacts"), state=self.folder,
+            prefix=self.prefix,
+        )  # fmt: skip
 
     GARBAGE: ClassVar[Sequence[FakeRecord]] = (
         FakeRecord(b"\xff\x00garbage", []),
@@ -235,10 +250,10 @@ async def create_restless(kafka: str, specs: Sequence[TopicSpec]) -> None:
 
 @asynccontextmanager
 async def open_stack(
-    kafka: str, postgres: str, prefix: str, folder: Path, *, restless: bool = False
+    kafka: str, postgres: str, prefix: str, folder: Path, *, restless: bool = False, partitions: int = PARTITIONS
 ) -> AsyncIterator[Stack]:
     """Topics made (`restless`: those of vectors compact at once), pipeline announced, nothing running yet."""
-    spec = pipeline()
+    spec = pipeline(partitions=partitions)
     specs = [*control_topics(prefix=prefix), *pipeline_topics(spec.name, spec.partitions, prefix=prefix)]
     for source in spec.sources:
         specs += source_topics(source, spec.partitions, prefix=prefix)

@@ -75,8 +75,9 @@ class AggregateTask:
         return self._teller
 
     async def close(self, *, lost: bool) -> None:
-        """Tell and store everything, unless another owner may have taken over already."""
-        teller, self._teller = self._teller, None
-        if teller is not None:
-            await (teller.drop() if lost else teller.finish())
+        """Tell and store everything, unless another owner may have taken over already; the state goes."""
+        if self._teller is not None:
+            await (self._teller.drop() if lost else self._teller.finish())
+            self._teller = None
+        self.state = AggregatePartition([])
         await self._parts.log.close()

@@ -6,7 +6,7 @@ count of events: it knows nothing of batches, transactions, checkpoints or owner
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from features_cases import Departure
 
-from tidemill_contracts.topics import topic
+from tidemill_contracts.topics import view_topic
 from tidemill_engine.windows import ViewState
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.repartition import VIEW_HEADER, Row, read_rows
@@ -106,11 +106,16 @@ class History:
         return sum(len(revisions) for counts in self.told.values() for revisions in counts.values())
 
 
+def output_topic(settings: ServiceSettings, view: View) -> str:
+    """Where a test's service tells a view: compiled with another prefix, it knows its topic by that."""
+    return view_topic("features", view.name, view.version, prefix=settings.prefix)
+
+
 @asynccontextmanager
-async def following(settings: ServiceSettings, views: Iterable[View]) -> AsyncIterator[dict[str, History]]:
+async def following(settings: ServiceSettings, views: Collection[View]) -> AsyncIterator[dict[str, History]]:
     """Histories that are kept up to date while the body runs, whoever restarts."""
     found = {view.name: History() for view in views}
-    by_topic = {topic("features", name, prefix=settings.prefix): history for name, history in found.items()}
+    by_topic = {output_topic(settings, view): found[view.name] for view in views}
     tail = Tail(settings, list(by_topic), lambda name, partition, records: by_topic[name].take(partition, records))
     running = asyncio.ensure_future(tail.run())
     try:
@@ -132,7 +137,7 @@ async def routed_log(settings: ServiceSettings, view: View) -> dict[int, list[Lo
     """Input of a repartitioned view by partition, as it lies in Kafka, without repeats."""
     found: dict[int, list[Logged]] = {}
     for partition, records in (
-        await read_topic(settings, topic("repartition", view.name, prefix=settings.prefix))
+        await read_topic(settings, view_topic("repartition", view.name, view.version, prefix=settings.prefix))
     ).items():
         seen: dict[int, int] = {}
         log = found.setdefault(partition, [])

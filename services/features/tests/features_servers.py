@@ -6,12 +6,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from features_cases import FakeRecord
-from features_stack import Stack, say
+from features_stack import Process, Stack, say
 
 from tidemill.stack import LocalKafka, LocalPostgres, StartFailedError
 from tidemill_testkit.waiting import until
@@ -54,7 +55,7 @@ class Chaos:
     postgres: LocalPostgres
     seed: int = field(default_factory=lambda: random.SystemRandom().randrange(2**32))
 
-    async def run(self, progress: Callable[[], float]) -> None:
+    async def run(self, progress: Callable[[], float], until_us: int) -> None:
         """All victims, one after the other; each starts again at once, and the next may die before it is ready."""
         chance, began = random.Random(self.seed), time.monotonic()
         say(f"seed {self.seed}")
@@ -74,6 +75,7 @@ class Chaos:
             await asyncio.gather(*waiting)
             await process.ready()
             await until(lambda: progress() >= 1, "all events", timeout_s=PATIENCE_S)
+            await until(partial(_has_read, process, until_us), "the last process has read everything", timeout_s=60)
             say(f"{time.monotonic() - began:6.1f} s: everything is told")
             await asyncio.to_thread(process.stop)
         finally:
@@ -83,6 +85,12 @@ class Chaos:
         server = self.kafka if victim == "kafka" else self.postgres
         server.kill()
         await again(server.start)
+
+
+async def _has_read(process: Process, until_us: int) -> bool:
+    """A process that stops in the middle of what it reads again leaves that to the next one."""
+    views = (await process.get("/v1/status")).json()["views"]
+    return {part["watermark_us"] for view in views for part in view["partitions"]} == {until_us}
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from tidemill_testkit.fixtures import create_database, with_database
 EVENTS = int(os.environ.get("TIDEMILL_CHAOS_EVENTS", "500000"))
 STEP_US = 1_000_000
 UNTIL_US = START_US + (EVENTS * STEP_US // HOUR_US + 1) * HOUR_US
-AHEAD, CHUNK = 20_000, 1000  # events: no more than this is written that readers have not been told
+AHEAD, CHUNK = 4_000, 300  # events: no more than this is written that readers have not been told
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos]
 
 
@@ -85,7 +85,7 @@ async def disturbed(stack: Stack, stream: Stream, chaos: Chaos) -> History:
             return 1.0 if over else min(0.99, found["by-flight"].events / EVENTS)
 
         try:
-            await chaos.run(progress)
+            await chaos.run(progress, UNTIL_US)
         finally:
             sending.cancel()
     checked = await check_everything(stack, stream, found, UNTIL_US)

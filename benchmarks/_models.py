@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from tidemill.stack import Endpoints
 from tidemill_contracts import topic, view_topic
-from tidemill_contracts.events import FeatureVector, Released, ReleaseReason, Watermark, encode
-from tidemill_contracts.events.control import Member
+from tidemill_contracts.events import FeatureVector, Member, Released, ReleaseReason, Watermark, encode
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_engine.learn.boosting import fit_lightgbm
 from tidemill_runtime.artifacts import Artifacts

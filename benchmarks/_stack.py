@@ -19,8 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tidemill.stack import Endpoints, Service, Stack
 from tidemill_contracts import Envelope, topic
-from tidemill_contracts.events import PipelineApplied, Released, ReleaseReason, encode
-from tidemill_contracts.events.control import Member
+from tidemill_contracts.events import Member, PipelineApplied, Released, ReleaseReason, encode
 from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
 from tidemill_contracts.topics import control_topics, pipeline_topics, source_topics, view_topics
 from tidemill_engine.learn.boosting import fit_lightgbm

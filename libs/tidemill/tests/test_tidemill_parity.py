@@ -19,8 +19,16 @@ from tidemill.client.transport import SERVICES
 from tidemill.ledger.topics import Record
 from tidemill.parity import read_parity
 from tidemill_contracts import Envelope, format_time
-from tidemill_contracts.events import PipelineApplied, Prediction, Released, ReleaseReason, Timer, ViewRevision, encode
-from tidemill_contracts.events.control import Member
+from tidemill_contracts.events import (
+    Member,
+    PipelineApplied,
+    Prediction,
+    Released,
+    ReleaseReason,
+    Timer,
+    ViewRevision,
+    encode,
+)
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_engine.entities import event_mark
 from tidemill_engine.onnx import schema_digest

@@ -7,8 +7,7 @@ from uuid import uuid4
 import numpy as np
 from onnx import TensorProto, helper
 
-from tidemill_contracts.events import Released, ReleaseReason
-from tidemill_contracts.events.control import Member
+from tidemill_contracts.events import Member, Released, ReleaseReason
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_engine.onnx import LinearModel, linear_to_onnx
 

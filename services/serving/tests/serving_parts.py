@@ -13,6 +13,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime.errors import Later
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
+from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.replica import WATERMARK_KEY
 from tidemill_serving.handlers.batching import Batcher
@@ -60,17 +61,25 @@ class FakeModels:
             raise ValueError("hostile")
         return Scorer(linear(features), len(features))
 
+    async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Scorer:
+        del deadline_s, nice
+        return await self.open(digest, features)
+
     def keep(self, digests: Iterable[str]) -> None:
         self.kept = set(digests)
 
 
 class Log:
     def __init__(self) -> None:
-        self.kinds = list[str]()
+        self.entries = list[Entry]()
 
-    def append(self, entries: Iterable[object]) -> int:
-        self.kinds += [getattr(entry, "kind", "") for entry in entries]
-        return len(self.kinds)
+    @property
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.entries]
+
+    def append(self, entries: Iterable[Entry]) -> int:
+        self.entries += entries
+        return len(self.entries)
 
 
 class Parts:

@@ -14,7 +14,7 @@ from tidemill_contracts.events import FeatureVector, Prediction, Timer, Watermar
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.onnx import schema_digest
-from tidemill_serving.domain.answers import Recent, recall
+from tidemill_serving.domain.answers import Recent, Record, recall
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Query
 from tidemill_serving.domain.plan import Plan, UnservableError
@@ -104,7 +104,9 @@ def test_the_log_record_is_the_contracts_prediction_and_makes_the_same_answer() 
     envelope = read_envelope(drafts.entries[0].headers, drafts.entries[0].value)
     assert (envelope.type, envelope.time_us, envelope.traceparent) == (Prediction.TYPE, record.at_us, TRACE)
     assert body(drafts.results[0])["revisions"] == {"by-carrier": 3}
-    assert msgspec.json.decode(drafts.entries[0].value).keys() == set(Prediction.model_fields)
+    several = {"sequence", "mix", "arm", "share", "fallback", "above"}
+    assert msgspec.json.decode(drafts.entries[0].value).keys() == set(Prediction.model_fields) - several
+    assert set(Record.__struct_fields__) == set(Prediction.model_fields)
 
 
 def test_time_is_the_requests_but_never_below_watermark_or_declared_progress() -> None:
@@ -230,7 +232,7 @@ def test_without_a_release_there_is_no_answer() -> None:
 
 
 def test_a_record_that_kafka_would_refuse_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidemill_serving.domain.desk.LARGEST_RECORD", 100)
+    monkeypatch.setattr("tidemill_serving.domain.batch.LARGEST_RECORD", 100)
     drafts = answer(desk(loaded(0.5)), ask(desk(), {"inputs": inputs()}))
     assert isinstance(drafts.results[0], RefusedError)
     assert not drafts.entries

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_serving.onnx import Scorer, UnusableModelError
+from tidemill_serving.onnx.bounded import Bounded
 from tidemill_serving.onnx.sandbox import SandboxLimits, examine
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class Models:
         scorer = await asyncio.to_thread(Scorer, data, len(features))
         self._open[digest] = scorer
         return scorer
+
+    async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Bounded:
+        """As `open`, in a thread of its own: whoever asks waits for no longer than `deadline_s`."""
+        return Bounded((await self.open(digest, features)).stoppable(), deadline_s, nice=nice)
 
     def keep(self, digests: Iterable[str]) -> None:
         """Delete every model on disk that is not among these."""

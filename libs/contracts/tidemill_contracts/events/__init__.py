@@ -6,14 +6,10 @@ from tidemill_contracts.events.control import (
     DriftDetected,
     GateCheck,
     GateDecided,
-    Member,
-    ModelSwapped,
     PipelineApplied,
     QualityBreached,
     QualityJudged,
     QuarantineReleased,
-    Released,
-    ReleaseReason,
     RunFinished,
     RunProgress,
     TrainingCoalesced,
@@ -23,20 +19,23 @@ from tidemill_contracts.events.control import (
 )
 from tidemill_contracts.events.data import (
     DeadLetter,
+    Fallback,
     FeatureVector,
     Inference,
     Outcome,
     Prediction,
+    Shadowed,
     Timer,
     ViewRevision,
     Watermark,
 )
 from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
+from tidemill_contracts.events.releases import Challenger, Member, ModelSwapped, Released, ReleaseReason
 
 __all__ = [
-    "EVENTS", "Cause", "CauseKind", "DeadLetter", "DriftDetected", "Event", "FeatureVector", "GateCheck", "GateDecided",
-    "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction", "QualityBreached",
-    "QualityJudged", "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Timer",
-    "TrainingCoalesced", "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark",
-    "decode", "encode",
+    "EVENTS", "Cause", "CauseKind", "Challenger", "DeadLetter", "DriftDetected", "Event", "Fallback", "FeatureVector",
+    "GateCheck", "GateDecided", "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction",
+    "QualityBreached", "QualityJudged", "QuarantineReleased", "ReleaseReason", "Released", "RunFinished",
+    "RunProgress", "Shadowed", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
+    "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

@@ -187,56 +187,6 @@ class GateDecided(Event):
     policy: Digest
 
 
-class Member(Contract):
-    """A model in a release: `weight` shares of the answer; a shadow's score is only logged."""
-
-    name: str
-    model: Digest
-    version: int = Field(ge=1)
-    weight: float = Field(default=1.0, ge=0, le=1)
-
-
-class ReleaseReason(Contract):
-    """Who or what moved the champion pointer."""
-
-    kind: Literal["first", "gate", "hand", "rollback", "freeze"]
-    event_id: UUID | None = None
-    detail: str = ""
-
-
-class Released(Event):
-    """What moves and rolls back as one: models, weights, views, thresholds, policy, under one epoch."""
-
-    TYPE: ClassVar[str] = "tidemill.released.v1"
-    FAMILY: ClassVar[Family | None] = "releases"
-    pipeline: str
-    epoch: int = Field(ge=1)
-    sequence: int = Field(default=0, ge=0, description="counts weight changes within an epoch")
-    members: list[Member] = Field(min_length=1)
-    shadows: list[Member] = Field(default_factory=list)
-    views: dict[str, str]
-    features: list[str]
-    thresholds: dict[str, float] = Field(default_factory=dict)
-    spec: Digest
-    policy: Digest
-    at_us: Micros
-    effective_at_us: Micros | None = None
-    reason: ReleaseReason
-    previous_epoch: int = 0
-
-
-class ModelSwapped(Event):
-    """A serving replica now answers with this epoch."""
-
-    TYPE: ClassVar[str] = "tidemill.model-swapped.v1"
-    FAMILY: ClassVar[Family | None] = "swaps"
-    pipeline: str
-    epoch: int
-    replica: str
-    watermark_us: Micros | None = None
-    loaded_ms: float
-
-
 class QualityBreached(Event):
     """A declared bound on a stream's quality did not hold in a window of one partition; its rows are quarantined.
 

@@ -1,6 +1,6 @@
 """Events of the data plane: many of them, written log to log."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -13,6 +13,9 @@ Positions = dict[str, int]
 """Source partition (decimal text) to the highest dense sequence number in it that is reflected."""
 
 Scalar = str | int | float | bool | None
+
+Fallback = Literal["error", "late", "invalid"]
+"""Why a model has no score: it failed, it took too long, or what it answered is not a probability."""
 
 
 class Timer(Event):
@@ -60,6 +63,15 @@ class ViewRevision(Contract):
     positions: Positions = Field(default_factory=dict)
 
 
+class MixedMember(Contract):
+    """A member's part in an answer; without a score it took no part."""
+
+    model: Digest
+    version: int = Field(ge=1)
+    weight: float = Field(ge=0, le=1)
+    score: float | None
+
+
 class Prediction(Event):
     """One answer, logged before it left. `at_us` orders it in the merge; `vector` is the model's whole input."""
 
@@ -87,6 +99,31 @@ class Prediction(Event):
     degraded: bool = False
     watermark_us: Micros | None = None
     trace_id: str | None = None
+    sequence: int = Field(default=0, ge=0, description="of the release: with the epoch it names the members' weights")
+    mix: list[MixedMember] = Field(
+        default_factory=list, description="in the order of adding: `tidemill_engine.rollout.mix_one` gives the score"
+    )
+    arm: Literal["champion", "challenger"] = Field(default="champion", description="who the key belonged to")
+    share: float = Field(default=1.0, ge=0, le=1, description="of the keys that belonged to the arm")
+    fallback: Fallback | None = Field(
+        default=None, description="why somebody else answered than the arm, or not all of its members"
+    )
+    above: list[str] = Field(default_factory=list, description="names of the release's thresholds that score reaches")
+
+
+class Shadowed(Event):
+    """What shadow challengers say to a prediction's inputs, written after the answer has left; for no merge."""
+
+    TYPE: ClassVar[str] = "tidemill.shadowed.v1"
+    FAMILY: ClassVar[Family | None] = "predictions"
+    prediction_id: UUID
+    pipeline: str
+    key: str
+    at_us: Micros
+    epoch: int = Field(ge=1)
+    scores: dict[str, float] = Field(description="by name of the shadow")
+    models: dict[str, Digest] = Field(description="by name of the shadow, also of those that failed")
+    failed: dict[str, Fallback] = Field(default_factory=dict, description="why a shadow has no score")
 
 
 class Inference(Event):

@@ -1,8 +1,8 @@
 """What is predicted and how the model is kept good: request, label, model, gate, monitor, rollout, policy."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tidemill_contracts.base import Contract, Duration, FieldName, Name
 from tidemill_contracts.pipeline.fields import FieldSpec
@@ -10,6 +10,13 @@ from tidemill_contracts.pipeline.fields import FieldSpec
 _DAY = 86_400_000_000
 _HOUR = 3_600_000_000
 Expression = Annotated[str, Field(min_length=1, max_length=4096)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _is_empty(value: object) -> bool:
+    """What is not used is not written, so that files without it keep their digests."""
+    return not value
 
 
 class RequestSpec(Contract):
@@ -136,10 +143,37 @@ class MonitorSpec(Contract):
 
 
 class RolloutSpec(Contract):
-    """How a release reaches traffic. The baseline shadow keeps scoring with the first model, for comparison."""
+    """How a release reaches traffic. The baseline shadow keeps scoring with the first model, for comparison.
 
-    strategy: Literal["direct"] = "direct"
+    With `canary` a new version is first the challenger of the champion, for the first of `steps` of the keys.
+    """
+
+    strategy: Literal["direct", "canary"] = "direct"
     baseline_shadow: bool = False
+    steps: list[Share] = Field(
+        default_factory=list, max_length=20, exclude_if=_is_empty, description="rising shares of the keys"
+    )
+    sticky: FieldName | None = Field(
+        default=None, exclude_if=_is_empty, description="request field whose value has one arm; none: the join key"
+    )
+    thresholds: dict[Name, Probability] = Field(
+        default_factory=dict, max_length=32, exclude_if=_is_empty, description="an answer names those its score reaches"
+    )
+    deadline: Duration | None = Field(
+        default=None,
+        ge=1_000,
+        le=10_000_000,
+        exclude_if=_is_empty,
+        description="of a challenger for a batch; then the champion answers; none: 20ms",
+    )
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        if (self.strategy == "canary") != bool(self.steps):
+            raise ValueError("rollout.steps: the shares of a canary, and of nothing else")
+        if sorted(set(self.steps)) != self.steps:
+            raise ValueError("rollout.steps: each share must be above the one before it")
+        return self
 
 
 class PolicySpec(Contract):

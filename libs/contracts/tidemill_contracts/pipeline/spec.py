@@ -87,6 +87,8 @@ class PipelineSpec(Contract):
                 if f not in fields
             )
         yield from (f"monitor.segments: {f} is not a request field" for f in self.monitor.segments if f not in fields)
+        if self.rollout.sticky is not None and self.rollout.sticky not in fields:
+            yield f"rollout.sticky: {self.rollout.sticky} is not a request field"
 
     def _label_problems(self) -> Iterator[str]:
         source = self.sources.get(self.label.source)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill_contracts import Envelope
-from tidemill_contracts.events import Inference, Prediction, QualityBreached, QualityJudged, Timer
+from tidemill_contracts.events import Inference, Prediction, QualityBreached, QualityJudged, Shadowed, Timer
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_monitoring.domain.join import Label
@@ -120,8 +120,8 @@ def read_prediction(envelope: Envelope, place: Input, offset: int) -> Read:
         timer = Timer.read(envelope.data)
         writer = envelope.source if timer.writer is None else timer.writer
         return Read(watermark_us=timer.time_us, writer=writer, is_gone=timer.reason in GONE)
-    if envelope.type == Inference.TYPE:
-        return Read()  # somebody asked the model itself: no entity, so no label will come
+    if envelope.type in {Inference.TYPE, Shadowed.TYPE}:
+        return Read()  # no entity, so no label will come; and what shadows said beside a prediction
     if envelope.type != Prediction.TYPE:
         msg = f"{envelope.type} does not belong on this topic"
         raise BadRecordError(msg)

@@ -1,6 +1,6 @@
 """Bodies of the HTTP interface, for its description and for the answers that are not on the hot path."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,15 @@ class Instances(BaseModel):
     instances: list[Instance] = Field(min_length=1, max_length=1000)
 
 
+class Part(BaseModel):
+    """A member's part in a mix; without a score it took no part."""
+
+    model: str
+    version: int
+    weight: float
+    score: float | None
+
+
 class Prediction(BaseModel):
     """One answer, and what it rests on."""
 
@@ -38,6 +47,13 @@ class Prediction(BaseModel):
     defaulted: list[str] = Field(description="views that knew nothing of their entity")
     degraded: bool = Field(description="Kafka was away, or the release before the champion had to answer")
     trace_id: str | None
+    members: list[Part] | None = Field(default=None, description="of several that are mixed; absent: `model` alone")
+    arm: Literal["champion", "challenger"] = Field(default="champion", description="whose the key is; absent: champion")
+    share: float = Field(default=1.0, description="of the keys that are the arm's; absent: all")
+    fallback: Literal["error", "late", "invalid"] | None = Field(
+        default=None, description="why another answered than whose the key is, or not all of the members"
+    )
+    above: list[str] = Field(default=[], description="names of the release's thresholds that the score reaches")
 
 
 class Predictions(BaseModel):
@@ -51,6 +67,32 @@ class SwapStatus(BaseModel):
 
     epoch: int
     at_watermark_us: int | None
+
+
+class ArmMember(BaseModel):
+    """A model that answers for an arm."""
+
+    version: int
+    model: str
+    weight: float
+
+
+class ArmStatus(BaseModel):
+    """A side of the release that answers; `answers` are those that its leading version gave here since the start."""
+
+    arm: str
+    share: float
+    members: list[ArmMember]
+    answers: int
+
+
+class ShadowStatus(BaseModel):
+    """A shadow off the path of answers; `outcomes` counts rows since the start: scored, dropped, or why not."""
+
+    name: str
+    version: int
+    model: str
+    outcomes: dict[str, int]
 
 
 class PipelineStatus(BaseModel):
@@ -68,6 +110,9 @@ class PipelineStatus(BaseModel):
     progress_us: int | None
     swaps: list[SwapStatus]
     entities: dict[str, int]
+    arms: list[ArmStatus]
+    shadows: list[ShadowStatus]
+    fallbacks: dict[str, int] = Field(description="answers by another than whose key it was, by arm and reason")
 
 
 class WorkerStatus(BaseModel):

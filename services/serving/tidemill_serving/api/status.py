@@ -1,15 +1,27 @@
 """`GET /v1/status`: where serving is, from what is on its disk and in its memory, of one worker or of all."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from starlette.requests import Request
 
 from tidemill_runtime.http import Route
-from tidemill_serving.api.models import PipelineStatus, Status, SwapStatus, WorkerStatus
+from tidemill_serving.api.models import (
+    ArmMember,
+    ArmStatus,
+    PipelineStatus,
+    ShadowStatus,
+    Status,
+    SwapStatus,
+    WorkerStatus,
+)
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.entries import Tally
 from tidemill_serving.domain.house import House
+from tidemill_serving.domain.loaded import Loaded, Rival
+from tidemill_serving.domain.scoring import Weighted
+from tidemill_serving.domain.traffic import Place, Traffic
 
 
 class LogState(NamedTuple):
@@ -37,7 +49,26 @@ def pipeline_status(house: House, desk: Desk, log: LogState) -> PipelineStatus:
         progress_us=desk.floor_us,
         swaps=[SwapStatus(epoch=swap.epoch, at_watermark_us=swap.at_watermark_us) for swap in desk.swaps],
         entities=house.replica.entities(desk.spec.views),
+        arms=[] if active is None else _arms(active, desk.traffic),
+        shadows=[] if active is None else [_shadow(aside.member, desk.traffic) for aside in active.asides],
+        fallbacks={f"{arm}.{reason}": count for (arm, reason), count in sorted(desk.traffic.fallbacks.items())},
     )
+
+
+def _arms(active: Loaded, traffic: Traffic) -> list[ArmStatus]:
+    arms = [_arm("champion", active, traffic)]
+    return arms if active.rival is None else [*arms, _arm("challenger", active.rival, traffic)]
+
+
+def _arm(name: Literal["champion", "challenger"], side: Loaded | Rival, traffic: Traffic) -> ArmStatus:
+    members = [ArmMember(version=m.version, model=m.digest, weight=m.weight) for m in side.members]
+    answers = traffic.answers[Place(name, side.leader.version)]
+    return ArmStatus(arm=name, share=side.share, answers=answers, members=members)
+
+
+def _shadow(member: Weighted, traffic: Traffic) -> ShadowStatus:
+    outcomes = {outcome: count for (name, outcome), count in sorted(traffic.shadows.items()) if name == member.name}
+    return ShadowStatus(name=member.name, version=member.version, model=member.digest, outcomes=outcomes)
 
 
 def status_of(house: House, replica: str, state: LogState) -> Status:
@@ -78,7 +109,32 @@ def _as_one(parts: Sequence[PipelineStatus], *, is_whole: bool) -> PipelineStatu
         progress_us=_lowest([part.progress_us for part in parts]),
         swaps=behind.swaps,
         entities=behind.entities,
+        arms=_sum_arms(behind, parts),
+        shadows=[_sum_shadow(shadow, parts) for shadow in behind.shadows],
+        fallbacks=_sum(part.fallbacks for part in parts),
     )
+
+
+def _sum_arms(behind: PipelineStatus, parts: Sequence[PipelineStatus]) -> list[ArmStatus]:
+    """The arms of the worker that is behind, with the answers of all that have the same."""
+    answers: Counter[tuple[str, int]] = Counter()
+    for arm in (arm for part in parts for arm in part.arms):
+        answers[arm.arm, arm.members[0].version] += arm.answers
+    return [
+        arm.model_copy(update={"answers": answers[arm.arm, arm.members[0].version]}) for arm in behind.arms
+    ]  # fmt: skip
+
+
+def _sum_shadow(shadow: ShadowStatus, parts: Sequence[PipelineStatus]) -> ShadowStatus:
+    same = (each.outcomes for part in parts for each in part.shadows if each.name == shadow.name)
+    return shadow.model_copy(update={"outcomes": _sum(same)})
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    out: Counter[str] = Counter()
+    for each in counts:
+        out.update(each)
+    return dict(sorted(out.items()))
 
 
 def _lowest(times: Sequence[int | None]) -> int | None:

@@ -36,6 +36,7 @@ from tidemill_serving.handlers.following import Follower, Follows
 from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.handlers.releasing import Releaser
 from tidemill_serving.handlers.repository import ModelRepository
+from tidemill_serving.handlers.shadowing import Shadower
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.settings import Settings
 from tidemill_serving.spool import Shipper, Spool, partition_of
@@ -73,6 +74,8 @@ class Serving:
         )
         self.models = ModelRepository(self.house.desks, self.batcher)
         self.batcher.once = self.family.once(self.spool)
+        self.shadower = Shadower(self.house, self.batcher.append)
+        self.batcher.beside = self.shadower.put
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
@@ -129,8 +132,8 @@ class Serving:
     ) -> None:
         async with asyncio.TaskGroup() as group:
             work = (
-                self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), watcher.run(),
-                releases.run(), self.follower.run(), self.releaser.run(known),
+                self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
+                watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip

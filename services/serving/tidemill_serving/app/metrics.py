@@ -6,10 +6,13 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
 from tidemill_serving.spool import Shipper, Spool
 
 LABELS = ("pipeline",)
+ARMS, FALLBACKS = ("pipeline", "arm", "version"), ("pipeline", "arm", "reason")
+SHADOWS = ("pipeline", "shadow", "outcome")
 
 
 class ServingMetrics(Collector):
@@ -37,7 +40,7 @@ class ServingMetrics(Collector):
         found = families()
         self._process(found)
         for name, desk in self._house.desks.items():
-            values = {
+            values: dict[str, float] = {
                 "epoch": desk.champion.active.released.epoch if desk.champion.active else 0,
                 "watermark_seconds": (desk.watermark_us(self._house.replica) or 0) / 1e6,
                 "staged": len(desk.champion.staged),
@@ -45,6 +48,7 @@ class ServingMetrics(Collector):
             }
             for metric, value in values.items():
                 found[metric].add_metric([name], value)
+            _traffic(found, desk)
         for name, tally in self._spool.tallies.items():
             found["predictions"].add_metric([name], tally.predictions)
             found["shipped"].add_metric([name], self._shipper.counts.get(name, 0))
@@ -65,11 +69,29 @@ class ServingMetrics(Collector):
             found[metric].add_metric([], value)
 
 
+def _traffic(found: dict[str, CounterMetricFamily | GaugeMetricFamily], desk: Desk) -> None:
+    """Who answers which share, and what became of those who should have."""
+    name, active, traffic = desk.spec.name, desk.champion.active, desk.traffic
+    if active is not None:
+        found["share"].add_metric([name, "champion", str(active.leader.version)], active.share)
+        if active.rival is not None:
+            found["share"].add_metric([name, "challenger", str(active.rival.leader.version)], active.rival.share)
+    for (arm, version), count in list(traffic.answers.items()):
+        found["answers"].add_metric([name, arm, str(version)], count)
+    for (arm, reason), count in list(traffic.fallbacks.items()):
+        found["fallbacks"].add_metric([name, arm, reason], count)
+    for (shadow, outcome), count in list(traffic.shadows.items()):
+        found["shadows"].add_metric([name, shadow, outcome], count)
+
+
 def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
     """Every metric of serving by its short name, without samples."""
     counters = {
         "predictions": ("Predictions in this instance's log, ever.", LABELS),
         "shipped": ("Predictions that Kafka has acknowledged, ever.", LABELS),
+        "answers": ("Entity answers since the process began, by the side and version that gave them.", ARMS),
+        "fallbacks": ("Answers that another gave than whose key it was, or not all of its members.", FALLBACKS),
+        "shadows": ("Rows for shadows off the path of answers: scored, dropped, or why not.", SHADOWS),
         "batches": ("Batches scored.", ()),
         "rows": ("Instances scored.", ()),
         "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),
@@ -77,6 +99,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
     }
     gauges = {
         "epoch": ("Epoch of the release that answers; 0: none.", LABELS),
+        "share": ("Share of the keys that an arm has, and its leading version.", ARMS),
         "watermark_seconds": ("Event time of the features, seconds since 1970.", LABELS),
         "staged": ("Releases that wait for their time.", LABELS),
         "refused_releases": ("Releases that were not taken since the process began.", LABELS),

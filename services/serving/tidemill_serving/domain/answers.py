@@ -3,14 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from tidemill_contracts.base import format_time
+from tidemill_contracts.events import Fallback
 
 REMEMBERED = 20_000
 """Newest answers kept for requests that are sent again with the same id."""
+
+
+ArmName = Literal["champion", "challenger"]
 
 
 class HasRevision(Protocol):
@@ -28,8 +32,20 @@ class _Read(msgspec.Struct):
     at_us: int | None = None
 
 
-class Record(msgspec.Struct, gc=False):
-    """`tidemill_contracts.events.Prediction`, field by field; NaN in the vector becomes null."""
+class Part(msgspec.Struct, gc=False):
+    """A member of a mix: its share of the answer and its own score; null: it had none and took no part."""
+
+    model: str
+    version: int
+    weight: float
+    score: float | None
+
+
+class Record(msgspec.Struct, gc=False, omit_defaults=True):
+    """`tidemill_contracts.events.Prediction`, field by field; NaN in the vector becomes null.
+
+    What has a default here is only written for releases of more than one model.
+    """
 
     prediction_id: str
     pipeline: str
@@ -49,6 +65,12 @@ class Record(msgspec.Struct, gc=False):
     degraded: bool
     watermark_us: int | None
     trace_id: str | None
+    sequence: int = 0
+    mix: list[Part] = []
+    arm: ArmName = "champion"
+    share: float = 1.0
+    fallback: Fallback | None = None
+    above: list[str] = []
 
 
 class _Known(msgspec.Struct):
@@ -64,10 +86,15 @@ class _Known(msgspec.Struct):
     defaulted: list[str] = []
     degraded: bool = False
     trace_id: str | None = None
+    mix: list[Part] = []
+    arm: ArmName = "champion"
+    share: float = 1.0
+    fallback: Fallback | None = None
+    above: list[str] = []
 
 
-class Answer(msgspec.Struct, gc=False):
-    """What the client gets for one instance."""
+class Answer(msgspec.Struct, gc=False, omit_defaults=True):
+    """What the client gets for one instance; what has a default is left out where it is so."""
 
     prediction_id: str
     score: float
@@ -79,6 +106,11 @@ class Answer(msgspec.Struct, gc=False):
     defaulted: list[str]
     degraded: bool
     trace_id: str | None
+    members: list[Part] = []
+    arm: ArmName = "champion"
+    share: float = 1.0
+    fallback: Fallback | None = None
+    above: list[str] = []
 
 
 class Remembered(NamedTuple):
@@ -97,7 +129,8 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
             newest = read.at_us
     answer = Answer(
         record.prediction_id, record.score, record.epoch, record.version, record.model, revisions,
-        None if newest is None else format_time(newest), record.defaulted, record.degraded, record.trace_id,
+        None if newest is None else format_time(newest), record.defaulted, record.degraded, record.trace_id, record.mix,
+        record.arm, record.share, record.fallback, record.above,
     )  # fmt: skip
     return _ENCODER.encode(answer)
 

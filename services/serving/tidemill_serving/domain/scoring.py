@@ -1,19 +1,26 @@
-"""Scores of a release: members mixed by weight, shadows beside them; what is not a probability never counts. Pure."""
+"""Scores of models: members mixed by weight, shadows beside them; what is not a probability never counts. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill_contracts.events import Fallback
+from tidemill_engine.rollout import mix
+
 Floats = NDArray[np.float64]
+
+
+class LateError(ValueError):
+    """The model did not answer in its time."""
 
 
 class Model(Protocol):
     """A member's or shadow's opened model."""
 
     def scores(self, rows: NDArray[np.float32]) -> Floats:
-        """Scores [N] of rows [N, F]; raises ValueError when the model fails."""
+        """Scores [N] of rows [N, F]; raises LateError when it took too long, another ValueError when it fails."""
 
 
 class Weighted(NamedTuple):
@@ -27,33 +34,47 @@ class Weighted(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Of N rows: the mixed score (NaN: no member had an answer), and each member's and shadow's own."""
+    """Of N rows: the mixed score (NaN: no member had an answer), and each member's and shadow's own.
+
+    `failed` says of members, by digest, why all of their rows are NaN.
+    """
 
     mixed: Floats
     members: dict[str, Floats]
     shadows: dict[str, Floats]
+    failed: dict[str, Fallback]
+
+    def why(self, row: int) -> Fallback | None:
+        """Why a row has no score of some member; None where it has all."""
+        for digest, values in self.members.items():
+            if values[row] != values[row]:
+                return self.failed.get(digest, "invalid")
+        return None
 
 
-def score(members: Sequence[Weighted], shadows: Sequence[Weighted], matrix: Floats | NDArray[np.float32]) -> Scores:
+def score(
+    members: Sequence[Weighted], shadows: Iterable[Weighted], matrix: Floats | NDArray[np.float32]
+) -> Scores:  # fmt: skip
     """Run every model once on the matrix [N, F]; a failing one counts as NaN for all rows."""
     rows = np.ascontiguousarray(matrix, dtype=np.float32)
-    own = {member.digest: _run(member.model, rows) for member in members}
-    beside = {shadow.name: _run(shadow.model, rows) for shadow in shadows}
+    failed: dict[str, Fallback] = {}
+    own = {member.digest: run(member, rows, failed) for member in members}
+    beside = {shadow.name: run(shadow, rows, {}) for shadow in shadows}
     if len(members) == 1:
-        return Scores(own[members[0].digest], own, beside)
-    weights = np.array([member.weight for member in members])[:, None]
-    table = np.stack([own[member.digest] for member in members])
-    known = ~np.isnan(table)
-    total = (weights * known).sum(axis=0)
-    weighted = (weights * np.where(known, table, 0.0)).sum(axis=0)
-    mixed = np.divide(weighted, total, out=np.full(len(rows), np.nan), where=total > 0)
-    return Scores(np.clip(mixed, 0.0, 1.0), own, beside)
+        return Scores(own[members[0].digest], own, beside, failed)
+    mixed = mix([own[member.digest] for member in members], [member.weight for member in members])
+    return Scores(mixed, own, beside, failed)
 
 
-def _run(model: Model, rows: NDArray[np.float32]) -> Floats:
+def run(weighted: Weighted, rows: NDArray[np.float32], failed: dict[str, Fallback]) -> Floats:
+    """Scores [N] of one model, NaN for what is not a probability; why it failed as a whole goes to `failed`."""
     try:
-        scores = model.scores(rows)
+        scores = weighted.model.scores(rows)
+    except LateError:
+        failed[weighted.digest] = "late"
+        return np.full(len(rows), np.nan)
     except ValueError:
+        failed[weighted.digest] = "error"
         return np.full(len(rows), np.nan)
     with np.errstate(invalid="ignore"):
         return np.where((scores >= 0.0) & (scores <= 1.0), scores, np.nan)

@@ -17,6 +17,7 @@ from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
+from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
@@ -67,9 +68,11 @@ class Batcher:
     ) -> None:
         """`appended` is called after every write to the log, `swapped` after a release has come to answer.
 
-        `once`, where it is set, takes the place of the log for answers whose ids other workers may have answered too.
+        `once`, where it is set, takes the place of the log for answers whose ids other workers may have answered too;
+        `beside` takes what shadows are to score, once the answers have left.
         """
         self.once: Once | None = None
+        self.beside: Callable[[Desk, Sequence[Beside]], None] = _nothing
         self._house, self._spool, self._now_us = house, log, now_us
         self._appended, self._swapped = appended, swapped
         self._jobs: list[_Job] = []
@@ -146,7 +149,7 @@ class Batcher:
         links = [] if cause.released is None else [cause.released]
         with telemetry.span("swap", parent=cause.traceparent, links=links, attributes=about):
             loaded.cause = cause._replace(traceparent=telemetry.current_traceparent())
-            self._append([desk.swapped(loaded, watermark, at_us=self._now_us())])
+            self.append([desk.swapped(loaded, watermark, at_us=self._now_us())])
             self._swapped(desk)
 
     def _write_timers(self) -> None:
@@ -155,10 +158,11 @@ class Batcher:
             watermark = desk.watermark_us(self._house.replica)
             if watermark is None or (desk.floor_us is not None and watermark <= desk.floor_us):
                 continue
-            if self._append(desk.timers(watermark)):
+            if self.append(desk.timers(watermark)):
                 desk.floor_us = watermark
 
-    def _append(self, entries: list[Entry]) -> bool:
+    def append(self, entries: list[Entry]) -> bool:
+        """Write to the log; false, and counted, when it takes nothing now."""
         return self._try(lambda: self._spool.append(entries))
 
     def _try(self, write: Callable[[], object]) -> bool:
@@ -186,13 +190,17 @@ class Batcher:
             for job, result in zip(asked, draft.results, strict=True):
                 job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
         self._learn(time.perf_counter() - self._began, load)
+        if is_logged:
+            for desk, _, draft in drafts:
+                if draft.beside:
+                    self.beside(desk, draft.beside)
 
     def _log(self, entries: list[Entry], drafts: Sequence[tuple[Desk, Sequence[_Job], Drafts]]) -> bool:
-        """As `_append`; what another worker has answered meanwhile is not logged again but answered as it was."""
+        """As `append`; what another worker has answered meanwhile is not logged again but answered as it was."""
         identities = [identity for _, _, draft in drafts for identity, _ in draft.remembered]
         once = self.once
         if once is None or not identities:
-            return self._append(entries)
+            return self.append(entries)
         known: Known = {}
         if not self._try(lambda: known.update(once.append_once(entries, identities))):
             return False
@@ -200,6 +208,8 @@ class Batcher:
             for index, job in enumerate(jobs):
                 if (found := known.get(job.query.identity)) is not None:
                     draft.results[index] = repeat(found, job.query.ask)
+            if draft.beside is not None:
+                draft.beside.clear()  # what was answered elsewhere has its shadows there; this is rare enough
             draft.remembered[:] = [(identity, known.get(identity, new)) for identity, new in draft.remembered]
         return True
 
@@ -217,13 +227,15 @@ class Batcher:
             return self._draft(desk, queries)
         except Exception:  # noqa: BLE001 - a fault of ours over one request must not reach its neighbours
             _log.exception("a batch of %s failed; its requests are answered one by one", desk.spec.name)
-        alone, first = Drafts([], [], []), dict[str, Result]()
+        beside = list[Beside]()
+        alone, first = Drafts([], [], [], None, beside), dict[str, Result]()
         for query in queries:
             if query.identity not in first:
                 part = self._draft_alone(desk, query)
                 first[query.identity] = part.results[0]
                 alone.entries.extend(part.entries)
                 alone.remembered.extend(part.remembered)
+                beside.extend(part.beside or ())
             alone.results.append(first[query.identity])
         return alone  # and without links: this is rare enough
 
@@ -265,6 +277,10 @@ class Batcher:
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
+
+
+def _nothing(_desk: Desk, _besides: Sequence[Beside]) -> None:
+    """Until somebody takes what shadows are to score, once the answers have left."""
 
 
 def _by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:

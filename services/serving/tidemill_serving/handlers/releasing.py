@@ -3,31 +3,26 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
-from tidemill_contracts.events import Member, Released
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.events import Released
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.errors import Later, Never
 from tidemill_runtime.telemetry import current_traceparent, processing
-from tidemill_serving.domain.desk import Desk, Loaded
+from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
-from tidemill_serving.domain.plan import Plan, UnservableError
+from tidemill_serving.domain.plan import UnservableError
 from tidemill_serving.domain.releases import Cause, Kept, Order
-from tidemill_serving.domain.scoring import Model, Weighted
+from tidemill_serving.handlers import opening
 
 _log = logging.getLogger(__name__)
 
 
-class Models(Protocol):
-    """Opens models by digest."""
-
-    async def open(self, digest: str, features: list[str]) -> Model:
-        """Raises ValueError for a model that must not be used, Later when it cannot be fetched now."""
+class Models(opening.Models, Protocol):
+    """Opens models by digest, and keeps what releases on hand name."""
 
     def keep(self, digests: Iterable[str]) -> None:
         """Forget every other model."""
@@ -149,31 +144,12 @@ class Releaser:
     async def _stage(self, desk: Desk, arrived: Arrived) -> None:
         envelope = arrived.envelope
         with processing(self._topic, "serving", [envelope.traceparent] if envelope.traceparent else []):
-            loaded = await self._load(arrived.released, desk.spec)
+            loaded = await opening.load(self._models, arrived.released, desk.spec)
             loaded.cause = Cause(envelope.id, envelope.correlation, current_traceparent(), envelope.traceparent)
         await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)
         self._progress()
         self._keep()
-
-    async def _load(self, released: Released, spec: PipelineSpec) -> Loaded:
-        started = perf_counter()
-        plan = Plan(spec, released.features)
-        for part in plan.parts:
-            if released.views.get(part.view, part.version) != part.version:
-                raise UnservableError(f"the view {part.view} has changed since the model was trained")
-        members = [await self._open(member, released.features) for member in released.members]
-        shadows = []
-        for shadow in released.shadows:
-            try:
-                shadows.append(await self._open(shadow, released.features))
-            except (ValueError, Never) as error:
-                _log.warning("shadow %s of epoch %d is left out: %s", shadow.name, released.epoch, error)
-        return Loaded(released, spec, plan, members, shadows, (perf_counter() - started) * 1000)
-
-    async def _open(self, member: Member, features: list[str]) -> Weighted:
-        model = await self._models.open(member.model, features)
-        return Weighted(member.name, member.model, member.version, member.weight, model)
 
     def _refuse(self, desk: Desk, epoch: int, reason: str) -> None:
         self._house.counts.refused_releases += 1
@@ -184,14 +160,14 @@ class Releaser:
         """Keep on disk only the models of releases on hand."""
         champions = [desk.champion for desk in self._house.desks.values()]
         loaded = [found for c in champions for found in (c.active, c.previous, *c.staged) if found is not None]
-        self._models.keep(member.digest for found in loaded for member in (*found.members, *found.shadows))
+        self._models.keep(digest for found in loaded for digest in found.digests())
 
     async def restore(self, kept: Kept, desk: Desk) -> None:
         """Open what answered before the process ended: the newest that can be opened, else an older one."""
         opened = []
         for item in kept.releases:
             try:
-                opened.append(await self._load(item.released, item.spec))
+                opened.append(await opening.load(self._models, item.released, item.spec))
             except (ValueError, Never, Later) as error:
                 _log.error("epoch %d of %s cannot be restored: %s", item.released.epoch, kept.spec.name, error)
         if opened:

@@ -54,16 +54,37 @@ class Scorer:
         for size in (1, 2):
             self.scores(rows[:size])
 
-    def scores(self, rows: Float32s) -> Floats:
+    def stoppable(self) -> "StoppableScorer":
+        """The same model, in runs that can be stopped."""
+        return StoppableScorer(self)
+
+    def scores(self, rows: Float32s, options: "onnxruntime.RunOptions | None" = None) -> Floats:
         """Scores [N] of rows [N, F]; raises UnusableModelError where the model fails or answers another shape."""
         try:
-            (result,) = self._session.run([self._output], {self._input: rows})
+            (result,) = self._session.run([self._output], {self._input: rows}, options)
         except Exception as error:  # noqa: BLE001 - see above
             raise UnusableModelError(f"the model failed: {_brief(error)}") from None
         scores = np.asarray(result)
         if scores.size != len(rows) or not np.issubdtype(scores.dtype, np.floating):
             raise UnusableModelError(f"{scores.dtype} {list(scores.shape)} for {len(rows)} rows")
         return scores.reshape(len(rows)).astype(np.float64)
+
+
+class StoppableScorer:
+    """Runs of one model, one at a time, that another thread may stop."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._options = onnxruntime.RunOptions()
+
+    def scores(self, rows: Float32s) -> Floats:
+        """As `Scorer.scores`; raises UnusableModelError when it was stopped."""
+        self._options = onnxruntime.RunOptions()
+        return self._scorer.scores(rows, self._options)
+
+    def stop(self) -> None:
+        """The run under way ends with its present node."""
+        self._options.terminate = True
 
 
 def is_probability(scores: Floats) -> NDArray[np.bool_]:

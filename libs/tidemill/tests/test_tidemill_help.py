@@ -35,7 +35,7 @@ def test_the_promised_commands_are_there() -> None:
         "rollback", "freeze", "unfreeze", "drift", "lineage", "audit verify", "ledger", "dlq list", "dlq show",
         "dlq replay", "parity", "features list", "features show", "quarantine list", "quarantine show",
         "quarantine release",
-        "dataset build", "features backfill", "archive verify", "archive compact",
+        "rollout", "canary", "shadow", "mix", "dataset build", "features backfill", "archive verify", "archive compact",
     }  # fmt: skip
     assert wanted <= set(ALL)
     options = {name: {option for p in command.params for option in p.opts} for name, command in ALL.items()}

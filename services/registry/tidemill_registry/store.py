@@ -19,7 +19,7 @@ from tidemill_contracts.events import (
 )
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_registry.domain import audit
-from tidemill_registry.domain.champion import EpochMovedError, Version, release_id
+from tidemill_registry.domain.champion import EpochMovedError, Version, in_charge_since, release_id
 from tidemill_registry.domain.review import Standing
 from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Pool
@@ -38,6 +38,8 @@ VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, 
     ON CONFLICT (pipeline, model) DO NOTHING RETURNING version"""
 VERSIONS = """SELECT version, model, manifest, run_id, at_us FROM registry.versions
     WHERE pipeline = $1 ORDER BY version"""
+ONE_VERSION = """SELECT version, model, features, views, spec, manifest FROM registry.versions
+    WHERE pipeline = $1 AND version = $2"""
 KNOWN_VERSION = "SELECT version FROM registry.versions WHERE pipeline = $1 AND model = $2"
 MOVE = "UPDATE registry.pipelines SET epoch = $3 WHERE pipeline = $1 AND epoch = $2"
 RELEASE = """INSERT INTO registry.releases (pipeline, epoch, event_id, at_us, effective_at_us, body)
@@ -103,7 +105,7 @@ class PostgresUnit:
         if row is None:
             return None
         releases = await self.releases(pipeline)
-        return Standing(row.spec, releases[-1] if releases else None, row.frozen)
+        return Standing(row.spec, releases[-1] if releases else None, row.frozen, in_charge_since(releases))
 
     async def releases(self, pipeline: str) -> list[Released]:
         """All releases of a pipeline, by epoch."""
@@ -112,14 +114,11 @@ class PostgresUnit:
 
     async def version(self, pipeline: str, number: int) -> Version | None:
         """A registered version."""
-        row = await self.db.fetchrow(
-            "SELECT version, model, features, views, spec FROM registry.versions WHERE pipeline = $1 AND version = $2",
-            pipeline,
-            number,
-        )
+        row = await self.db.fetchrow(ONE_VERSION, pipeline, number)
         if row is None:
             return None
-        return Version(row["version"], row["model"], json.loads(row["features"]), json.loads(row["views"]), row["spec"])
+        features, views = json.loads(row["features"]), json.loads(row["views"])
+        return Version(row["version"], row["model"], features, views, row["spec"], row["manifest"])
 
     async def register(self, run: RunFinished, *, features: list[str], views: dict[str, str], spec: str) -> Version:
         """Give the run's model the pipeline's next version; the same bytes again keep the version they have."""
@@ -145,7 +144,7 @@ class PostgresUnit:
                 event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id
             )
         await self._lineage(run)
-        return Version(int(number), str(run.model), features, views, spec)
+        return Version(int(number), str(run.model), features, views, spec, str(run.manifest))
 
     async def save_gate(self, decision: GateDecided) -> None:
         """Record and announce the gate's verdict."""

@@ -22,6 +22,9 @@ AtOption = Annotated[
     str | None, typer.Option("--at", help="Event time, RFC 3339.", show_default="where the stream stands")
 ]
 DetailOption = Annotated[str, typer.Option("--detail", help="Why, for the history.")]
+EpochOption = Annotated[
+    int | None, typer.Option("--expected-epoch", help="Refuse if another release came first.", min=0)
+]
 PipelineArgument = Annotated[str, typer.Argument(help="The pipeline's name.")]
 
 

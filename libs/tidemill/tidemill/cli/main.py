@@ -19,12 +19,27 @@ from tidemill.cli import (
     parity,
     pipelines,
     quarantine,
+    rollout,
     stack,
 )
 from tidemill.cli.output import complain, say
 
 _INTERRUPTED = 130
-_GROUPS = (demo, stack, pipelines, data, letters, models, evidence, parity, archive, dataset, features, quarantine)
+_GROUPS = (
+    demo,
+    stack,
+    pipelines,
+    data,
+    letters,
+    models,
+    rollout,
+    evidence,
+    parity,
+    archive,
+    dataset,
+    features,
+    quarantine,
+)
 
 
 def build() -> typer.Typer:

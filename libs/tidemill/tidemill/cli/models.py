@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli.connect import TRAINED_S, AtOption, DetailOption, PipelineArgument, connected, instant, wait_for
+from tidemill.cli.connect import (
+    TRAINED_S,
+    AtOption,
+    DetailOption,
+    EpochOption,
+    PipelineArgument,
+    connected,
+    instant,
+    wait_for,
+)
 from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, say, table
 
 if TYPE_CHECKING:
@@ -30,7 +39,7 @@ def champion(
     Example: [bold]tidemill champion flight-delay --at 2013-03-01T00:00:00Z[/bold]
     """
     with connected(home) as client:
-        _show([client.champion(pipeline, at=at)], as_json=as_json, one=True)
+        show([client.champion(pipeline, at=at)], as_json=as_json, one=True)
 
 
 def releases(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -39,7 +48,7 @@ def releases(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonO
     Example: [bold]tidemill releases flight-delay[/bold]
     """
     with connected(home) as client:
-        _show(client.releases(pipeline), as_json=as_json)
+        show(client.releases(pipeline), as_json=as_json)
 
 
 def runs(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
@@ -94,37 +103,38 @@ def train(  # noqa: PLR0913 - the options of a command
 
 def promote(  # noqa: PLR0913 - the options of a command
     pipeline: PipelineArgument,
-    version: Annotated[int, typer.Argument(min=1)],
+    version: Annotated[int | None, typer.Argument(min=1, show_default="the challenger's")] = None,
     at: AtOption = None,
-    expected_epoch: Annotated[int | None, typer.Option(help="Refuse if another release came first.", min=0)] = None,
+    expected_epoch: EpochOption = None,
     detail: DetailOption = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release a version by hand.
+    """Release a version by hand: it answers all keys.
 
     Example: [bold]tidemill promote flight-delay 3 --detail "the gate was too strict"[/bold]
     """
     with connected(home) as client:
         made = client.promote(pipeline, version, at=at, expected_epoch=expected_epoch, detail=detail)
-    _show([made], as_json=as_json, one=True)
+    show([made], as_json=as_json, one=True)
 
 
 def rollback(  # noqa: PLR0913 - the options of a command
     pipeline: PipelineArgument,
     to_epoch: Annotated[int | None, typer.Option(help="Which one.", min=1, show_default="the latest other")] = None,
     at: AtOption = None,
+    expected_epoch: EpochOption = None,
     detail: DetailOption = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier release; what is released is the old models under a new epoch.
+    """Go back: from a canary to the champion alone, else to the latest release of other models, under a new epoch.
 
     Example: [bold]tidemill rollback flight-delay --to-epoch 2[/bold]
     """
     with connected(home) as client:
-        made = client.rollback(pipeline, to_epoch=to_epoch, at=at, detail=detail)
-    _show([made], as_json=as_json, one=True)
+        made = client.rollback(pipeline, to_epoch=to_epoch, at=at, expected_epoch=expected_epoch, detail=detail)
+    show([made], as_json=as_json, one=True)
 
 
 def freeze(
@@ -156,6 +166,8 @@ def unfreeze(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonO
 def _tell(outcome: "TrainingOutcome", *, as_json: bool) -> None:
     if as_json:
         emit(outcome.model_dump())
+    elif outcome.status == "canary":
+        say(f"version {outcome.version} is the challenger since epoch {outcome.epoch}: it answers a share of the keys")
     elif outcome.epoch is not None:
         say(f"version {outcome.version} is released and answers as epoch {outcome.epoch}")
     else:
@@ -164,7 +176,8 @@ def _tell(outcome: "TrainingOutcome", *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show(found: "list[Released]", *, as_json: bool, one: bool = False) -> None:
+def show(found: "list[Released]", *, as_json: bool, one: bool = False) -> None:
+    """Releases as a table or as JSON; `one`: the JSON of the only one."""
     if as_json:
         documents: list[Any] = [json.loads(release.model_dump_json()) for release in found]
         emit(documents[0] if one else documents)
@@ -173,7 +186,10 @@ def _show(found: "list[Released]", *, as_json: bool, one: bool = False) -> None:
     for release in found:
         lead, since = release.members[0], release.effective_at_us
         when = instant(release.at_us if since is None else since)
-        cells = (str(release.epoch), str(lead.version), lead.model[:12], when)
+        version = "+".join(str(member.version) for member in release.members)
+        if release.challenger is not None:
+            version += f" | {release.challenger.version} for {release.challenger.share:.0%}"
+        cells = (str(release.epoch), version, lead.model[:12], when)
         shown.add_row(*plain(*cells, release.reason.kind, release.reason.detail))
     console.print(shown)
 

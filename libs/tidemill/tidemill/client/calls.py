@@ -106,7 +106,7 @@ def predict_many(pipeline: str, instances: Sequence[Mapping[str, Any]]) -> Steps
 def champion(pipeline: str, *, at: str | int | None = None) -> Steps[Released]:
     """The release that answers, or that answered at an event time."""
     params = None if at is None else {"at": _instant(at)}
-    return _event(
+    return event_of(
         Released, (yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/champion", params=params))
     )
 
@@ -114,7 +114,7 @@ def champion(pipeline: str, *, at: str | int | None = None) -> Steps[Released]:
 def releases(pipeline: str) -> Steps[list[Released]]:
     """Releases by epoch."""
     answer = yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/releases")
-    return [_event(Released, item) for item in answer["releases"]]
+    return [event_of(Released, item) for item in answer["releases"]]
 
 
 def versions(pipeline: str) -> Steps[list[r.Version]]:
@@ -126,7 +126,7 @@ def versions(pipeline: str) -> Steps[list[r.Version]]:
 def gates(pipeline: str) -> Steps[list[GateDecided]]:
     """Verdicts of the gate, oldest first."""
     answer = yield Call("registry", "GET", f"/v1/pipelines/{part_of(pipeline)}/gates")
-    return [_event(GateDecided, item) for item in answer["items"]]
+    return [event_of(GateDecided, item) for item in answer["items"]]
 
 
 def runs(pipeline: str | None = None) -> Steps[list[r.Run]]:
@@ -181,26 +181,6 @@ def are_applied(source: str, accepted: Sequence[r.Accepted]) -> Steps[bool]:
     return all(known.get(str(place.partition), 0) > place.offset for place in accepted)
 
 
-def promote(
-    pipeline: str, version: int, *, at: str | int | None = None, expected_epoch: int | None = None, detail: str = ""
-) -> Steps[Released]:
-    """Release a version by hand, at an event time; 409 when `expected_epoch` is no longer the champion's."""
-    body = {"version": version, "at": (yield from _time_of(pipeline, at)), "detail": detail}
-    extra = {} if expected_epoch is None else {"expected_epoch": expected_epoch}
-    path = f"/v1/pipelines/{part_of(pipeline)}/promote"
-    return _event(Released, (yield Call("registry", "POST", path, body | extra)))
-
-
-def rollback(
-    pipeline: str, *, to_epoch: int | None = None, at: str | int | None = None, detail: str = ""
-) -> Steps[Released]:
-    """Go back to an earlier release: to `to_epoch`, else to the latest with another model."""
-    body: dict[str, Any] = {"at": (yield from _time_of(pipeline, at)), "detail": detail}
-    extra = {} if to_epoch is None else {"to_epoch": to_epoch}
-    path = f"/v1/pipelines/{part_of(pipeline)}/rollback"
-    return _event(Released, (yield Call("registry", "POST", path, body | extra)))
-
-
 def freeze(pipeline: str, *, frozen: bool = True) -> Steps[bool]:
     """Stop (or resume) automatic releases; returns what holds now."""
     path = f"/v1/pipelines/{part_of(pipeline)}/freeze"
@@ -210,7 +190,7 @@ def freeze(pipeline: str, *, frozen: bool = True) -> Steps[bool]:
 def drifts(pipeline: str) -> Steps[list[r.Drift]]:
     """Alarms, newest first."""
     answer = yield Call("monitoring", "GET", f"/v1/pipelines/{part_of(pipeline)}/drifts")
-    return [r.Drift(event_id=item["event_id"], drift=_event(DriftDetected, item)) for item in answer["items"]]
+    return [r.Drift(event_id=item["event_id"], drift=event_of(DriftDetected, item)) for item in answer["items"]]
 
 
 def metrics(pipeline: str) -> Steps[list[r.Metric]]:
@@ -259,7 +239,7 @@ def _spec(name: str) -> Steps[PipelineSpec]:
     return PipelineSpec.model_validate_json(json.dumps((yield from pipeline(name)).spec))
 
 
-def _time_of(name: str, at: str | int | None) -> Steps[str]:
+def time_of(name: str, at: str | int | None) -> Steps[str]:
     """The event time of a decision: as given, else where the features of the pipeline stand."""
     if at is not None:
         return _instant(at)
@@ -287,7 +267,7 @@ def _instant(time: str | int) -> str:
 E_ = TypeVar("E_", Released, GateDecided, DriftDetected)
 
 
-def _event(kind: type[E_], item: Mapping[str, Any]) -> E_:
+def event_of(kind: type[E_], item: Mapping[str, Any]) -> E_:
     return kind.read(json.dumps(item).encode())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 
 import httpx
 
-from tidemill.client import calls, catalogue
+from tidemill.client import calls, catalogue, decisions
 from tidemill.client import letters as dead
 from tidemill.client import quarantine as ward
 from tidemill.client.calls import Steps
@@ -70,8 +70,11 @@ class Operations:
     runs = Operation(calls.runs)
     train = Operation(calls.train)
     training_outcome = Operation(calls.training_outcome)
-    promote = Operation(calls.promote)
-    rollback = Operation(calls.rollback)
+    promote = Operation(decisions.promote)
+    canary = Operation(decisions.canary)
+    shadow = Operation(decisions.shadow)
+    mix = Operation(decisions.mix)
+    rollback = Operation(decisions.rollback)
     freeze = Operation(calls.freeze)
     drifts = Operation(calls.drifts)
     metrics = Operation(calls.metrics)

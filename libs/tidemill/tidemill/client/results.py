@@ -59,8 +59,21 @@ class Pipeline(Result):
     spec: dict[str, Any]
 
 
+class Part(Result):
+    """A member's part in a mix; without a score it took no part."""
+
+    model: str
+    version: int
+    weight: float
+    score: float | None
+
+
 class Prediction(Result):
-    """An answer and what it rests on; `revisions` is per view the revision that was read, 0 for an unknown entity."""
+    """An answer and what it rests on; `revisions` is per view the revision that was read, 0 for an unknown entity.
+
+    `members` are those of a mix, `arm` is whose the key is, with its share of the keys; `fallback` says why another
+    answered, and `above` names the release's thresholds that the score reaches.
+    """
 
     prediction_id: str
     score: float
@@ -72,6 +85,11 @@ class Prediction(Result):
     defaulted: list[str] = []
     degraded: bool = False
     trace_id: str | None = None
+    members: list[Part] = []
+    arm: str = "champion"
+    share: float = 1.0
+    fallback: str | None = None
+    above: list[str] = []
 
 
 class Version(Result):
@@ -167,5 +185,5 @@ class Replayed(Result):
 
 __all__ = [
     "Accepted", "Applied", "Audit", "Drift", "DriftDetected", "EventFate", "GateDecided", "Letter", "Metric",
-    "OpenedLetter", "Pipeline", "Place", "Prediction", "Released", "Replayed", "Run", "Version",
+    "OpenedLetter", "Part", "Pipeline", "Place", "Prediction", "Released", "Replayed", "Run", "Version",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """Bodies that the registry takes and answers."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from tidemill_contracts.base import Contract
 
@@ -50,21 +50,57 @@ class RequestOutcome(BaseModel):
     detail: str
 
 
-class PromoteOrder(Contract):
-    """Release a version by hand. `expected_epoch` refuses when another decision came first."""
+class _Order(Contract):
+    """What every order says. `expected_epoch` refuses when another decision came first."""
 
-    version: int = Field(ge=1)
     expected_epoch: int | None = Field(default=None, ge=0)
     at: str = Field(description="event time of the decision, RFC 3339")
     detail: str = Field(default="", max_length=500)
 
 
-class RollbackOrder(Contract):
-    """Go back to an earlier release: to `to_epoch`, else to the latest one with another model."""
+class PromoteOrder(_Order):
+    """Release a version by hand: the one named, else the challenger."""
+
+    version: int | None = Field(default=None, ge=1)
+
+
+class CanaryOrder(_Order):
+    """Let a version answer a share of the keys as the champion's challenger: `share`, else the file's next step."""
+
+    version: int = Field(ge=1)
+    share: float | None = Field(default=None, gt=0, le=1)
+
+
+class ShadowOrder(_Order):
+    """Score with a version beside every answer, after it has left; or, with `remove`, no longer."""
+
+    version: int = Field(ge=1)
+    remove: bool = False
+
+
+class MixedVersion(Contract):
+    """A version's part in a mix."""
+
+    version: int = Field(ge=1)
+    weight: float = Field(gt=0, le=1)
+
+
+class MixOrder(_Order):
+    """Let several versions answer together, by weight."""
+
+    members: list[MixedVersion] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _are_several(self) -> Self:
+        if len({member.version for member in self.members}) < len(self.members):
+            raise ValueError("members: a version stands there twice")
+        return self
+
+
+class RollbackOrder(_Order):
+    """Go back to `to_epoch`; else to the champion without its challenger, or the latest release of other models."""
 
     to_epoch: int | None = Field(default=None, ge=1)
-    at: str = Field(description="event time of the decision, RFC 3339")
-    detail: str = Field(default="", max_length=500)
 
 
 class FreezeOrder(Contract):

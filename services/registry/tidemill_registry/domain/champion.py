@@ -7,13 +7,22 @@ from tidemill_contracts.events import Member, Released, ReleaseReason, RunFinish
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 
+BASELINE = "baseline"
+
 
 class EpochMovedError(Exception):
     """The champion is no longer the one the decision was made against."""
 
 
-class NothingToRollBackError(Exception):
+class UndecidableError(Exception):
+    """A release that was asked for cannot be made; the text says why."""
+
+
+class NothingToRollBackError(UndecidableError):
     """There is no earlier release to go back to."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no earlier release to go back to")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,7 @@ class Version:
     features: list[str]
     views: Mapping[str, str]
     spec: str
+    manifest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,10 @@ class Moment:
 def next_release(
     spec: PipelineSpec, champion: Released | None, candidate: Version, *, moment: Moment, reason: ReleaseReason
 ) -> Released:
-    """The release after `champion` with `candidate` answering; the first model stays as baseline shadow if declared."""
-    shadows = list(champion.shadows) if champion is not None else []
-    if spec.rollout.baseline_shadow and not shadows:
-        shadows = [Member(name="baseline", model=candidate.model, version=candidate.version)]
+    """The release after `champion` with `candidate` alone; the first model stays as baseline shadow if declared."""
+    shadows = [] if champion is None else carried(champion, candidate)
+    if spec.rollout.baseline_shadow and not any(shadow.name == BASELINE for shadow in shadows):
+        shadows.insert(0, Member(name=BASELINE, model=candidate.model, version=candidate.version))
     return Released(
         pipeline=spec.name,
         epoch=champion.epoch + 1 if champion is not None else 1,
@@ -49,6 +59,9 @@ def next_release(
         shadows=shadows,
         views=dict(candidate.views),
         features=list(candidate.features),
+        thresholds=dict(spec.rollout.thresholds),
+        reference=candidate.manifest,
+        segments=list(spec.monitor.segments),
         spec=candidate.spec,
         policy=spec.policy_digest(),
         at_us=moment.at_us,
@@ -58,21 +71,71 @@ def next_release(
     )
 
 
+def carried(champion: Released, candidate: Version) -> list[Member]:
+    """The champion's shadows beside a candidate: what reads other features than that says so from now on."""
+    kept = [shadow for shadow in champion.shadows if shadow.name == BASELINE or shadow.model != candidate.model]
+    if list(candidate.features) == champion.features and dict(candidate.views) == champion.views:
+        return kept
+    own = {"features": champion.features, "views": champion.views}
+    return [shadow if shadow.features is not None else shadow.model_copy(update=own) for shadow in kept]
+
+
+def successor(champion: Released, *, moment: Moment, reason: ReleaseReason, **changes: object) -> Released:
+    """The release after `champion` that is as it is but for the changes."""
+    update: dict[str, object] = {
+        "epoch": champion.epoch + 1, "previous_epoch": champion.epoch, "sequence": 0, "at_us": moment.at_us,
+        "effective_at_us": moment.effective_at_us, "reason": reason,
+    }  # fmt: skip
+    return champion.model_copy(update=update | changes)
+
+
 def rolled_back(history: Sequence[Released], to_epoch: int | None, *, at_us: int, reason: ReleaseReason) -> Released:
-    """A new release with all that an earlier one had: that of `to_epoch`, else the latest with other members."""
+    """A new release with all that an earlier one had.
+
+    That of `to_epoch`; else, of a canary, the champion without its challenger; else the latest with other members or
+    weights, and without a challenger, which is who is being left.
+    """
     if not history:
         raise NothingToRollBackError
-    champion = history[-1]
-    models = [member.model for member in champion.members]
+    champion, moment = history[-1], Moment(at_us)
+    if to_epoch is None and champion.challenger is not None:
+        return _again(_before(history, champion.challenger.model), champion, moment, reason, challenger=None)
+    members = _mix_of(champion)
     for earlier in reversed(history[:-1]):
-        wanted = earlier.epoch == to_epoch if to_epoch is not None else [m.model for m in earlier.members] != models
-        if wanted:
-            update = {
-                "epoch": champion.epoch + 1, "previous_epoch": champion.epoch, "at_us": at_us,
-                "effective_at_us": None, "reason": reason, "sequence": 0,
-            }  # fmt: skip
-            return earlier.model_copy(update=update)
+        if to_epoch is None and _mix_of(earlier) != members:
+            return _again(earlier, champion, moment, reason, challenger=None)
+        if earlier.epoch == to_epoch:
+            return _again(earlier, champion, moment, reason)
     raise NothingToRollBackError
+
+
+def _before(history: Sequence[Released], challenger: str) -> Released:
+    """The latest release before this challenger had a share; the present one if that is not known."""
+    for earlier in reversed(history):
+        if earlier.challenger is None or earlier.challenger.model != challenger:
+            return earlier if _mix_of(earlier) == _mix_of(history[-1]) else history[-1]
+    return history[-1]
+
+
+def _again(
+    earlier: Released, champion: Released, moment: Moment, reason: ReleaseReason, **changes: object
+) -> Released:  # fmt: skip
+    after = {"epoch": champion.epoch + 1, "previous_epoch": champion.epoch}
+    return successor(earlier, moment=moment, reason=reason, **after, **changes)
+
+
+def _mix_of(release: Released) -> list[tuple[str, float]]:
+    return [(member.model, member.weight) for member in release.members]
+
+
+def in_charge_since(history: Sequence[Released]) -> int:
+    """The epoch from which on the same members have answered with the same weights; 0 without a release."""
+    since = 0
+    for release in reversed(history):
+        if _mix_of(release) != _mix_of(history[-1]):
+            break
+        since = release.epoch
+    return since
 
 
 def release_id(release: Released) -> str:

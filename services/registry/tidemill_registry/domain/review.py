@@ -10,8 +10,9 @@ from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import GateSpec, PipelineSpec
 from tidemill_engine.stats import GateRows, decide
 from tidemill_registry.domain.champion import Moment, Version, next_release
+from tidemill_registry.domain.rollout import canaried
 
-Status = Literal["released", "suggested", "rejected", "inconclusive", "failed", "refused"]
+Status = Literal["released", "canary", "suggested", "rejected", "inconclusive", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Standing:
     spec: PipelineSpec
     champion: Released | None
     frozen: bool
+    since: int | None = None
+    """The epoch from which on the same members have answered; None: the champion's own."""
 
 
 def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing) -> GateDecided:
@@ -31,7 +34,8 @@ def judge(run: RunFinished, version: Version, rows: GateRows, standing: Standing
         size_bytes=int(run.metrics.get("size_bytes", 0)), after_alarm=run.cause.kind == "drift",
     )  # fmt: skip
     verdict, checks = decision.verdict, list(decision.checks)
-    if epoch != run.champion_epoch:
+    since = epoch if standing.since is None else standing.since
+    if not since <= run.champion_epoch <= epoch:
         verdict = "fail" if verdict == "fail" else "inconclusive"
         reason = f"it was compared with the champion of epoch {run.champion_epoch}, now it is {epoch}"
         checks.append(GateCheck(name="champion", verdict="inconclusive", reason=reason))
@@ -59,6 +63,9 @@ def follow_up(
         detail=f"{run.cause.kind}: {run.cause.detail}".rstrip(": "),
     )
     moment = Moment(run.at_us, run.effective_at_us)
+    if standing.spec.rollout.strategy == "canary" and standing.champion is not None:
+        step = standing.spec.rollout.steps[0]
+        return "canary", canaried(standing.spec, standing.champion, version, step, moment=moment, reason=reason)
     return "released", next_release(standing.spec, standing.champion, version, moment=moment, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""A release beside the champion: a challenger with a share of the keys, shadows, and several members mixed by weight."""
+"""What answers beside the champion: a challenger with a share of the keys, shadows, members mixed by weight."""
 
 from collections.abc import Sequence
 

@@ -11,5 +11,8 @@ def missing_views(standing: Standing | None, spec: PipelineSpec) -> list[str]:
     """
     if standing is None or standing.champion is None:
         return []
-    read = {name.partition(".")[0] for name in standing.champion.features}
+    champion = standing.champion
+    others = [*champion.shadows, *([] if champion.challenger is None else [champion.challenger])]
+    features = [*champion.features, *(name for other in others for name in other.features or ())]
+    read = {name.partition(".")[0] for name in features}
     return sorted(read & set(standing.spec.views) - set(spec.views))

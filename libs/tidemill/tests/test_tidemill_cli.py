@@ -1,82 +1,25 @@
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import run as run_process
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from tidemill.cli import main
-from tidemill.cli.main import build
-from tidemill.client.transport import SERVICES
 from tidemill_contracts.pipeline import load_pipeline
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cli_world import DIGEST, RELEASE, Services, run, serving
+
 PIPELINE = Path(__file__).parents[3] / "pipelines" / "flight-delay.yaml"
-DIGEST = "0" * 64
-RELEASE = {
-    "pipeline": "p", "epoch": 2, "members": [{"name": "m", "model": DIGEST, "version": 3}], "views": {},
-    "features": [], "spec": DIGEST, "policy": DIGEST, "at_us": 5_000_000, "reason": {"kind": "hand", "detail": "[why]"},
-}  # fmt: skip
-
-
-class Services:
-    """All services behind one address: answers by method and path, and what was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
-        self.asked: list[tuple[str, Any]] = []
-
-    def on(self, method: str, path: str, body: object, status: int = 200) -> None:
-        self.answers[method, path] = status, body
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        sent: Any = json.loads(body) if body else None
-        self.asked.append((path, sent))
-        if path.startswith("/v1/events/"):
-            places = [{"id": e["id"], "topic": "t", "partition": 0, "offset": i} for i, e in enumerate(sent)]
-            return 202, {"accepted": places}
-        return self.answers.get(
-            (method, path.partition("?")[0]), (404, {"status": 404, "detail": "there is no such thing"})
-        )
 
 
 @pytest.fixture
 def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    known = Services()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, answer = known.answer(self.command, self.path, body)
-            raw = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-        do_GET = do_POST = do_PUT = handle_any  # noqa: N815 - the base class looks for these
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    for name in SERVICES:
-        monkeypatch.setenv(f"TIDEMILL_URL_{name.upper()}", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("COLUMNS", "200")
-    yield known
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def run(*arguments: str | Path, text: str | None = None) -> Result:
-    return CliRunner().invoke(build(), [str(each) for each in arguments], input=text)
+    with serving(monkeypatch) as known:
+        yield known
 
 
 def said(
@@ -234,38 +177,6 @@ def test_decisions_by_hand(services: Services) -> None:
     assert sent["promote"] == {"version": 3, "at": "1970-01-01T00:00:01Z", "detail": ""}
     assert sent["rollback"] == {"at": "2013-01-01T00:00:00Z", "detail": "", "to_epoch": 1}
     assert sent["freeze"] == {"frozen": False}
-
-
-def test_what_answers_beside_the_champion(services: Services) -> None:
-    rival = {
-        "name": "challenger", "model": "b" * 64, "version": 4, "share": 0.1, "salt": "s", "by": "user",
-    }  # fmt: skip
-    release = RELEASE | {"challenger": rival}
-    for what in ("canary", "shadow", "mix", "promote"):
-        services.on("POST", f"/v1/pipelines/p/{what}", release)
-    services.on("GET", "/v1/pipelines/p/champion", release)
-    known = {"pipeline": "p", "revision": 1, "digest": "d", "frozen": False, "epoch": 2}
-    services.on("GET", "/v1/pipelines/p", known | {"spec": {"rollout": {"steps": [0.05, 0.1, 0.5]}}})
-    at = ("--at", "1970-01-01T00:00:01Z")
-    assert "4 for 10%" in run("canary", "p", "4", "--share", "0.1", *at).stdout
-    assert run("canary", "p", "4", "--expected-epoch", "2", *at).exit_code == 0
-    assert run("shadow", "p", "5", "--remove", *at).exit_code == 0
-    assert run("mix", "p", "3=0.7", "5=0.3", *at).exit_code == 0
-    assert run("promote", "p", *at).exit_code == 0
-    bodies = [{k: v for k, v in body.items() if k not in {"at", "detail"}} for _, body in services.asked if body]
-    assert bodies == [
-        {"version": 4, "share": 0.1},
-        {"version": 4, "expected_epoch": 2},
-        {"version": 5, "remove": True},
-        {"members": [{"version": 3, "weight": 0.7}, {"version": 5, "weight": 0.3}]},
-        {},
-    ]
-    shown = run("rollout", "p").stdout
-    assert "90.0%" in shown
-    assert "steps left: 50%" in shown
-    assert json.loads(run("rollout", "p", "--json").stdout)["steps_left"] == [0.5]
-    for wrong in (("3",), ("3=x",), ("3=0.5", "3=0.5")):
-        assert run("mix", "p", *wrong).exit_code == 2
 
 
 def test_a_broken_audit_chain_is_exit_code_1(services: Services) -> None:

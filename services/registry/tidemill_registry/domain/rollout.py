@@ -30,10 +30,10 @@ def canaried(  # noqa: PLR0913 - what a release is made of
     else:
         salt = derived_id("canary", spec.name, champion.epoch + 1).hex
         by = spec.rollout.sticky or spec.request.key
-    deadline = spec.rollout.deadline
+    deadline, (features, views) = spec.rollout.deadline, _own(champion, candidate)
     challenger = Challenger(
-        **_named(champion, candidate, "challenger"), share=share, salt=salt, by=by,
-        deadline_ms=DEADLINE_MS if deadline is None else deadline // 1000,
+        name="challenger", model=candidate.model, version=candidate.version, share=share, salt=salt, by=by,
+        deadline_ms=DEADLINE_MS if deadline is None else deadline // 1000, features=features, views=views,
     )  # fmt: skip
     policy = spec.policy_digest()
     return successor(champion, moment=moment, reason=reason, challenger=challenger, policy=policy)
@@ -61,8 +61,9 @@ def shadowed(champion: Released, candidate: Version, *, moment: Moment, reason: 
     name = _shadow(candidate.version)
     if any(shadow.name == name for shadow in champion.shadows):
         raise UndecidableError(f"version {candidate.version} is a shadow already")
-    shadows = [*champion.shadows, Member(**_named(champion, candidate, name))]
-    return successor(champion, moment=moment, reason=reason, shadows=shadows)
+    features, views = _own(champion, candidate)
+    added = Member(name=name, model=candidate.model, version=candidate.version, features=features, views=views)
+    return successor(champion, moment=moment, reason=reason, shadows=[*champion.shadows, added])
 
 
 def unshadowed(champion: Released, number: int, *, moment: Moment, reason: ReleaseReason) -> Released:
@@ -98,11 +99,11 @@ def mixed(
     )  # fmt: skip
 
 
-def _named(champion: Released, candidate: Version, name: str) -> dict[str, object]:
-    """A member's fields; features and views where they are not the release's."""
-    same = list(candidate.features) == champion.features and dict(candidate.views) == champion.views
-    own = {} if same else {"features": list(candidate.features), "views": dict(candidate.views)}
-    return {"name": name, "model": candidate.model, "version": candidate.version, **own}
+def _own(champion: Released, candidate: Version) -> tuple[list[str] | None, dict[str, str] | None]:
+    """Features and views of a member where they are not the release's."""
+    if list(candidate.features) == champion.features and dict(candidate.views) == champion.views:
+        return None, None
+    return list(candidate.features), dict(candidate.views)
 
 
 def _shadow(number: int) -> str:

@@ -12,7 +12,6 @@ import uvicorn
 import uvloop
 from serving_edge import Edge
 
-from tidemill_runtime.health import Health
 from tidemill_runtime.http import App
 from tidemill_runtime.http.direct import direct_protocol
 from tidemill_runtime.http.guard import Bounds, Guard
@@ -59,8 +58,9 @@ async def _serve(connections: int) -> None:
     edge = Edge()
     edge.release()
     edge.batcher._spool = _Forgetful()
+    edge.health.set("running", ok=True)
     routes = edge.behind.routes
-    app = App([*routes, *probe_routes("Tidemill serving", routes, Health())])
+    app = App([*routes, *probe_routes("Tidemill serving", routes, edge.health)])
     guard = Guard(Bounds(connections=connections, head_s=HEAD_S, whole_s=WHOLE_S, answer_s=5))
     config = uvicorn.Config(
         Front(app, edge.front._predictor), host="127.0.0.1", port=0, http=direct_protocol(edge.hot, guard),

@@ -58,7 +58,7 @@ class Edge:
     """The HTTP side of the service on a log in memory."""
 
     def __init__(self, *, key: str | None = None) -> None:
-        self.house, self.log, health = House(), MemoryLog(), Health()
+        self.house, self.log, self.health = House(), MemoryLog(), Health()
         self.batcher = Batcher(
             self.house, self.log, appended=lambda: None, swapped=lambda _: None, now_us=lambda: 1_400_000_000_000_000
         )
@@ -72,7 +72,7 @@ class Edge:
         state = LogState({}, {}, {})
         routes = [
             *predict_routes(predictor), *status_routes(lambda: status_of(self.house, "0", state), alone),
-            *inference_routes(ModelRepository(self.house.desks, self.batcher), lambda: health.ready()[0]),
+            *inference_routes(ModelRepository(self.house.desks, self.batcher), lambda: self.health.ready()[0]),
         ]  # fmt: skip
         self.behind = App(routes, api_key=secret)
         self.front = Front(self.behind, predictor, api_key=secret)

@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from serving_requests import Request, Wire, mutated, requests
 
 from tidemill_testkit.peers import PeerError, peer
 
-SCHEMATHESIS = "schemathesis==4.4.0"
+SCHEMATHESIS = "schemathesis==4.32.5"
 GOOD: Request = (
     "POST", PATH, [("content-type", "application/json")], json.dumps({"inputs": inputs()}).encode(),
 )  # fmt: skip
@@ -38,13 +39,12 @@ def hammer(server: Child, examples: int, changed: int) -> Counter[int]:
         found[status] += 1
         assert status < 500, request
 
-    ask()
-    for request in mutated(changed, seed=7):
-        found[status := wire.ask(request)] += 1
-        assert status < 500, request
-    assert neighbour.ask(GOOD) == 200
-    wire.close()
-    neighbour.close()
+    with closing(wire), closing(neighbour):
+        ask()
+        for request in mutated(changed, seed=7):
+            found[status := wire.ask(request)] += 1
+            assert status < 500, request
+        assert neighbour.ask(GOOD) == 200
     assert server.is_alive
     return found
 

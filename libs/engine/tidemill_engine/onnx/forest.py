@@ -1,5 +1,7 @@
 """Writes a forest as one `TreeEnsembleRegressor` followed by a sigmoid.
 
+A leaf's `hitrate` is the number of its training rows: explanations need it, and a runtime may ignore it.
+
 The runtime adds leaves up in float32. Two things keep its error small: each tree's leaves are stored relative to that
 tree's mean over its training rows (the means go, in one float64 sum, into the base value), and the calibration is
 folded into leaves and base before the one rounding to float32.
@@ -59,6 +61,7 @@ class _Node(NamedTuple):
     nan_left: bool = False
     left: int = 0
     right: int = 0
+    rows: float = 0.0
     mode: str = "LEAF"
 
 
@@ -73,6 +76,7 @@ def _attributes(trees: Sequence[Tree], slope: float, intercept: float) -> dict[s
         "base_values": base.tolist(),
         "n_targets": 1,
         "nodes_falsenodeids": [node.right for node in nodes],
+        "nodes_hitrates": [node.rows for node in nodes],
         "nodes_featureids": [node.feature for node in nodes],
         "nodes_missing_value_tracks_true": [int(node.nan_left) for node in nodes],
         "nodes_modes": [node.mode for node in nodes],
@@ -95,10 +99,11 @@ def _nodes(number: int, tree: Tree) -> Iterator[_Node]:
     for i in range(splits):
         left, right = (splits + ~child if child < 0 else child for child in (int(tree.left[i]), int(tree.right[i])))
         yield _Node(
-            number, i, int(tree.feature[i]), float(thresholds[i]), bool(tree.nan_left[i]), left, right, "BRANCH_LEQ"
-        )
-    for i in range(splits + 1):
-        yield _Node(number, splits + i)
+            number, i, int(tree.feature[i]), float(thresholds[i]), bool(tree.nan_left[i]), left, right, 0.0,
+            "BRANCH_LEQ",
+        )  # fmt: skip
+    for i, weight in enumerate(_leaf_weights(tree)):
+        yield _Node(number, splits + i, rows=float(weight))
 
 
 def _leaf_weights(tree: Tree) -> Float64s:

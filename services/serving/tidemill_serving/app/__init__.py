@@ -26,12 +26,14 @@ from tidemill_serving.api.status import status_of, status_routes
 from tidemill_serving.app.family import Family
 from tidemill_serving.app.heirs import Heirs, limits_of, log_state
 from tidemill_serving.app.metrics import ServingMetrics
+from tidemill_serving.app.news import ReleaseNews
 from tidemill_serving.artifacts import Models, SandboxLimits
 from tidemill_serving.domain.answers import Recent, recall
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.house import House
 from tidemill_serving.handlers.batching import Batcher
+from tidemill_serving.handlers.fencing import Fence
 from tidemill_serving.handlers.following import Follower, Follows
 from tidemill_serving.handlers.freshness import Freshness
 from tidemill_serving.handlers.releasing import Releaser
@@ -112,6 +114,11 @@ class Serving:
             await self.releaser.restore(kept, desk)
         watcher = PipelineWatcher(self._settings, self.follower.on_pipelines)
         releases = Tail(self._settings, [self._releases], self.releaser.on_records)
+        fence = Fence(
+            self.house, ReleaseNews(self._settings.kafka, self._releases, releases, self.releaser.settled.is_set),
+            unreachable_after_s=self._settings.degraded_after_s,
+        )  # fmt: skip
+        self.batcher.must_wait, fence.opened = fence.is_closed, self.batcher.resume
 
         def has_all() -> bool:
             caught_up = watcher.ready, releases.caught_up, self.follower.caught_up, self.releaser.settled
@@ -123,17 +130,18 @@ class Serving:
 
         self.metrics.register()
         try:
-            await self._work(watcher, releases, known(), has_all)
+            await self._work(watcher, releases, fence, known(), has_all)
         finally:
             self.metrics.unregister()
 
     async def _work(
-        self, watcher: PipelineWatcher, releases: Tail, known: Awaitable[None], has_all: Callable[[], bool]
-    ) -> None:
+        self, watcher: PipelineWatcher, releases: Tail, fence: Fence, known: Awaitable[None],
+        has_all: Callable[[], bool],
+    ) -> None:  # fmt: skip
         async with asyncio.TaskGroup() as group:
             work = (
                 self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
-                watcher.run(), releases.run(), self.follower.run(), self.releaser.run(known),
+                watcher.run(), releases.run(), fence.run(), self.follower.run(), self.releaser.run(known),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip

@@ -64,6 +64,7 @@ class ServingMetrics(Collector):
             "rows": counts.rows,
             "log_refused": counts.log_refused,
             "bad_records": counts.bad_records,
+            "pauses": counts.pauses,
         }
         for metric, value in values.items():
             found[metric].add_metric([], value)
@@ -95,6 +96,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "batches": ("Batches scored.", ()),
         "rows": ("Instances scored.", ()),
         "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),
+        "pauses": ("Times that the process stood still, so that answers waited for news of releases.", ()),
         "bad_records": ("Records of topics that could not be read and were left out.", ()),
     }
     gauges = {

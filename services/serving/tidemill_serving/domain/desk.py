@@ -16,7 +16,7 @@ from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.loaded import Head, Loaded
 from tidemill_serving.domain.plan import places_of
-from tidemill_serving.domain.releases import Champion, Kept, KeptRelease, Swap
+from tidemill_serving.domain.releases import KEPT, SWAPS, Champion, Kept, KeptRelease, Swap
 from tidemill_serving.domain.replica import Place, Replica
 from tidemill_serving.domain.requests import Reader
 from tidemill_serving.domain.traffic import Traffic
@@ -36,6 +36,7 @@ class Desk:
     recent: Recent = field(default_factory=Recent)
     floor_us: int | None = None
     swaps: list[Swap] = field(default_factory=list)
+    history: list[KeptRelease] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     is_ready: bool = False
     traffic: Traffic = field(default_factory=Traffic)
@@ -57,8 +58,7 @@ class Desk:
 
     def kept(self) -> Kept:
         """What a restart must know."""
-        loaded = [found for found in (self.champion.active, self.champion.previous) if found is not None]
-        return Kept(self.spec, [KeptRelease(found.released, found.spec) for found in loaded], self.swaps)
+        return Kept(self.spec, self.history, self.swaps)
 
     def watermark_us(self, replica: Replica) -> int | None:
         """How far all views have got, of the file that the active release was made for; None while one is unknown.
@@ -89,7 +89,8 @@ class Desk:
 
     def swapped(self, loaded: Loaded, watermark_us: int | None, *, at_us: int) -> Entry:
         """Remember that a release answers from now on, and the report of it."""
-        self.swaps.append(Swap(loaded.released.epoch, watermark_us))
+        self.swaps[:] = [*self.swaps[1 - SWAPS :], Swap(loaded.released.epoch, watermark_us)]
+        self.history[:] = [KeptRelease(loaded.released, loaded.spec), *self.history[: KEPT - 1]]
         body = ModelSwapped(
             pipeline=self.spec.name, epoch=loaded.released.epoch, replica=self.source, watermark_us=watermark_us,
             loaded_ms=loaded.loaded_ms,

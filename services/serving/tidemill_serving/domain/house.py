@@ -25,6 +25,7 @@ class Counts:
     log_refused: int = 0
     bad_records: int = 0
     refused_releases: int = 0
+    pauses: int = 0
 
 
 @dataclass(slots=True, eq=False)

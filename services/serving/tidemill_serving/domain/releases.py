@@ -37,8 +37,18 @@ class KeptRelease(NamedTuple):
     spec: PipelineSpec
 
 
+KEPT, SWAPS = 3, 1000
+"""Releases that are kept on disk for a start without anything else, and swaps that are remembered."""
+
+
+def digests_of(released: Released) -> set[str]:
+    """Of every model in a release."""
+    challenger = [] if released.challenger is None else [released.challenger]
+    return {member.model for member in (*released.members, *released.shadows, *challenger)}
+
+
 class Kept(NamedTuple):
-    """What is kept of a pipeline on disk; `releases` are the active one and the one before it."""
+    """What is kept of a pipeline on disk; `releases` are the last that answered, the newest first."""
 
     spec: PipelineSpec
     releases: list[KeptRelease]

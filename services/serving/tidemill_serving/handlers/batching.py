@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
 
 from tidemill_runtime import telemetry
 from tidemill_serving.domain.body import OVERLOADED, RefusedError
@@ -21,37 +20,19 @@ from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
+from tidemill_serving.handlers.jobs import Deliver, Job, RowsJob, by_desk
 
 TIMERS_EVERY_S = 0.02
 BUDGET_S = 0.03
 """Of a tick; an answer waits for two at most, the one under way and its own."""
 LEAST, TELLING = 256.0, 64.0
 """Instances that a tick takes whatever they have cost lately; and in a tick from which one learns what they cost."""
+HELD = 2048.0
+"""Instances that may wait while batches are held."""
 REQUEST, ROW = 0.5, 0.3
 """What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
 _MEMORY = 0.1
 _log = logging.getLogger(__name__)
-Deliver = Callable[[Result], None]
-
-
-class _Job(NamedTuple):
-    """One query, and who is told what came of it."""
-
-    desk: Desk
-    query: Query
-    deliver: Deliver
-    link: Callable[[Iterable[str]], None] | None
-
-
-class _RowsJob(NamedTuple):
-    """As `_Job` for rows of features."""
-
-    desk: Desk
-    query: RowsQuery
-    deliver: Deliver
-
-
-J = TypeVar("J", _Job, _RowsJob)
 
 
 class Batcher:
@@ -69,14 +50,17 @@ class Batcher:
         """`appended` is called after every write to the log, `swapped` after a release has come to answer.
 
         `once`, where it is set, takes the place of the log for answers whose ids other workers may have answered too;
-        `beside` takes what shadows are to score, once the answers have left.
+        `beside` takes what shadows are to score, once the answers have left. While `must_wait` says so batches are
+        held, until `resume` is called.
         """
         self.once: Once | None = None
         self.beside: Callable[[Desk, Sequence[Beside]], None] = _nothing
+        self.must_wait: Callable[[], bool] = lambda: False
+        self._is_held = False
         self._house, self._spool, self._now_us = house, log, now_us
         self._appended, self._swapped = appended, swapped
-        self._jobs: list[_Job] = []
-        self._rows_jobs: list[_RowsJob] = []
+        self._jobs: list[Job] = []
+        self._rows_jobs: list[RowsJob] = []
         self._load, self._began, self._each_s = 0.0, 0.0, 0.0
         self.most = math.inf
         self._timers_due = False
@@ -89,12 +73,12 @@ class Batcher:
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
         """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
         self._admit(1)
-        self._jobs.append(_Job(desk, query, deliver, telemetry.linker() if telemetry.enabled() else None))
+        self._jobs.append(Job(desk, query, deliver, telemetry.linker() if telemetry.enabled() else None))
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
         self._admit(REQUEST + ROW * query.rows.height)
-        self._rows_jobs.append(_RowsJob(desk, query, deliver))
+        self._rows_jobs.append(RowsJob(desk, query, deliver))
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
         """The results of the queries, in their order, at the end of the tick; raises RefusedError as `submit`."""
@@ -108,7 +92,7 @@ class Batcher:
                 done.set_result(None)
 
         link = telemetry.linker() if telemetry.enabled() else None
-        self._jobs += [_Job(desk, query, deliver, link) for query in queries]
+        self._jobs += [Job(desk, query, deliver, link) for query in queries]
         await done
         return results
 
@@ -121,7 +105,7 @@ class Batcher:
     def _admit(self, load: float) -> None:
         """Room in this tick for what costs as much as `load` instances; the first of a tick always has it."""
         if self._load:
-            if self._load + load > self.most:
+            if self._load + load > (min(self.most, HELD) if self._is_held else self.most):
                 raise OVERLOADED.with_traceback(None)  # else each raising would keep the frames of all before it
         else:
             # What else has arrived is read before a call that is scheduled now.
@@ -175,13 +159,22 @@ class Batcher:
         self._appended()
         return True
 
+    def resume(self) -> None:
+        """Nothing must wait any more."""
+        if self._is_held:
+            self._is_held = False
+            self._flush()
+
     def _flush(self) -> None:
+        if self.must_wait():
+            self._is_held = True
+            return
         jobs, self._jobs = self._jobs, []
         rows_jobs, self._rows_jobs = self._rows_jobs, []
         load, self._load = self._load, 0.0
         self._house.counts.rows += len(jobs) + sum(job.query.rows.height for job in rows_jobs)
-        drafts = [(desk, found, self._answer(desk, found)) for desk, found in _by_desk(jobs)]
-        rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in _by_desk(rows_jobs)]
+        drafts = [(desk, found, self._answer(desk, found)) for desk, found in by_desk(jobs)]
+        rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in by_desk(rows_jobs)]
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
         is_logged = not entries or self._log(entries, drafts)
         for desk, found, draft in drafts:
@@ -195,7 +188,7 @@ class Batcher:
                 if draft.beside:
                     self.beside(desk, draft.beside)
 
-    def _log(self, entries: list[Entry], drafts: Sequence[tuple[Desk, Sequence[_Job], Drafts]]) -> bool:
+    def _log(self, entries: list[Entry], drafts: Sequence[tuple[Desk, Sequence[Job], Drafts]]) -> bool:
         """As `append`; what another worker has answered meanwhile is not logged again but answered as it was."""
         identities = [identity for _, _, draft in drafts for identity, _ in draft.remembered]
         once = self.once
@@ -220,7 +213,7 @@ class Batcher:
             self._each_s += _MEMORY * (each - self._each_s) if self._each_s else each
             self.most = max(LEAST, BUDGET_S / self._each_s)
 
-    def _answer(self, desk: Desk, jobs: Sequence[_Job]) -> Drafts:
+    def _answer(self, desk: Desk, jobs: Sequence[Job]) -> Drafts:
         queries = [job.query for job in jobs]
         self._house.counts.batches += 1
         try:
@@ -239,7 +232,7 @@ class Batcher:
             alone.results.append(first[query.identity])
         return alone  # and without links: this is rare enough
 
-    def _answer_rows(self, desk: Desk, jobs: Sequence[_RowsJob]) -> Drafts:
+    def _answer_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
         queries = [job.query for job in jobs]
         self._house.counts.batches += 1
         try:
@@ -266,7 +259,7 @@ class Batcher:
             return Drafts([error] * len(queries), [], [])
 
     @staticmethod
-    def _deliver(desk: Desk, jobs: Sequence[_Job], draft: Drafts, *, is_logged: bool) -> None:
+    def _deliver(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
         for job, found in zip(jobs, draft.results, strict=True):
             result = found
             if not is_logged and not isinstance(result, RefusedError) and desk.recent.get(job.query.identity) is None:
@@ -281,13 +274,6 @@ class Batcher:
 
 def _nothing(_desk: Desk, _besides: Sequence[Beside]) -> None:
     """Until somebody takes what shadows are to score, once the answers have left."""
-
-
-def _by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:
-    found: dict[Desk, list[J]] = {}
-    for job in jobs:
-        found.setdefault(job.desk, []).append(job)
-    return list(found.items())
 
 
 _FULL = RefusedError(503, "the prediction log is full", "the log takes no record now; the answer was not given")

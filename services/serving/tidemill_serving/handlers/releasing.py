@@ -15,9 +15,11 @@ from tidemill_runtime.telemetry import current_traceparent, processing
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.plan import UnservableError
-from tidemill_serving.domain.releases import Cause, Kept, Order
+from tidemill_serving.domain.releases import Cause, Kept, Order, digests_of
 from tidemill_serving.handlers import opening
 
+_BOTH = 2
+"""The release that answers, and the one that stands in for it."""
 _log = logging.getLogger(__name__)
 
 
@@ -157,19 +159,27 @@ class Releaser:
         _log.error("epoch %d of %s is refused: %s", epoch, desk.spec.name, reason)
 
     def _keep(self) -> None:
-        """Keep on disk only the models of releases on hand."""
-        champions = [desk.champion for desk in self._house.desks.values()]
-        loaded = [found for c in champions for found in (c.active, c.previous, *c.staged) if found is not None]
-        self._models.keep(digest for found in loaded for digest in found.digests())
+        """Keep on disk only the models of releases on hand, and of those that a start without anything may need."""
+        wanted: set[str] = set()
+        for desk in self._house.desks.values():
+            champion = desk.champion
+            on_hand = [found for found in (champion.active, champion.previous, *champion.staged) if found is not None]
+            epochs = {loaded.released.epoch for loaded in on_hand}
+            wanted = wanted.union(*(loaded.digests() for loaded in on_hand))
+            older = (item.released for item in desk.history if item.released.epoch not in epochs)
+            wanted = wanted.union(*map(digests_of, older))
+        self._models.keep(wanted)
 
     async def restore(self, kept: Kept, desk: Desk) -> None:
-        """Open what answered before the process ended: the newest that can be opened, else an older one."""
+        """Open what answered before the process ended: the newest that can be opened, and the one before it."""
         opened = []
         for item in kept.releases:
             try:
                 opened.append(await opening.load(self._models, item.released, item.spec))
             except (ValueError, Never, Later) as error:
                 _log.error("epoch %d of %s cannot be restored: %s", item.released.epoch, kept.spec.name, error)
+            if len(opened) == _BOTH:
+                break
         if opened:
-            desk.champion.restore(opened[0], opened[1] if len(opened) > 1 else None)
-        desk.swaps = list(kept.swaps)
+            desk.champion.restore(opened[0], opened[1] if len(opened) == _BOTH else None)
+        desk.swaps, desk.history = list(kept.swaps), list(kept.releases)

@@ -1,0 +1,37 @@
+"""What is asked in a tick, and who is told what came of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from tidemill_serving.domain.desk import Desk, Query, Result
+from tidemill_serving.domain.tensors import RowsQuery
+
+Deliver = Callable[[Result], None]
+
+
+class Job(NamedTuple):
+    """One query, and who is told what came of it."""
+
+    desk: Desk
+    query: Query
+    deliver: Deliver
+    link: Callable[[Iterable[str]], None] | None
+
+
+class RowsJob(NamedTuple):
+    """As `Job` for rows of features."""
+
+    desk: Desk
+    query: RowsQuery
+    deliver: Deliver
+
+
+J = TypeVar("J", Job, RowsJob)
+
+
+def by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:
+    """The jobs of each pipeline, in the order of their coming."""
+    found: dict[Desk, list[J]] = {}
+    for job in jobs:
+        found.setdefault(job.desk, []).append(job)
+    return list(found.items())

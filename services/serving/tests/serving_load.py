@@ -35,10 +35,10 @@ class Load:
         self._is_over = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, clients: int, *, once: int = 0) -> None:
-        """So many clients, and `once` more that give up at the first failure."""
-        self._tasks = [asyncio.ensure_future(self._client(number)) for number in range(clients)]
-        self._tasks += [asyncio.ensure_future(self._hasty(number)) for number in range(once)]
+    def start(self, clients: int, *, once: int = 0, prefix: str = "") -> None:
+        """So many clients, and `once` more that give up at the first failure; ids begin with `prefix`."""
+        self._tasks = [asyncio.ensure_future(self._client(f"{prefix}{number}")) for number in range(clients)]
+        self._tasks += [asyncio.ensure_future(self._hasty(f"{prefix}hasty-{number}")) for number in range(once)]
 
     async def stop(self) -> None:
         """After the answers under way."""
@@ -50,17 +50,17 @@ class Load:
         enough = len(self.answers) + count
         await until(lambda: len(self.answers) >= enough, f"{count} more answers")
 
-    async def _client(self, number: int) -> None:
+    async def _client(self, name: str) -> None:
         count = 0
         while not self._is_over:
-            identity = f"{number}-{count}"
+            identity = f"{name}-{count}"
             count += 1
             self.answers[identity] = await self.ask(identity)
 
-    async def _hasty(self, number: int) -> None:
+    async def _hasty(self, name: str) -> None:
         count = 0
         while not self._is_over:
-            identity = f"hasty-{number}-{count}"
+            identity = f"{name}-{count}"
             count += 1
             self.once.add(identity)
             answer = await self._try(identity)

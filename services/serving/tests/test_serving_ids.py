@@ -16,6 +16,7 @@ from tidemill_serving.spool import OnceLog, SharedIds, Spool, SpoolReader, spool
 from tidemill_serving.spool import ids as ids_module
 from tidemill_serving.spool.ids import BUCKETS, WAYS, Place
 from tidemill_serving.spool.log import SpoolLimits
+from tidemill_testkit.waiting import until_sync
 
 CONTEXT = multiprocessing.get_context("fork")
 SMALL = SpoolLimits(segment_bytes=4000)
@@ -146,9 +147,8 @@ def test_a_stopped_holder_is_not_waited_for_for_ever(
     assert pair[1].answer(record("a", 0.5)) == {}
 
 
-def _hammer(root: Path, number: int, names: list[str], gate: "multiprocessing.synchronize.Barrier") -> None:
+def _hammer(root: Path, number: int, names: list[str]) -> None:
     worker = Worker(root, number)
-    gate.wait()
     for name in names:
         worker.answer(record(name, number / 10))
     os._exit(0)
@@ -157,17 +157,15 @@ def _hammer(root: Path, number: int, names: list[str], gate: "multiprocessing.sy
 def test_workers_that_are_killed_at_any_moment_log_each_id_once(tmp_path: Path) -> None:
     """Three processes answer the same ids at once; two are killed on the way, and started again."""
     names = [f"n{number}" for number in range(1500)]
-    gate = CONTEXT.Barrier(4)
-    children = [CONTEXT.Process(target=_hammer, args=(tmp_path, number, names, gate)) for number in range(3)]
+    children = [CONTEXT.Process(target=_hammer, args=(tmp_path, number, names)) for number in range(3)]
     for child in children:
         child.start()
-    gate.wait(30)
     for victim in children[:2]:
         assert victim.pid is not None
+        until_sync(lambda: len(list(tmp_path.rglob("*.spool"))) > 20, "they are on their way", timeout_s=30)
         os.kill(victim.pid, signal.SIGKILL)
         victim.join(30)
-    lone = CONTEXT.Barrier(1)
-    again = [CONTEXT.Process(target=_hammer, args=(tmp_path, number, names, lone)) for number in range(2)]
+    again = [CONTEXT.Process(target=_hammer, args=(tmp_path, number, names)) for number in range(2)]
     for child in again:
         child.start()
     for child in [*again, children[2]]:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ _MIB = 1024 * 1024
 
 
 class Settings(ServiceSettings):
-    """`TIDEMILL_*`. The spool's limit is a limit on answers: above it they are refused with 503."""
+    """`TIDEMILL_*`. The spool's limit is one on answers: above it they are refused with 503, or a share is logged."""
 
     service: str = "serving"
     workers: int = Field(
@@ -33,6 +34,10 @@ class Settings(ServiceSettings):
         default=False, validation_alias="TIDEMILL_SERVING_AGAIN", description="set by the parent: after a crash"
     )
     spool_limit_bytes: int = Field(default=1024 * _MIB, ge=_MIB, description="of records that Kafka does not have yet")
+    spool_at_limit: Literal["refuse", "sample"] = Field(
+        default="refuse", description="sample: answer all and log a share, counted and marked, up to a quarter above"
+    )
+    spool_sample: float = Field(default=0.01, gt=0, le=1, description="the share that is logged at the limit")
     spool_keep_bytes: int = Field(default=64 * _MIB, ge=0, description="of shipped records, for repeated requests")
     spool_fsync: bool = Field(default=False, description="also survive a crash of the machine, at the disk's pace")
     snapshot_every_s: float = Field(default=30.0, gt=0, description="time between snapshots of a replica that changes")

@@ -1,5 +1,6 @@
 """What is predicted and how the model is kept good: request, label, model, gate, monitor, rollout, policy."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from tidemill_contracts.pipeline.fields import FieldSpec
 
 _DAY = 86_400_000_000
 _HOUR = 3_600_000_000
+_WORDS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Expression = Annotated[str, Field(min_length=1, max_length=4096)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -28,6 +30,23 @@ class RequestSpec(Contract):
         default=None, description="timestamp field holding the event time; else the request's time"
     )
     features: dict[FieldName, Expression] = Field(default_factory=dict, max_length=256)
+    redact: list[FieldName] = Field(
+        default_factory=list, max_length=256, exclude_if=_is_empty,
+        description="fields that are checked but never logged, not even on disk",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _redacted_are_free(self) -> Self:
+        """A redacted field must not stand in the log under another name either: in a feature, the key or the time."""
+        for name in self.redact:
+            if name not in self.fields:
+                raise ValueError(f"redact: {name} is not a request field")
+            if name in {self.key, self.time}:
+                raise ValueError(f"redact: {name} is the {'key' if name == self.key else 'time'} of the request")
+            for feature, text in self.features.items():
+                if name in _WORDS.findall(text):
+                    raise ValueError(f"redact: {name} could be read off the feature {feature}, which is logged")
+        return self
 
 
 class LabelSpec(Contract):

@@ -89,6 +89,16 @@ class PipelineSpec(Contract):
         yield from (f"monitor.segments: {f} is not a request field" for f in self.monitor.segments if f not in fields)
         if self.rollout.sticky is not None and self.rollout.sticky not in fields:
             yield f"rollout.sticky: {self.rollout.sticky} is not a request field"
+        keys = {
+            f for view in self.views.values() if view.entity in self.entities for f in self.entities[view.entity].key
+        }
+        for name in self.request.redact:
+            if name in keys:
+                yield f"request.redact: {name} is of an entity's key, by which the log names what was read"
+            if name == self.rollout.sticky:
+                yield f"request.redact: {name} is rollout.sticky, by which who answered is told from the log"
+            if name in self.monitor.segments:
+                yield f"request.redact: {name} is one of monitor.segments, which are told by the log"
 
     def _label_problems(self) -> Iterator[str]:
         source = self.sources.get(self.label.source)

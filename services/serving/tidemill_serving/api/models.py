@@ -96,7 +96,11 @@ class ShadowStatus(BaseModel):
 
 
 class PipelineStatus(BaseModel):
-    """Where a pipeline is. Counts are of records on disk and survive restarts: answered = in the spool ever."""
+    """Where a pipeline is. Counts are of records on disk and survive restarts: answered = in the spool ever.
+
+    But for `unlogged`, which is part of `answered`: answers since the process began that the policy at the log's limit
+    left out of it.
+    """
 
     ready: bool
     watermark_us: int | None
@@ -106,6 +110,7 @@ class PipelineStatus(BaseModel):
     refused: dict[int, str]
     answered: int
     spooled: int
+    unlogged: int = 0
     shipped: int
     progress_us: int | None
     swaps: list[SwapStatus]

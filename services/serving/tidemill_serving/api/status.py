@@ -30,6 +30,7 @@ class LogState(NamedTuple):
     tallies: Mapping[str, Tally]
     shipped: Mapping[str, int]
     totals: dict[str, int]
+    unlogged: Mapping[str, int] = {}
 
 
 def pipeline_status(house: House, desk: Desk, log: LogState) -> PipelineStatus:
@@ -43,8 +44,9 @@ def pipeline_status(house: House, desk: Desk, log: LogState) -> PipelineStatus:
         version=None if active is None else active.leader.version,
         staged=sorted(found.released.epoch for found in desk.champion.staged),
         refused=desk.refused,
-        answered=spooled,
+        answered=spooled + log.unlogged.get(name, 0),
         spooled=spooled,
+        unlogged=log.unlogged.get(name, 0),
         shipped=log.shipped.get(name, 0),
         progress_us=desk.floor_us,
         swaps=[SwapStatus(epoch=swap.epoch, at_watermark_us=swap.at_watermark_us) for swap in desk.swaps],
@@ -105,6 +107,7 @@ def _as_one(parts: Sequence[PipelineStatus], *, is_whole: bool) -> PipelineStatu
         refused={epoch: why for part in parts for epoch, why in part.refused.items()},
         answered=sum(part.answered for part in parts),
         spooled=sum(part.spooled for part in parts),
+        unlogged=sum(part.unlogged for part in parts),
         shipped=sum(part.shipped for part in parts),
         progress_us=_lowest([part.progress_us for part in parts]),
         swaps=behind.swaps,

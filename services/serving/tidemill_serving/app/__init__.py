@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from starlette.types import ASGIApp
 
 from tidemill_contracts.pipeline import PipelineSpec
@@ -27,10 +26,10 @@ from tidemill_serving.app.family import Family
 from tidemill_serving.app.heirs import Heirs, limits_of, log_state
 from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.app.news import ReleaseNews
+from tidemill_serving.app.remembering import Remembering
 from tidemill_serving.artifacts import Models, SandboxLimits
-from tidemill_serving.domain.answers import Recent, recall
+from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
-from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.house import House
 from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.fencing import Fence
@@ -66,9 +65,12 @@ class Serving:
         self._recent: dict[str, Recent] = {}
         self.family = Family(settings)
         self.spool = Spool(settings.state / "spool", limits_of(settings))
-        self.spool.open(self._remember)
+        newest, left = Remembering(), Remembering()
+        self.spool.open(newest.see)
         self.shipper = Shipper(settings, self.spool, settings.state / "shipped.json")
-        self.heirs = Heirs(settings, self._remember)
+        self.heirs = Heirs(settings, left.see)
+        for found in (left, newest):
+            found.fill(lambda name: self._recent.setdefault(name, Recent()))
         self.store, self.house = Store(settings.state), House()
         self.metrics = ServingMetrics(self.house, self.spool, self.shipper)
         self.batcher = Batcher(
@@ -147,16 +149,6 @@ class Serving:
             )  # fmt: skip
             for coroutine in work:
                 group.create_task(coroutine)
-
-    def _remember(self, _number: int, entry: Entry) -> None:
-        """Rebuild what answers repeated requests, from the records still on disk."""
-        if entry.kind == "prediction":
-            try:
-                identity, remembered = recall(entry.value)
-            except msgspec.MsgspecError as error:
-                _log.warning("a record in the spool is not a prediction: %s", error)
-                return
-            self._recent.setdefault(entry.pipeline, Recent()).put(identity, remembered)
 
     def _make_desk(self, spec: PipelineSpec) -> Desk:
         tally = self.spool.tallies.get(spec.name)

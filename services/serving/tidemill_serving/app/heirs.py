@@ -22,6 +22,7 @@ def limits_of(settings: Settings) -> SpoolLimits:
     return SpoolLimits(
         pending_bytes=settings.spool_limit_bytes, keep_bytes=settings.spool_keep_bytes, fsync=settings.spool_fsync,
         patience_s=0.0 if settings.worker is None else PATIENCE_S,
+        sample=settings.spool_sample if settings.spool_at_limit == "sample" else None,
     )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def log_state(parts: Sequence[tuple[Spool, Shipper]]) -> LogState:
         "records": sum(spool.end for spool, _ in parts), "position": sum(shipper.position for _, shipper in parts),
         "pending_bytes": sum(spool.pending_bytes for spool, _ in parts),
     }  # fmt: skip
-    return LogState(tallies, counts, totals)
+    return LogState(tallies, counts, totals, dict(parts[0][0].unlogged))
 
 
 class Heirs:

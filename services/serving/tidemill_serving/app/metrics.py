@@ -52,6 +52,7 @@ class ServingMetrics(Collector):
         for name, tally in self._spool.tallies.items():
             found["predictions"].add_metric([name], tally.predictions)
             found["shipped"].add_metric([name], self._shipper.counts.get(name, 0))
+            found["unlogged"].add_metric([name], self._spool.unlogged.get(name, 0))
         yield from found.values()
 
     def _process(self, found: dict[str, CounterMetricFamily | GaugeMetricFamily]) -> None:
@@ -93,6 +94,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "answers": ("Entity answers since the process began, by the side and version that gave them.", ARMS),
         "fallbacks": ("Answers that another gave than whose key it was, or not all of its members.", FALLBACKS),
         "shadows": ("Rows for shadows off the path of answers: scored, dropped, or why not.", SHADOWS),
+        "unlogged": ("Answers that the policy at the log's limit left out of it.", LABELS),
         "batches": ("Batches scored.", ()),
         "rows": ("Instances scored.", ()),
         "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),

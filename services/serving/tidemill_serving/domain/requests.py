@@ -17,7 +17,10 @@ _HEADER_ID = re.compile(r'^(?:"([\x21\x23-\x5b\x5d-\x7e]{1,256})"|([\x21\x23-\x7
 
 
 class Ask(NamedTuple):
-    """One checked instance: inputs as they were sent and as expressions take them, join key, event time (None: now)."""
+    """One checked instance: inputs as they were sent and as expressions take them, join key, event time (None: now).
+
+    `raw` is what is logged: it lacks the fields that the pipeline file redacts.
+    """
 
     id: str | None
     raw: Mapping[str, Any]
@@ -34,6 +37,7 @@ class Reader:
         self._key = EntityKey([spec.key], spec.fields)
         self._text = text_key([spec.key], spec.fields)
         self._key_name, self._time_name = spec.key, spec.time
+        self._redacted = frozenset(spec.redact)
 
     def quickly(self, raw: bytes) -> Ask | None:
         """The one instance of a body in its usual form; None where `read` must look at it."""
@@ -44,7 +48,13 @@ class Reader:
         key = self._key(sent) if self._text is None else sent.get(self._text) or None
         if self._time_name is not None and typed[self._time_name] is not None:
             time_us = typed[self._time_name]
-        return None if key is None else Ask(identity, sent, typed, key, time_us)
+        return None if key is None else Ask(identity, self._logged(sent), typed, key, time_us)
+
+    def _logged(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """Without what must not be logged: behind this place nobody has the text of it."""
+        if not self._redacted:
+            return sent
+        return {name: value for name, value in sent.items() if name not in self._redacted}
 
     def read(self, document: object, header_id: str | None = None) -> tuple[list[Ask], bool]:
         """The instances, and whether it was a list of them; raises RefusedError with 422 that names every fault."""
@@ -99,7 +109,7 @@ class Reader:
         typed = self._checks.typed(inputs)
         if self._time_name is not None and typed[self._time_name] is not None:
             time_us = typed[self._time_name]
-        return Ask(identity, inputs, typed, key, time_us), []
+        return Ask(identity, self._logged(inputs), typed, key, time_us), []
 
 
 def _time(value: object, place: str, faults: list[Fault]) -> int | None:

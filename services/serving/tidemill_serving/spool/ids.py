@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from uuid import UUID
 
 import msgspec
 
@@ -27,13 +26,15 @@ from tidemill_serving.domain.once import Known
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.segments import SUFFIX, boot_id, read_entry, read_header
 
-MAGIC = b"TMIDS001"
+MAGIC = b"TMIDS002"
 BUCKETS, WAYS = 8192, 16
 LOCK_S = 1.0
 """For the lock: who holds it writes one batch. Longer means that the holder was stopped in the middle."""
-_HEAD = struct.Struct("<8s40sQ?xHxxxxQQ")  # magic, boot, entries made; whether a note stands: worker, segment, offset
-_SLOT = struct.Struct("<16sQQIHxx")  # id, ordinal, segment, offset, worker
-_BEGIN, _BUCKET = 128, _SLOT.size * WAYS
+_HEAD = struct.Struct("<8s40s")  # magic, boot
+_NOTE, _NOTED = struct.Struct("<QQHH"), 64  # segment, offset, worker, whether it stands
+_SLOT = struct.Struct("<16sQQIxxxx")  # id, segment, offset, worker
+_FIRST, _BEGIN = 8, 128
+_BUCKET = _FIRST + _SLOT.size * WAYS  # behind the number of entries that were made in it
 _SIZE = _BEGIN + BUCKETS * _BUCKET
 
 
@@ -68,7 +69,8 @@ class SharedIds:
                 os.ftruncate(self._file, 0)
                 os.ftruncate(self._file, _SIZE)
             self._map = mmap.mmap(self._file, _SIZE)
-        self.is_new = self._head()[:2] != (MAGIC, _boot())
+        self._boot = boot_id().encode()[:40].ljust(40, b"\0")
+        self.is_new = _HEAD.unpack_from(self._map) != (MAGIC, self._boot)
 
     def close(self) -> None:
         """Give the file back; the table stays."""
@@ -81,48 +83,46 @@ class SharedIds:
             self._map[:] = bytes(_SIZE)
             for worker in workers:
                 self._read_on(Place(worker, 0, 0))
-            self._set_head(self._head()[2], None)
+            _HEAD.pack_into(self._map, 0, MAGIC, self._boot)
 
     @contextmanager
     def held(self, note: Place) -> Iterator[None]:
         """Hold the table while records are looked up and written behind `note`; raises LogRefusedError."""
         with self._locked():
-            _, _, made, is_noted, *left = self._head()
+            segment, offset, worker, is_noted = _NOTE.unpack_from(self._map, _NOTED)
             if is_noted:
-                self._read_on(Place(*left))
-                made = self._head()[2]
-            self._set_head(made, note)
+                self._read_on(Place(worker, segment, offset))
+            _NOTE.pack_into(self._map, _NOTED, note.segment, note.offset, note.worker, 1)
             yield
-            self._set_head(self._head()[2], None)
+            _NOTE.pack_into(self._map, _NOTED, 0, 0, 0, 0)
 
     def find(self, identity: str) -> Remembered | None:
         """What was answered under an id, as far as its record is still on the disk."""
-        key = UUID(identity).bytes
-        at = self._slot(key)
+        at = self._slot(_key(identity))
         if at is None:
             return None
-        _, _, segment, offset, worker = _SLOT.unpack_from(self._map, at)
+        _, segment, offset, worker = _SLOT.unpack_from(self._map, at)
         entry = read_entry(spool_of(self._root, worker) / f"{segment:020d}{SUFFIX}", offset)
         found = _remembered(entry)
         return found[1] if found is not None and found[0] == identity else None
 
     def put(self, identity: str, place: Place) -> None:
-        """Enter the place of a record."""
-        key = UUID(identity).bytes
-        start = _start(key)
+        """Enter the place of a record: in its old place, or in that of the oldest of its group."""
+        key = _key(identity)
         at = self._slot(key)
         if at is None:
-            slots = range(start, start + _BUCKET, _SLOT.size)
-            at = min(slots, key=lambda slot: struct.unpack_from("<Q", self._map, slot + 16)[0])
-        magic, boot, made, *note = self._head()
-        _SLOT.pack_into(self._map, at, key, made + 1, place.segment, place.offset, place.worker)
-        _HEAD.pack_into(self._map, 0, magic, boot, made + 1, *note)
+            start = _start(key)
+            made = int.from_bytes(self._map[start : start + _FIRST], "little")
+            self._map[start : start + _FIRST] = (made + 1).to_bytes(_FIRST, "little")
+            at = start + _FIRST + made % WAYS * _SLOT.size
+        _SLOT.pack_into(self._map, at, key, place.segment, place.offset, place.worker)
 
     def _slot(self, key: bytes) -> int | None:
-        start = _start(key)
-        at = self._map.find(key, start, start + _BUCKET)
-        while at >= 0 and (at - start) % _SLOT.size:
-            at = self._map.find(key, at + 1, start + _BUCKET)
+        first = _start(key) + _FIRST
+        end = first + _SLOT.size * WAYS
+        at = self._map.find(key, first, end)
+        while at >= 0 and (at - first) % _SLOT.size:
+            at = self._map.find(key, at + 1, end)
         return at if at >= 0 else None
 
     def _read_on(self, note: Place) -> None:
@@ -138,13 +138,6 @@ class SharedIds:
                 if found is not None:
                     self.put(found[0], Place(note.worker, first, offset))
                 offset += entry[1]
-
-    def _head(self) -> tuple[bytes, bytes, int, bool, int, int, int]:
-        magic, boot, made, noted, worker, segment, offset = _HEAD.unpack_from(self._map, 0)
-        return magic, boot.rstrip(b"\0"), made, noted, worker, segment, offset
-
-    def _set_head(self, made: int, note: Place | None) -> None:
-        _HEAD.pack_into(self._map, 0, MAGIC, _boot(), made, note is not None, *(note or Place(0, 0, 0)))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -177,15 +170,18 @@ class OnceLog:
             left = [entry for entry in entries if _identity(entry) not in known] if known else entries
             if left:
                 number, wanted = self._spool.append(left), set(identities)
-                for at, entry in enumerate(left, number):
-                    name, kept = _identity(entry), self._spool.kept(at)
-                    if name in wanted and kept is not None:
+                for at in range(number, self._spool.end):
+                    kept = self._spool.kept(at)
+                    if kept is not None and (name := _identity(kept.entry)) in wanted:
                         self._ids.put(name, Place(self._worker, kept.segment.first, kept.end - kept.size))
         return known
 
 
 def _identity(entry: Entry) -> str:
-    return next((value.decode() for name, value in entry.headers if name == "ce_id"), "")
+    for name, value in entry.headers:
+        if name == "ce_id":
+            return value.decode()
+    return ""
 
 
 def _remembered(entry: tuple[Entry, int] | None) -> tuple[str, Remembered] | None:
@@ -201,5 +197,5 @@ def _start(key: bytes) -> int:
     return _BEGIN + int.from_bytes(key[:4], "little") % BUCKETS * _BUCKET
 
 
-def _boot() -> bytes:
-    return boot_id().encode()[:40]
+def _key(identity: str) -> bytes:
+    return bytes.fromhex(identity.replace("-", ""))

@@ -22,6 +22,7 @@ import msgspec
 
 from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally, copy_tallies, count
+from tidemill_serving.spool.sampling import sampled
 from tidemill_serving.spool.segments import SUFFIX, Header, Segment, boot_id, frame, read_header
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ RESERVE_BYTES = 64 * 1024
 class SpoolLimits:
     """Bytes: of one segment file, of records not shipped yet, and of shipped ones kept for repeated requests.
 
+    `sample`: the share of predictions that is logged at the limit; None: there answers are refused.
     `patience_s`: how long to wait for an owner of the folder that is about to be gone.
     """
 
@@ -45,6 +47,7 @@ class SpoolLimits:
     keep_bytes: int = 16 * 1024 * 1024
     fsync: bool = False
     patience_s: float = 0.0
+    sample: float | None = None
 
 
 class Kept(NamedTuple):
@@ -67,6 +70,7 @@ class Spool:
         self._folder, self._limits = folder, limits or SpoolLimits()
         self.segments: list[Segment] = []
         self.tallies: dict[str, Tally] = {}
+        self.unlogged: dict[str, int] = {}
         self._identity = self._next = self._shipped = 0
         self._lock = self._file = -1
         self._tail: dict[int, Kept] = {}
@@ -115,10 +119,16 @@ class Spool:
     def append(self, entries: Sequence[Entry]) -> int:
         """Write all of them with one call and return the number of the first; all or none are in.
 
+        At the limit a sample of the predictions goes in, where that is the policy, up to a quarter above it.
         Raises LogRefusedError when the limit is reached or the disk refuses.
         """
-        if self.pending_bytes > self._limits.pending_bytes:
-            raise LogRefusedError(f"more than {self._limits.pending_bytes} bytes wait for Kafka")
+        pending, limit = self.pending_bytes, self._limits.pending_bytes
+        if pending > limit:
+            if self._limits.sample is None or pending > limit + limit // 4:
+                raise LogRefusedError(f"more than {limit} bytes wait for Kafka")
+            entries = sampled(entries, self._limits.sample, self.unlogged)
+            if not entries:
+                return self.end
         if self.segments[-1].size >= self._limits.segment_bytes:
             self._rotate()
         first, frames = self.end, [frame(_ENCODER.encode(entry)) for entry in entries]
@@ -177,14 +187,13 @@ class Spool:
 
     def shipped_predictions(self, shipped: int) -> dict[str, int]:
         """Predictions per pipeline among the records below `shipped`."""
-        tallies = copy_tallies(self.segments[0].before)
-        for segment in self.segments:
-            if segment.first >= shipped:
-                break
-            tallies = copy_tallies(segment.before)
+        begun = [segment for segment in self.segments if segment.first < shipped]
+        tallies = copy_tallies((begun or self.segments)[-1 if begun else 0].before)
+        for segment in begun[-1:]:  # what came before stands in its header
             for number, entry, _ in segment.entries(segment.first, segment.start):
-                if number < shipped:
-                    count(tallies, entry)
+                if number >= shipped:
+                    break
+                count(tallies, entry)
         return {pipeline: tally.predictions for pipeline, tally in tallies.items()}
 
     def _load(self, seen: Callable[[int, Entry], None] | None) -> bool:

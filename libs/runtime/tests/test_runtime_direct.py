@@ -19,7 +19,10 @@ TRACE = f"00-{'c' * 32}-{'d' * 16}-01"
 
 
 class Echo:
-    """Takes POSTs under /direct; holds its answers while `holds` is set, and leaves bodies that begin with `asgi`."""
+    """Takes POSTs under /direct; holds its answers while `holds` is set, and leaves bodies that begin with `asgi`.
+
+    Bodies that begin with `late` are taken and declined afterwards.
+    """
 
     def __init__(self) -> None:
         self.free = asyncio.Event()
@@ -37,7 +40,9 @@ class Echo:
 
     async def _answer(self, name: str, body: bytes, trace: str | None, reply: Reply) -> None:
         await self.free.wait()
-        if body == b"no":
+        if body.startswith(b"late"):
+            reply.decline()
+        elif body == b"no":
             reply.refuse(b"503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: a/b\r\n", b"{}")
         else:
             reply.answer(json.dumps({"via": "direct", "name": name, "body": body.decode()}).encode(), trace or TRACE)
@@ -194,16 +199,30 @@ async def test_a_refusal_has_its_status_and_headers(echo: Echo) -> None:
         assert (await client.ask(post(b"yes")))["via"] == "direct"
 
 
-async def test_who_waits_is_answered_before_the_server_stops(echo: Echo) -> None:
+async def test_what_is_declined_late_is_answered_by_asgi_in_its_turn(echo: Echo) -> None:
+    async with serving(echo) as (client, _):
+        echo.free.clear()
+        client.writer.write(post(b"late"))
+        await until(lambda: bool(echo.held))
+        client.writer.write(post(b"x") + post(b"late again"))
+        echo.free.set()
+        assert [(await client.answer())[2]["body"] for _ in range(3)] == ["late", "x", "late again"]
+        assert (await client.ask(post(b"late")))["via"] == "asgi"
+        assert (await client.ask(post(b"y")))["via"] == "direct"
+
+
+@pytest.mark.parametrize("way", ["direct", "asgi"])
+async def test_who_waits_is_answered_before_the_server_stops(echo: Echo, way: str) -> None:
     async with serving(echo) as (client, server):
         echo.free.clear()
-        client.writer.write(post(b"last"))
+        last = {"direct": "last", "asgi": "late"}[way]
+        client.writer.write(post(last.encode()))
         await until(lambda: bool(echo.held))
         server.should_exit = True
         await until(lambda: not server.servers[0].sockets)
         echo.free.set()
         _, headers, body = await client.answer()
-        assert (body["body"], headers["connection"]) == ("last", "close")
+        assert (body["body"], body["via"], headers["connection"]) == (last, way, "close")
         assert await client.reader.read() == b""
 
 
@@ -221,7 +240,7 @@ async def test_who_has_gone_is_forgotten(echo: Echo) -> None:
 @pytest.mark.parametrize("seed", range(6))
 async def test_every_mixture_is_answered_in_order(echo: Echo, seed: int) -> None:
     made = random.Random(seed)
-    bodies = [made.choice(["asgi", "x", "y" * 300, ""]) + str(number) for number in range(60)]
+    bodies = [made.choice(["asgi", "late", "x", "y" * 300, ""]) + str(number) for number in range(60)]
     chunked = b"POST /direct HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
     raws = [
         chunked % (len(body), body.encode()) if made.random() < 0.2 else post(body.encode(), f"x-name: {number % 3}")

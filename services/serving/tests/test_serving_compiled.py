@@ -4,12 +4,14 @@ import json
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from serving_cases import inputs, pipeline
 
+from tidemill_serving.domain.bodies import KNOWN_FORMS, LONGEST_FORM, Bodies
 from tidemill_serving.domain.body import RefusedError, read_json
+from tidemill_serving.domain.numbers import Places, read_arrays
 from tidemill_serving.domain.requests import Reader
-from tidemill_serving.domain.tensors import read_rows
 
 READER = Reader(pipeline().request)
 VALUES: list[Any] = [
@@ -83,16 +85,38 @@ def tensor(**changes: Any) -> bytes:  # noqa: ANN401 - whatever stands in a body
     return json.dumps({"inputs": [found]}).encode()
 
 
+def read_rows(raw: bytes) -> tuple[list[list[float]], Any, str | None] | None:
+    """The rows of a body as the model takes them and as they are logged, and its id."""
+    unread = Bodies().find(raw)
+    if unread is None:
+        return None
+    values = np.empty((unread.height, unread.width), np.float32)
+    (text,) = read_arrays(Places(raw, [unread.start], [unread.height]), values).texts
+    return None if text is None else (values.tolist(), json.loads(b"[%b]" % bytes(text)), unread.id)
+
+
 def test_rows_in_their_usual_form_are_taken_quickly() -> None:
-    rows = read_rows(tensor())
-    assert rows == (2, 2, [1.0, 2.5, -3.0, 1e30], None)
+    rows = [[1.0, 2.5], [-3.0, 1e30]]
+    assert read_rows(tensor()) == (np.array(rows, np.float32).tolist(), rows, None)
     wanted = b'{"id":"a:b","outputs":[{"name":"probability"}],' + tensor()[1:]
-    assert read_rows(wanted) == (2, 2, [1.0, 2.5, -3.0, 1e30], "a:b")
+    assert read_rows(wanted) == (np.array(rows, np.float32).tolist(), rows, "a:b")
+
+
+def test_what_stands_around_the_numbers_is_read_once_for_all_who_send_it_and_bounded() -> None:
+    bodies = Bodies()
+    for number in range(KNOWN_FORMS + 9):
+        raw = tensor(shape=[1, 4]).replace(b'"shape"', b" " * number + b'"shape"')[:LONGEST_FORM]
+        assert bodies.find(raw) == bodies.find(raw)
+    assert bodies.find(tensor()) is not None
+    assert bodies.find(tensor(shape=[4, 1])) is not None
 
 
 @pytest.mark.parametrize("raw", [
     b"", b"{", b"[]", b"\xff", b"[" * 100_000, tensor(name="x"), tensor(shape=[2]), tensor(shape=[3, 2]),
     tensor(shape=[0, 2]), tensor(shape=[-1, 2]), tensor(shape=[2.5, 2]), tensor(datatype="INT64"),
+    tensor(data=[1, True, 2, 3]), tensor(data=[1, None, 2, 3]), tensor(data=[1, "2", 3, 4]), tensor(data=[1, 2, 3]),
+    tensor(data=[1, 2, 3, 4, 5]), tensor(data=[1, [2], 3, 4]), tensor(data=[]), tensor().replace(b"]", b"", 1)[:-3],
+    tensor().replace(b"}]", b"}"), tensor(name='"data":[1,2,3,4]'), tensor().replace(b'"data"', b'"data'),
     tensor(data=[True, 1, 2, 3]), tensor(data=["1"] * 4), tensor(data=[None] * 4), tensor(data=[[1, 2], [3, 4]]),
     tensor(parameters={}), tensor(extra=1), tensor() + b"1", tensor().replace(b"2.5", b"1e999"),
     tensor().replace(b'"name"', b'"name": "features", "name"', 1), tensor().replace(b"2.5", b"NaN"),

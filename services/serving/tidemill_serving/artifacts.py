@@ -34,7 +34,7 @@ class Models:
         if not accepted.exists():
             await examine(self._file(digest, "onnx"), features, self._limits)
             accepted.touch()
-        scorer = await asyncio.to_thread(Scorer, data, len(features))
+        scorer = await asyncio.to_thread(_opened, data, len(features))
         self._open[digest] = scorer
         return scorer
 
@@ -64,6 +64,12 @@ class Models:
         beside.write_bytes(data)
         beside.replace(file)
         return data
+
+
+def _opened(data: bytes, width: int) -> Scorer:
+    scorer = Scorer(data, width)
+    scorer.quicken(data)
+    return scorer
 
 
 __all__ = ["Models", "SandboxLimits", "UnusableModelError"]

@@ -29,7 +29,7 @@ class DirectProtocol(GuardedProtocol):
     def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **settings)
         self._waits = self._is_lost = self._is_last = False
-        self._parts = bytearray()
+        self._asked, self._parts = b"", bytearray()
         self._expected: Head | None = None
         self._whole = 0
         self._patience: TimerHandle | None = None
@@ -67,10 +67,20 @@ class DirectProtocol(GuardedProtocol):
             self._expected, self._whole = found, whole
             self._patience = self.loop.call_later(READ_TIMEOUT_S, self._lose_patience)
         else:
-            self._waits = True
+            self._waits, self._asked = True, data
             if not found.take(data[end + len(END) :], trace, self):
-                self._waits = False
-                super().data_received(data)
+                self.decline()
+
+    def decline(self) -> None:
+        """Let the way behind answer what was asked."""
+        self._waits = False
+        if self._is_lost or self.transport.is_closing():
+            return
+        asked, self._asked = self._asked, b""
+        super().data_received(asked)
+        if self._is_last:
+            super().shutdown()
+        self._behind()
 
     def _go_on(self, data: bytes) -> None:
         """A body that comes in parts."""
@@ -121,7 +131,7 @@ class DirectProtocol(GuardedProtocol):
         return b"connection: close\r\n" if self._is_last else b""
 
     def _send(self, raw: bytes) -> None:
-        self._waits = False
+        self._waits, self._asked = False, b""
         if self._is_lost or self.transport.is_closing():
             return
         self.transport.write(raw)

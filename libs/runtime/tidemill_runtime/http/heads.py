@@ -25,6 +25,9 @@ class Reply(Protocol):
     def refuse(self, head: bytes, body: bytes) -> None:
         """Send another status: `head` is its line and its headers without the length, each with its end of line."""
 
+    def decline(self) -> None:
+        """It was taken, but is not such a request after all: ASGI shall answer."""
+
 
 Take = Callable[[bytes, str | None, Reply], bool]
 """Takes a body and the trace context that it came with; False: not this one, ASGI shall answer."""

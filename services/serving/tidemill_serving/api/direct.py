@@ -20,9 +20,10 @@ from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, new_id, problem_of
+from tidemill_serving.domain.bodies import Bodies
 from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Query, Result
-from tidemill_serving.domain.tensors import RowsQuery, read_rows
+from tidemill_serving.domain.tensors import UNREADABLE, RowsQuery
 
 MODELS = "/v2/models/"
 INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
@@ -50,7 +51,7 @@ class Hot:
     """Finds who takes a request."""
 
     def __init__(self, desks: Mapping[str, Desk], ticks: Ticks, *, api_key: SecretStr | None = None) -> None:
-        self._desks, self._ticks = desks, ticks
+        self._desks, self._ticks, self._bodies = desks, ticks, Bodies()
         self._key = api_key.get_secret_value().encode() if api_key is not None else None
 
     def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
@@ -94,7 +95,7 @@ class Hot:
         way = _INFER if version is None else _INFER_VERSION
         if self._ticks.is_full:
             return way.refuse(reply, telemetry.quick_traceparent(trace), started)
-        rows = read_rows(body)
+        rows = self._bodies.find(body)
         if rows is None or rows.width != len(desk.champion.active.plan.features):
             return False
         context = telemetry.quick_traceparent(trace)
@@ -140,6 +141,9 @@ class _Sender:
         if isinstance(result, bytes):
             self._reply.answer(result, self._context)
             way.seconds.add(time.perf_counter() - self._started)
+            return
+        if result is UNREADABLE:
+            self._reply.decline()
             return
         body = way.render(result, self._context[3:35])
         self._reply.refuse(way.head(result.status, self._context), body)

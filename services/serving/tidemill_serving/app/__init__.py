@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
+from tidemill_engine.onnx import bitwise
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import Route
@@ -28,6 +29,7 @@ from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.app.news import ReleaseNews
 from tidemill_serving.app.remembering import Remembering
 from tidemill_serving.artifacts import Models, SandboxLimits
+from tidemill_serving.domain import numbers
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
@@ -50,6 +52,8 @@ _log = logging.getLogger(__name__)
 
 def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
+    numbers.warm_up()
+    bitwise.warm_up()
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front,

@@ -5,10 +5,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Loaded, Result
 from tidemill_serving.domain.protocol import Call, Outcome, Tensor, chosen
-from tidemill_serving.domain.tensors import INPUT, MAXIMUM_ROWS, OUTPUT, Rows, RowsQuery, Scored
+from tidemill_serving.domain.tensors import Rows, RowsQuery, Scored, matrix_rows
 
 Render = Callable[[Outcome], bytes]
 NO_MODEL = RefusedError(404, "no such model", "no such model, or none of that version")
@@ -114,4 +115,4 @@ def rows_of(call: Call, width: int) -> Rows:
         is_finite = np.isfinite(values.astype(np.float32)).all()
     if not is_finite:
         raise RefusedError(400, "range", f"{INPUT} must hold {values.size} finite numbers")
-    return Rows(len(values), width, values.ravel().tolist(), call.id)
+    return matrix_rows(values, call.id)

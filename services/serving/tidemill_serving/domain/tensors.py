@@ -1,36 +1,66 @@
-"""Requests of rows: what the open inference protocol asks, its compiled reader, and a batch's answers and log records.
+"""Requests of rows: what the open inference protocol asks, and a batch's answers and log records.
 
-The compiled reader takes the usual body in one pass; whatever it refuses is read again by the edge's careful one.
+Rows in their usual form are still bytes when a batch begins (`bodies`): all of them are read at once, into the matrix.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import chain
-from typing import Annotated, Literal, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemill_contracts.base import format_time
 from tidemill_contracts.events import Inference
+from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT, Unread
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Result
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.numbers import Float32s, Int64s, Places, read_arrays
 from tidemill_serving.domain.scoring import score
 
-INPUT, OUTPUT = "features", "probability"
-MAXIMUM_ROWS = 10_000
 VALUES_PER_RECORD = 20_000
 """At most 25 bytes each: Kafka takes such a record."""
+UNREADABLE = RefusedError(400, "unusual", "the rows are not in their usual form")
+"""What an `Unread` request comes to whose array is none of numbers alone: the careful reader shall look at it."""
+
+
+class Text(NamedTuple):
+    """Rows for the log: `[a,b],[c,d]`, and the place behind each row."""
+
+    text: bytes | memoryview
+    ends: Sequence[int] | Int64s
+
+    def part(self, first: int, last: int) -> bytes | memoryview:
+        """The rows from `first` to before `last`, as a list's items."""
+        start = self.ends[first - 1] + 1 if first else 0
+        return self.text[start : self.ends[last - 1]]
 
 
 class Rows(NamedTuple):
-    """A checked request: the values of `height` rows one after the other, and what it says beside them."""
+    """A checked request: its rows as the model takes them [N, F], and as they are logged."""
 
-    height: int
-    width: int
-    flat: list[float]
+    values: Float32s
+    text: Text
     id: str | None = None
+
+    @property
+    def height(self) -> int:
+        return len(self.values)
+
+    @property
+    def width(self) -> int:
+        return int(self.values.shape[1])
+
+
+def matrix_rows(values: NDArray[np.floating], identity: str | None = None) -> Rows:
+    """The rows of a matrix [N, F] of finite numbers."""
+    rows = [_JSON.encode(row) for row in values.tolist()]
+    ends = list(accumulate((len(row) + 1 for row in rows), initial=-1))[1:]
+    with np.errstate(over="ignore"):
+        return Rows(values.astype(np.float32), Text(b",".join(rows), ends), identity)
 
 
 class Scored(NamedTuple):
@@ -49,72 +79,11 @@ class RowsQuery(NamedTuple):
     `render` makes the answer; None: the protocol's JSON.
     """
 
-    rows: Rows
+    rows: Rows | Unread
     identity: str
     traceparent: str
     version: str | None = None
     render: Callable[[Scored], bytes] | None = None
-
-
-class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    name: Literal["features"]
-    shape: tuple[Annotated[int, msgspec.Meta(ge=1, le=MAXIMUM_ROWS)], Annotated[int, msgspec.Meta(ge=1)]]
-    datatype: Literal["FP32", "FP64"]
-    data: list[float]
-
-
-class _Wanted(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    name: Literal["probability"]
-
-
-class _Request(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    inputs: tuple[_Tensor]
-    id: str | None = None
-    outputs: list[_Wanted] | None = None
-
-
-_COLONS = 5
-"""Of a request with one tensor: `inputs` and the tensor's four."""
-_decode = msgspec.json.Decoder(_Request).decode
-
-
-def read_rows(raw: bytes) -> Rows | None:
-    """The rows of the usual body; None: the careful reader shall look at it."""
-    if b"\\" in raw:
-        return None
-    try:
-        found = _decode(raw)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    tensor, colons = found.inputs[0], _COLONS
-    count, width = tensor.shape
-    if found.id is not None:
-        colons += 1 + found.id.count(":")
-    if found.outputs is not None:
-        colons += 1 + len(found.outputs)
-    # Every member costs one colon outside of strings: one more than these, and a key stands twice.
-    if raw.count(b":") != colons or len(tensor.data) != count * width:
-        return None
-    return Rows(count, width, tensor.data, found.id)
-
-
-class _Record(msgspec.Struct, gc=False):
-    """`tidemill_contracts.events.Inference`, field by field."""
-
-    inference_id: str
-    request_id: str | None
-    pipeline: str
-    at_us: int
-    epoch: int
-    model: str
-    version: int
-    features: str
-    part: int
-    parts: int
-    rows: list[list[float]]
-    scores: list[float]
-    degraded: bool
-    trace_id: str
 
 
 def answer_rows(desk: Desk, queries: Sequence[RowsQuery], *, now_us: int, degraded: bool) -> Drafts:
@@ -129,17 +98,30 @@ def answer_rows(desk: Desk, queries: Sequence[RowsQuery], *, now_us: int, degrad
         for query in queries
     ]
     good = [query for query, refused in zip(queries, refusals, strict=True) if refused is None]
-    scores = iter(_scores(active, good))
+    matrix, texts = _read(good, width)
+    scores, place = score(active.members, [], matrix).mixed.tolist() if good else [], 0
     render = _Renderer(desk, active, now_us=now_us, degraded=degraded)
+    text = iter(texts)
     for query, refused in zip(queries, refusals, strict=True):
-        drafts.results.append(refused if refused is not None else _take(drafts.entries, render, query, next(scores)))
+        if refused is not None:
+            drafts.results.append(refused)
+            continue
+        own = scores[place : place + query.rows.height]
+        place += query.rows.height
+        drafts.results.append(_take(drafts.entries, render, query, (own, next(text))))
     return drafts
 
 
-def _take(entries: list[Entry], render: "_Renderer", query: RowsQuery, scores: list[float]) -> Result:
+def _take(
+    entries: list[Entry], render: "_Renderer", query: RowsQuery, found: tuple[list[float], Text | None]
+) -> Result:  # fmt: skip
+    """`found` are the scores and the rows as they are logged; None where they could not be read."""
+    scores, text = found
+    if text is None:
+        return UNREADABLE
     if any(map(math.isnan, scores)):
         return _UNANSWERED
-    entries.extend(render.entries(query, scores, len(entries)))
+    entries.extend(render.entries(query, text, scores, len(entries)))
     return render.answer(query, scores)
 
 
@@ -149,82 +131,115 @@ def _refusal(query: RowsQuery, width: int) -> RefusedError:
     return RefusedError(400, "shape", f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
 
 
-def _scores(active: Loaded, queries: Sequence[RowsQuery]) -> list[list[float]]:
-    """Scores of each query's rows."""
-    if not queries:
+def _read(queries: Sequence[RowsQuery], width: int) -> tuple[Float32s, list[Text | None]]:
+    """The matrix of all rows in their order, and each query's text; what cannot be read is rows of zeros."""
+    matrix = np.empty((sum(query.rows.height for query in queries), width), np.float32)
+    texts: list[Text | None] = []
+    first = row = 0
+    while first < len(queries):
+        last = first
+        while last < len(queries) and isinstance(queries[last].rows, Unread):
+            last += 1
+        unread = [query.rows for query in queries[first:last] if isinstance(query.rows, Unread)]
+        texts += _read_on(unread, matrix[row:])
+        row += sum(rows.height for rows in unread)
+        if last < len(queries) and isinstance(rows := queries[last].rows, Rows):
+            matrix[row : row + rows.height] = rows.values
+            texts.append(rows.text)
+            row += rows.height
+        first = last + 1
+    return matrix, texts
+
+
+def _read_on(unread: Sequence[Unread], matrix: Float32s) -> list[Text | None]:
+    """Read into the first rows of the matrix."""
+    if not unread:
         return []
-    count, width = sum(query.rows.height for query in queries), len(active.plan.features)
-    flat = chain.from_iterable(query.rows.flat for query in queries)
-    with np.errstate(over="ignore"):
-        matrix = np.fromiter(flat, np.float32, count * width).reshape(count, width)
-    mixed = score(active.members, [], matrix).mixed.tolist()
-    out, place = [], 0
-    for query in queries:
-        out.append(mixed[place : place + query.rows.height])
-        place += query.rows.height
-    return out
+    starts, offset = [], 0
+    for rows in unread:
+        starts.append(offset + rows.start)
+        offset += len(rows.raw)
+    heights = [rows.height for rows in unread]
+    found = read_arrays(Places(b"".join([rows.raw for rows in unread]), starts, heights), matrix)
+    texts: list[Text | None] = []
+    row = 0
+    for text, height in zip(found.texts, heights, strict=True):
+        texts.append(None if text is None else Text(text, found.ends[row : row + height]))
+        row += height
+    return texts
 
 
 class _Renderer:
     """Answers and log records of one batch: what all of them share is made once."""
 
     def __init__(self, desk: Desk, active: Loaded, *, now_us: int, degraded: bool) -> None:
-        self._desk, self._now_us, self._degraded = desk, now_us, degraded
-        self._version, self._digest, self._turn = active.leader.version, active.leader.digest, now_us
-        self._name, self._epoch, self._features = desk.spec.name, active.released.epoch, active.plan.digest
-        self._head = f'{{"model_name":"{desk.spec.name}","model_version":"{self._version}","id":'
-        time = format_time(now_us).encode()
+        self._name, self._topic, self._partitions = desk.spec.name, desk.topic, desk.spec.partitions
+        self._now_us, self._turn, self._version = now_us, now_us, str(active.leader.version)
+        name, version, leader = self._name, self._version, active.leader
+        self._answer = b'{"model_name":"%b","model_version":"%b","id":' % (name.encode(), version.encode())
+        # `tidemill_contracts.events.Inference`, field by field; none of these texts needs escapes.
+        self._record = (
+            f',"pipeline":"{name}","at_us":{now_us},"epoch":{active.released.epoch},"model":"{leader.digest}",'
+            f'"version":{version},"features":"{active.plan.digest}","part":'
+        ).encode()
+        self._end = b'],"degraded":%b,"trace_id":"' % (b"true" if degraded else b"false")
         self._headers: list[tuple[str, bytes]] = [
             ("ce_specversion", b"1.0"), ("ce_type", Inference.TYPE.encode()), ("ce_source", desk.source.encode()),
-            ("ce_time", time), ("content-type", b"application/json"),
+            ("ce_time", format_time(now_us).encode()), ("content-type", b"application/json"),
         ]  # fmt: skip
 
     def answer(self, query: RowsQuery, scores: list[float]) -> bytes:
         """The body."""
-        own = query.rows.id
+        own, identity = query.rows.id, query.identity
         if query.render is not None:
-            identity = query.identity
-            return query.render(Scored(self._name, str(self._version), own or identity, identity, scores))
-        identity = f'"{query.identity}"' if own is None else msgspec.json.encode(own).decode()
-        data = ",".join(map(repr, scores))
-        return (
-            f'{self._head}{identity},"parameters":{{"inference_id":"{query.identity}"}},"outputs":[{{"name":"{OUTPUT}",'
-            f'"datatype":"FP32","shape":[{len(scores)}],"data":[{data}]}}]}}'
-        ).encode()
+            return query.render(Scored(self._name, self._version, own or identity, identity, scores))
+        return b'%b%b,"parameters":{"inference_id":"%b"},"outputs":[%b%d],"data":%b}]}' % (
+            self._answer, _JSON.encode(identity if own is None else own), identity.encode(), _SCORES, len(scores),
+            _JSON.encode(scores),
+        )  # fmt: skip
 
-    def entries(self, query: RowsQuery, scores: list[float], place: int) -> list[Entry]:
+    def entries(self, query: RowsQuery, text: Text, scores: list[float], place: int) -> list[Entry]:
         """The log records; rows of no entity go to the partitions in turn."""
-        rows = query.rows
-        if rows.height == 1:
-            return [self._entry(query, _Part(0, 1, [rows.flat], scores), place)]
-        table = [rows.flat[first : first + rows.width] for first in range(0, len(rows.flat), rows.width)]
-        most = max(1, VALUES_PER_RECORD // rows.width)
-        parts = -(-rows.height // most)
+        height = query.rows.height
+        most = max(1, VALUES_PER_RECORD // query.rows.width)
+        if height <= most:
+            return [self._entry(query, _Part(0, 1, text.text, scores), place)]
+        parts = -(-height // most)
         return [
             self._entry(
-                query, _Part(part, parts, table[part * most :][:most], scores[part * most :][:most]), place
+                query,
+                _Part(
+                    part, parts, text.part(part * most, min(height, (part + 1) * most)), scores[part * most :][:most]
+                ),
+                place,
             )
             for part in range(parts)
-        ]  # fmt: skip
+        ]
 
     def _entry(self, query: RowsQuery, part: "_Part", place: int) -> Entry:
-        desk = self._desk
-        identity = f"{query.identity}.{part.number}" if part.number else query.identity
-        record = _Record(
-            query.identity, query.rows.id, self._name, self._now_us, self._epoch, self._digest, self._version,
-            self._features, *part, self._degraded, query.traceparent[3:35],
-        )  # fmt: skip
-        headers = [*self._headers, ("ce_id", identity.encode()), ("traceparent", query.traceparent.encode())]
-        partition = (self._turn + place) % desk.spec.partitions
-        return Entry("inference", desk.spec.name, desk.topic, partition, None, _encode(record), headers, self._now_us)
+        identity, trace = query.identity.encode(), query.traceparent.encode()
+        own = query.rows.id
+        record = b"".join((
+            b'{"inference_id":"', identity, b'","request_id":', b"null" if own is None else _JSON.encode(own),
+            self._record, b'%d,"parts":%d,"rows":[' % (part.number, part.of), part.rows,
+            b'],"scores":', _JSON.encode(part.scores)[:-1], self._end, trace[3:35], b'"}',
+        ))  # fmt: skip
+        if part.number:
+            identity = b"%b.%d" % (identity, part.number)
+        headers = [*self._headers, ("ce_id", identity), ("traceparent", trace)]
+        partition = (self._turn + place) % self._partitions
+        return Entry("inference", self._name, self._topic, partition, None, record, headers, self._now_us)
 
 
 class _Part(NamedTuple):
+    """Rows (a list's items) and scores of one record, and its number of so many."""
+
     number: int
     of: int
-    rows: list[list[float]]
+    rows: bytes | memoryview
     scores: list[float]
 
 
-_encode = msgspec.json.Encoder().encode
+_JSON = msgspec.json.Encoder()
+_SCORES = b'{"name":"%b","datatype":"FP32","shape":[' % OUTPUT.encode()
 _UNANSWERED = RefusedError(503, "no answer", "the model has no finite answer to these inputs")

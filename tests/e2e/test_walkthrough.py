@@ -16,6 +16,7 @@ import httpx
 import pytest
 from e2e_garbage import poison
 from e2e_shop import TRACE, Shop
+from onnx import TensorProto, helper
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidemill import Client
@@ -222,6 +223,26 @@ def test_a_stream_that_breaks_a_bound_is_a_cause_like_any_other(reader: Reader, 
 
     until_sync(lambda: asyncio.run(read()), "quality is a cause", timeout_s=60, every_s=0.2)
     assert [event.cause.detail for event in asyncio.run(read())] == ["visits.price range"]
+
+
+def test_an_onnx_file_becomes_a_model_that_answers(reader: Reader) -> None:
+    """Imported by a command, announced, opened and asked; the same bytes again keep their version."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in ("x", "y", "sum")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "y"], ["sum"])], "model", ports[:2], ports[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (reader.folder / "here" / "model.onnx").write_bytes(model.SerializeToString())
+    command = "tidemill import model.onnx --name adder --json"
+    made = []
+    for _ in range(2):
+        reader.follow(Block("sh", command))
+        made.append(json.loads(reader.read(command)))
+    assert [(each["version"], each["created"], each["state"]) for each in made] == [
+        (1, True, "READY"), (1, False, "READY"),
+    ]  # fmt: skip
+    inputs = [{"name": name, "datatype": "FP32", "shape": [2], "data": [1, 2]} for name in ("x", "y")]
+    url = Endpoints.find(reader.home).url("serving")
+    answer = httpx.post(f"{url}/v2/models/adder/infer", json={"inputs": inputs}).json()
+    assert answer["outputs"] == [{"name": "sum", "datatype": "FP32", "shape": [2], "data": [2.0, 4.0]}]
 
 
 def about(span: Span) -> tuple[str | int | None, str | int | None]:

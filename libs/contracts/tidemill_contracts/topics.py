@@ -9,10 +9,12 @@ DEFAULT_PARTITIONS = 6
 
 Family = Literal[
     "raw", "events", "late", "future", "repartition", "features", "predictions", "outcomes",
-    "pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality",
+    "pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality", "models", "inferences",
 ]  # fmt: skip
-CONTROL: tuple[Family, ...] = ("pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality")
-_COMPACTED = frozenset({"pipelines", "releases", "features"})
+CONTROL: tuple[Family, ...] = (
+    "pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality", "models", "inferences",
+)  # fmt: skip
+_COMPACTED = frozenset({"pipelines", "releases", "features", "models"})
 
 RELEASES_LAG_MS = 7 * 86_400_000
 """So long every decision can be read in order, also from the topics that keep only the newest of each pipeline."""

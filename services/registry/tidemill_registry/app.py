@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tidemill_contracts import topic
 from tidemill_contracts.events import RunFinished
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import TopicSpec, control_topics, pipeline_topics, source_topics, view_topics
+from tidemill_engine.onnx import ModelInfo
 from tidemill_registry import api
 from tidemill_registry.artifacts import StoredEvidence
 from tidemill_registry.domain.review import warm
 from tidemill_registry.handlers import on_run_finished
+from tidemill_registry.imports import Imports, listed
 from tidemill_registry.settings import Settings
 from tidemill_registry.store import SCHEMA, PostgresUnit, StoreQueries, open_unit
 from tidemill_runtime.artifacts import Artifacts
@@ -74,6 +77,17 @@ class Registry:
                 view, spec.view_version(view), spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix
             )
         await ensure_topics(self._settings.kafka, specs)
+
+    async def take_model(self, model: str, data: bytes, info: ModelInfo, wanted: int | None) -> tuple[int, bool]:
+        """Store the bytes before anyone is told of them, then register and announce them."""
+        self._open()
+        await asyncio.to_thread(Artifacts(self._settings.artifacts).put, data)
+        async with self.unit() as unit:
+            return await Imports(unit).take(model, info.digest, info.size, wanted)
+
+    async def imported(self, model: str | None = None) -> list[dict[str, Any]]:
+        """The imported models, or the versions of one."""
+        return await listed(self._open(), model)
 
     def _open(self) -> Pool:
         if self._pool is None:

@@ -96,7 +96,7 @@ class PostgresUnit:
         revision = await self.db.fetchval(APPLY, spec.name, digest, body)
         await self.db.execute(SPEC, digest, spec.name, body)
         event = PipelineApplied(pipeline=spec.name, revision=revision, digest=digest, spec=json.loads(body))
-        await self._announce(event, spec.name, derived_id("pipeline", spec.name, revision), 0)
+        await self.announce(event, spec.name, derived_id("pipeline", spec.name, revision), 0)
         return event
 
     async def standing(self, pipeline: str) -> Standing | None:
@@ -140,7 +140,7 @@ class PostgresUnit:
                 pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest),
                 run_id=run.run_id, at_us=run.at_us,
             )  # fmt: skip
-            await self._announce(
+            await self.announce(
                 event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id
             )
         await self._lineage(run)
@@ -153,7 +153,7 @@ class PostgresUnit:
             "INSERT INTO registry.gates VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
             event_id, decision.pipeline, decision.version, decision.verdict, decision.model_dump_json(),
         )  # fmt: skip
-        await self._announce(decision, decision.pipeline, event_id, decision.at_us, cause=decision.run_id)
+        await self.announce(decision, decision.pipeline, event_id, decision.at_us, cause=decision.run_id)
 
     async def release(self, release: Released) -> None:
         """Move the champion pointer by compare-and-set on the epoch; raises EpochMovedError if another came first."""
@@ -165,7 +165,7 @@ class PostgresUnit:
                 RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us,
                 release.model_dump_json(),
             )  # fmt: skip
-            await self._announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
+            await self.announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
 
     async def close_request(
         self, run: RunFinished, status: str, *, epoch: int | None, version: int | None, detail: str = ""
@@ -190,7 +190,7 @@ class PostgresUnit:
             edges.append(("request", str(run.request_id), run.cause.kind, str(run.cause.event_id)))
         await self.db.executemany(LINEAGE, [(*edge, run.pipeline) for edge in edges])
 
-    async def _announce(
+    async def announce(
         self, event: Event, key: str, event_id: UUID, time_us: int, *, cause: UUID | None = None
     ) -> None:
         """Audit row and outbox row of a decision."""

@@ -4,9 +4,6 @@ A step is {client, do, ...}; one that raises is answered with the exception's cl
 """
 
 import asyncio
-import json
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +11,9 @@ import kserve
 import numpy as np
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from inference_steps import KINDS, Json, asked, serve, wanted
 from kserve.protocol.infer_type import RequestedOutput
-from tritonclient.utils import InferenceServerException
 
-Json = dict[str, Any]
-Client = Callable[[str, Json], object]
 INPUT, OUTPUT = "features", "probability"
 
 
@@ -48,47 +43,42 @@ def _found(result: Any) -> Json:  # noqa: ANN401 - the clients ship no types
     }
 
 
-def _triton(address: str, step: Json) -> object:
-    client = triton.InferenceServerClient(address)
+def _calls(module: Any, client: Any, step: Json) -> dict[str, Callable[[], Any]]:  # noqa: ANN401 - see above
     name, version = step.get("model", ""), step.get("version", "")
+    return {
+        "live": client.is_server_live, "ready": client.is_server_ready, "server": client.get_server_metadata,
+        "model ready": lambda: client.is_model_ready(name, version),
+        "metadata": lambda: client.get_model_metadata(name, version),
+        "config": lambda: client.get_model_config(name, version),
+        "stats": lambda: client.get_inference_statistics(name, version),
+        "index": client.get_model_repository_index,
+        "load": lambda: client.load_model(name), "unload": lambda: client.unload_model(name),
+        "infer": lambda: client.infer(name, **_asked(module, step)),
+        "ask": lambda: client.infer(name, asked(module, step), model_version=version),
+    }  # fmt: skip
+
+
+def _plain(step: Json, result: Any) -> object:  # noqa: ANN401 - see above
+    if step["do"] == "infer":
+        return _found(result)
+    return wanted(result, step["outputs"]) if step["do"] == "ask" else result
+
+
+def _triton(step: Json) -> object:
+    client = triton.InferenceServerClient(step["address"])
     try:
-        match step["do"]:
-            case "live":
-                return client.is_server_live()
-            case "ready":
-                return client.is_server_ready()
-            case "server":
-                return client.get_server_metadata()
-            case "model ready":
-                return client.is_model_ready(name, version)
-            case "metadata":
-                return client.get_model_metadata(name, version)
-            case _:
-                return _found(client.infer(name, **_asked(triton, step)))
+        return _plain(step, _calls(triton, client, step)[step["do"]]())
     finally:
         client.close()
 
 
-async def _triton_aio(address: str, step: Json) -> object:
-    async with triton_aio.InferenceServerClient(address) as client:
-        name, version = step.get("model", ""), step.get("version", "")
-        match step["do"]:
-            case "live":
-                return await client.is_server_live()
-            case "ready":
-                return await client.is_server_ready()
-            case "server":
-                return await client.get_server_metadata()
-            case "model ready":
-                return await client.is_model_ready(name, version)
-            case "metadata":
-                return await client.get_model_metadata(name, version)
-            case _:
-                return _found(await client.infer(name, **_asked(triton_aio, step)))
+async def _triton_aio(step: Json) -> object:
+    async with triton_aio.InferenceServerClient(step["address"]) as client:
+        return _plain(step, await _calls(triton_aio, client, step)[step["do"]]())
 
 
-async def _kserve(address: str, step: Json) -> object:
-    url, name = f"http://{address}", step.get("model", "")
+async def _kserve(step: Json) -> object:
+    url, name = f"http://{step['address']}", step.get("model", "")
     async with kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0)) as client:
         match step["do"]:
             case "live":
@@ -115,28 +105,38 @@ async def _kserve_infer(client: Any, url: str, step: Json) -> Json:  # noqa: ANN
     return {"model_name": result.model_name, "model_version": result.model_version, "id": result.id, "values": values}
 
 
-def main() -> None:
-    """Until standard input ends."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    clients: dict[str, Client] = {
-        "triton": _triton,
-        "triton aio": lambda address, step: asyncio.run(_triton_aio(address, step)),
-        "kserve": lambda address, step: asyncio.run(_kserve(address, step)),
-    }
-    for line in sys.stdin:
-        step = json.loads(line)
-        try:
-            answer: Json = {"answer": clients[step["client"]](step["address"], step)}
-        except Exception as error:  # noqa: BLE001 - whatever the client raises is the answer
-            answered = getattr(error, "response", None)  # kserve's is httpx's error
-            said = (
-                error.status() if isinstance(error, InferenceServerException) else getattr(answered, "status_code", 0)
-            )
-            answer = {"error": type(error).__name__, "message": str(error), "status": str(said)}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
+async def kserve_over_grpc(step: Json) -> object:
+    """kserve's."""
+    client = kserve.InferenceGRPCClient(step["rpc"], retries=0)
+    try:
+        match step["do"]:
+            case "live":
+                return await client.is_server_live()
+            case "ready":
+                return await client.is_server_ready()
+            case "model ready":
+                return await client.is_model_ready(step["model"])
+        rows = np.array(step["rows"], KINDS[step.get("datatype", "FP32")])
+        tensor = kserve.InferInput(step.get("input", "features"), list(rows.shape), step.get("datatype", "FP32"))
+        tensor.set_data_from_numpy(rows, binary_data=step.get("binary", True))
+        outputs = [RequestedOutput(name) for name in step.get("outputs", [])] or None
+        result = await client.infer(kserve.InferRequest(
+            step["model"], [tensor], request_id=step.get("id"), request_outputs=outputs, parameters={}
+        ))  # fmt: skip
+        values = result.outputs[0].as_numpy().tolist()
+        return {
+            "model_name": result.model_name,
+            "model_version": result.model_version,
+            "id": result.id,
+            "values": values,
+        }
+    finally:
+        await client.close()
 
 
 if __name__ == "__main__":
-    main()
+    serve({
+        "triton": _triton, "triton aio": lambda step: asyncio.run(_triton_aio(step)),
+        "kserve": lambda step: asyncio.run(_kserve(step)),
+        "kserve grpc": lambda step: asyncio.run(kserve_over_grpc(step)),
+    })  # fmt: skip

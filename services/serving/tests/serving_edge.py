@@ -1,7 +1,7 @@
 """The HTTP side of serving on a log in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 
 import httpx
@@ -11,6 +11,7 @@ from serving_cases import linear, pipeline, released
 from serving_stack import until
 from starlette.types import ASGIApp
 
+from tidemill_runtime.errors import Later
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import App
 from tidemill_runtime.http.direct import direct_protocol
@@ -18,6 +19,7 @@ from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.predict import Predictor, predict_routes
+from tidemill_serving.api.repository import repository_routes
 from tidemill_serving.api.status import LogState, alone, status_of, status_routes
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk, Loaded
@@ -28,8 +30,12 @@ from tidemill_serving.domain.scoring import Weighted
 from tidemill_serving.domain.views import wants
 from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.freshness import Freshness
+from tidemill_serving.handlers.importing import Importer
+from tidemill_serving.handlers.journal import Journal
 from tidemill_serving.handlers.repository import ModelRepository
+from tidemill_serving.handlers.running import Runs
 from tidemill_serving.onnx import Scorer
+from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.spool import partition_of
 
 SPEC = pipeline()
@@ -54,6 +60,26 @@ class MemoryLog:
         return len(self.entries)
 
 
+class MemoryGraphs:
+    """Opens nothing: the tests put opened models into the catalogue."""
+
+    async def open_graph(self, digest: str) -> Graph:
+        raise Later(digest)
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Nothing to forget."""
+
+
+class MemoryStore:
+    """Forgets."""
+
+    def save_imported(self, models: list[tuple[str, int, str]], unloaded: list[str]) -> None:
+        """Nothing is kept."""
+
+    def load_imported(self) -> tuple[list[tuple[str, int, str]], list[str]]:
+        return [], []
+
+
 class Edge:
     """The HTTP side of the service on a log in memory."""
 
@@ -70,13 +96,24 @@ class Edge:
         self.freshness = Freshness(self.house)
         predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         state = LogState({}, {}, {})
+        journal = Journal(self.house, self.log, "test", lambda: None, lambda: 1_400_000_000_000_000)
+        self.runs = Runs(journal, "tidemill.inferences.v1")
+        self.importer = Importer(MemoryGraphs(), MemoryStore(), journal, "tidemill.models.v1")
+        self.models = ModelRepository(self.house, self.batcher, self.runs, self.importer)
         routes = [
             *predict_routes(predictor), *status_routes(lambda: status_of(self.house, "0", state), alone),
-            *inference_routes(ModelRepository(self.house.desks, self.batcher), lambda: self.health.ready()[0]),
+            *repository_routes(self.models, self.house.statistics.found),
+            *inference_routes(self.models, lambda: self.health.ready()[0]),
         ]  # fmt: skip
         self.behind = App(routes, api_key=secret)
         self.front = Front(self.behind, predictor, api_key=secret)
         self.hot = Hot(self.house.desks, self.batcher, api_key=secret)
+
+    def imported(self, name: str, version: int, data: bytes) -> None:
+        """An open imported model."""
+        self.house.catalogue.add(name, version, f"{version:064x}")
+        found = self.house.catalogue.models[name][version]
+        found.state, found.graph = "READY", Graph(data)
 
     def release(self) -> None:
         plan, scorer = Plan(SPEC, NAMES), Scorer(linear(NAMES), len(NAMES))

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_serving.onnx import Scorer, UnusableModelError
 from tidemill_serving.onnx.bounded import Bounded
+from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.sandbox import SandboxLimits, examine
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Models:
         """`folder` is this instance's own."""
         self._artifacts, self._folder, self._limits = artifacts, folder, limits or SandboxLimits()
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
+        self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         folder.mkdir(parents=True, exist_ok=True)
 
     async def open(self, digest: str, features: list[str]) -> Scorer:
@@ -29,14 +31,25 @@ class Models:
         known = self._open.get(digest)
         if known is not None and known.width == len(features):
             return known
+        data = await self._examined(digest, features)
+        scorer = await asyncio.to_thread(_opened, data, len(features))
+        self._open[digest] = scorer
+        return scorer
+
+    async def open_graph(self, digest: str) -> Graph:
+        """As `open` for a model with inputs and outputs of its own; not in the folder of those that `open` opens."""
+        known = self._graphs.get(digest)
+        if known is None:
+            known = self._graphs[digest] = await asyncio.to_thread(Graph, await self._examined(digest, None))
+        return known
+
+    async def _examined(self, digest: str, features: list[str] | None) -> bytes:
         data = await asyncio.to_thread(self._fetch, digest)
         accepted = self._file(digest, "accepted")
         if not accepted.exists():
             await examine(self._file(digest, "onnx"), features, self._limits)
             accepted.touch()
-        scorer = await asyncio.to_thread(_opened, data, len(features))
-        self._open[digest] = scorer
-        return scorer
+        return data
 
     async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Bounded:
         """As `open`, in a thread of its own: whoever asks waits for no longer than `deadline_s`."""

@@ -33,6 +33,10 @@ class Settings(ServiceSettings):
     is_again: bool = Field(
         default=False, validation_alias="TIDEMILL_SERVING_AGAIN", description="set by the parent: after a crash"
     )
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, validation_alias="TIDEMILL_SERVING_GRPC_PORT",
+        description="of the Open Inference Protocol over gRPC, beside the HTTP port on the same host; none: no gRPC",
+    )  # fmt: skip
     spool_limit_bytes: int = Field(default=1024 * _MIB, ge=_MIB, description="of records that Kafka does not have yet")
     spool_at_limit: Literal["refuse", "sample"] = Field(
         default="refuse", description="sample: answer all and log a share, counted and marked, up to a quarter above"

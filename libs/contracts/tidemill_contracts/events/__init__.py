@@ -30,12 +30,14 @@ from tidemill_contracts.events.data import (
     Watermark,
 )
 from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
+from tidemill_contracts.events.models import LoggedTensor, ModelAnswered, ModelImported, ModelSwitched
 from tidemill_contracts.events.releases import Challenger, Member, ModelSwapped, Released, ReleaseReason
 
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "Challenger", "DeadLetter", "DriftDetected", "Event", "Fallback", "FeatureVector",
-    "GateCheck", "GateDecided", "Inference", "Member", "ModelSwapped", "Outcome", "PipelineApplied", "Prediction",
-    "QualityBreached", "QualityJudged", "QuarantineReleased", "ReleaseReason", "Released", "RunFinished",
-    "RunProgress", "Shadowed", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
-    "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
+    "GateCheck", "GateDecided", "Inference", "LoggedTensor", "Member", "ModelAnswered", "ModelImported", "ModelSwapped",
+    "ModelSwitched", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "QualityJudged",
+    "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Shadowed", "Timer",
+    "TrainingCoalesced", "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark",
+    "decode", "encode",
 ]  # fmt: skip

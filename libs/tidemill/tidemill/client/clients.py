@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 import httpx
 
 from tidemill.client import calls, catalogue, decisions
+from tidemill.client import imports as foreign
 from tidemill.client import letters as dead
 from tidemill.client import quarantine as ward
 from tidemill.client.calls import Steps
@@ -86,6 +87,8 @@ class Operations:
     quarantine = Operation(ward.quarantine)
     quarantined = Operation(ward.quarantined)
     release_quarantined = Operation(ward.release_quarantined)
+    import_model = Operation(foreign.import_model)
+    served_models = Operation(foreign.served_models)
     feature_views = Operation(catalogue.feature_views)
     feature_view = Operation(catalogue.feature_view)
 

@@ -18,7 +18,7 @@ __all__ = ["AsyncTransport", "Endpoints", "RefusedError", "TidemillError", "Tran
 
 RETRIED = frozenset({502, 503, 504})
 SERVICES = ("ingestion", "features", "registry", "trainer", "monitoring", "serving")
-JSON = "application/json"
+JSON, BINARY = "application/json", "application/octet-stream"
 _TIMEOUT_S = 20.0
 _CONNECTIONS = 64
 
@@ -136,7 +136,7 @@ class AsyncTransport:
         while True:
             reason: httpx.TransportError | httpx.Response
             try:
-                sent = {**_kind(content), **(headers or {})}
+                sent = {**_kind(body), **(headers or {})}
                 reason = await self._client.request(method, url, content=content, headers=sent, params=params)
             except httpx.TransportError as error:
                 reason = error
@@ -177,7 +177,7 @@ class Transport:
         while True:
             reason: httpx.TransportError | httpx.Response
             try:
-                reason = self._client.request(method, url, content=content, headers=_kind(content), params=params)
+                reason = self._client.request(method, url, content=content, headers=_kind(body), params=params)
             except httpx.TransportError as error:
                 reason = error
             else:
@@ -220,8 +220,10 @@ def _limits() -> httpx.Limits:
 
 
 def _content(body: object) -> bytes | None:
+    if isinstance(body, bytes):
+        return body
     return None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _kind(content: bytes | None) -> dict[str, str]:
-    return {} if content is None else {"content-type": JSON}
+def _kind(body: object) -> dict[str, str]:
+    return {} if body is None else {"content-type": BINARY if isinstance(body, bytes) else JSON}

@@ -17,6 +17,8 @@ def routes(registry: Registry) -> list[Route]:
         spec = await read_model(request, PipelineSpec)
         if spec.name != request.path_params["pipeline"]:
             raise invalid("name", "path", "the name in the file and in the address differ")
+        if await registry.imported(spec.name):
+            raise HttpProblem(409, "an imported model has this name, and serving answers for it")
         await registry.make_topics(spec)
         async with registry.unit() as unit:
             await unit.lock(spec.name)

@@ -30,13 +30,13 @@ from tidemill_serving.api.models import (
 )
 from tidemill_serving.api.predict import new_id, problem_of
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.domain.protocol import Call, Rendering, read_call
-from tidemill_serving.domain.served import Ask, Port, Served
+from tidemill_serving.domain.protocol import Call, Port, Rendering, read_call
+from tidemill_serving.domain.served import Ask, Served
 
 MAXIMUM_BYTES = 16 * 1024 * 1024
 JSON, BINARY = "application/json", "application/octet-stream"
 JSON_LENGTH = "inference-header-content-length"
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 _UNNAMED = frozenset({"", BINARY})
 Endpoint = Callable[[Request], Awaitable[Response | BaseModel]]
 
@@ -145,15 +145,19 @@ def _ports(ports: list[Port]) -> list[TensorMetadata]:
 
 
 async def _read(request: Request) -> Call:
-    """The request. tritonclient sends JSON without a content type, its asynchronous twin calls the same text bytes."""
-    if media_type(request) in _UNNAMED:
-        request.scope["tidemill.route"] = replace(request.scope["tidemill.route"], media=())
+    unnamed(request)
     raw = await read_body(request)
     raw = await unpack(raw, request.headers.get("content-encoding", ""), MAXIMUM_BYTES)
     length = request.headers.get(JSON_LENGTH)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) <= _DIGITS):
         raise HttpProblem(400, "Inference-Header-Content-Length is a number of bytes")
     return read_call(raw, None if length is None else int(length))
+
+
+def unnamed(request: Request) -> None:
+    """Take JSON without a type: tritonclient sends it so, and its asynchronous twin calls the same text bytes."""
+    if media_type(request) in _UNNAMED:
+        request.scope["tidemill.route"] = replace(request.scope["tidemill.route"], media=())
 
 
 async def _answer(request: Request, body: bytes, json_length: int | None) -> Response:

@@ -22,6 +22,7 @@ from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.models import Status
 from tidemill_serving.api.predict import Predictor, predict_routes
+from tidemill_serving.api.repository import repository_routes
 from tidemill_serving.api.status import status_of, status_routes
 from tidemill_serving.app.family import Family
 from tidemill_serving.app.heirs import Heirs, limits_of, log_state
@@ -37,8 +38,11 @@ from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.fencing import Fence
 from tidemill_serving.handlers.following import Follower, Follows
 from tidemill_serving.handlers.freshness import Freshness
+from tidemill_serving.handlers.importing import Importer
+from tidemill_serving.handlers.journal import Journal
 from tidemill_serving.handlers.releasing import Releaser
 from tidemill_serving.handlers.repository import ModelRepository
+from tidemill_serving.handlers.running import Runs
 from tidemill_serving.handlers.shadowing import Shadower
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.settings import Settings
@@ -56,7 +60,7 @@ def create(settings: Settings, health: Health) -> Service:
     bitwise.warm_up()
     serving = Serving(settings, health)
     return Service(
-        routes=serving.routes(), background={"serving": serving.run}, title="Tidemill serving", front=serving.front,
+        routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,
         direct=serving.hot, listen=serving.family.listener(health),
     )  # fmt: skip
 
@@ -80,15 +84,15 @@ class Serving:
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
-        self.models = ModelRepository(self.house.desks, self.batcher)
+        self.runs, self.importer = self._imported_models()
+        self.models = ModelRepository(self.house, self.batcher, self.runs, self.importer)
         self.batcher.once = self.family.once(self.spool)
         self.shadower = Shadower(self.house, self.batcher.append)
         self.batcher.beside = self.shadower.put
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
-        limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
-        models = Models(Artifacts(settings.artifacts), settings.state / "models", limit)
+        models = self._opener("models")
         self.follower = Follower(
             self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
             progress=self._progress,
@@ -100,6 +104,30 @@ class Serving:
         self.follower.configured.append(self.releaser.reconsider)
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
+    def _opener(self, folder: str) -> Models:
+        settings = self._settings
+        limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
+        return Models(Artifacts(settings.artifacts), settings.state / folder, limit)
+
+    def _imported_models(self) -> tuple[Runs, Importer]:
+        settings, source = self._settings, f"tidemill/serving/{self._settings.instance}"
+        journal = Journal(self.house, self.spool, source, self.shipper.wake, _now_us)
+        runs = Runs(journal, topic("inferences", prefix=settings.prefix))
+        name = topic("models", prefix=settings.prefix)
+        importer = Importer(self._opener("imported"), self.store, journal, name)
+        return runs, importer
+
+    def background(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What runs beside HTTP: gRPC stops first, so that its last answers are still shipped."""
+        settings = self._settings
+        if settings.grpc_port is None:
+            return {"serving": self.run}
+        from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - 30 MiB, for those who want it
+
+        where = RpcSettings(settings.host, settings.grpc_port, settings.api_key, settings.worker is not None)
+        rpc = RpcServer(where, self.models, self.house.statistics.found, lambda: self._health.ready()[0])
+        return {"serving": self.run, "grpc": rpc.run}
+
     def front(self, behind: ASGIApp) -> Front:
         """The hot path before the routes."""
         return Front(behind, self.predictor, api_key=self._settings.api_key)
@@ -110,6 +138,7 @@ class Serving:
             *predict_routes(self.predictor),
             *status_routes(self._status, self.family.status),
             *self.family.routes(),
+            *repository_routes(self.models, self.house.statistics.found),
             *inference_routes(self.models, lambda: self._health.ready()[0]),
         ]
 
@@ -118,6 +147,7 @@ class Serving:
         for kept in self.store.load_releases():
             desk = self.house.desks[kept.spec.name] = self._make_desk(kept.spec)
             await self.releaser.restore(kept, desk)
+        self.importer.restore()
         watcher = PipelineWatcher(self._settings, self.follower.on_pipelines)
         releases = Tail(self._settings, [self._releases], self.releaser.on_records)
         fence = Fence(
@@ -148,11 +178,17 @@ class Serving:
             work = (
                 self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
                 watcher.run(), releases.run(), fence.run(), self.follower.run(), self.releaser.run(known),
+                self.importer.run(), self._follow_imported(watcher),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip
             for coroutine in work:
                 group.create_task(coroutine)
+
+    async def _follow_imported(self, watcher: PipelineWatcher) -> None:
+        await watcher.ready.wait()  # which has made the topic
+        name = topic("models", prefix=self._settings.prefix)
+        await Tail(self._settings, [name], self.importer.on_records).run()
 
     def _make_desk(self, spec: PipelineSpec) -> Desk:
         tally = self.spool.tallies.get(spec.name)

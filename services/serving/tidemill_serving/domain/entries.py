@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["prediction", "inference", "shadow", "timer", "swap"]
+Kind = Literal["prediction", "inference", "shadow", "timer", "swap", "switch"]
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -6,7 +6,9 @@ from typing import Protocol
 
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.imported import Catalogue
 from tidemill_serving.domain.replica import Replica
+from tidemill_serving.domain.statistics import Statistics
 
 
 class Log(Protocol):
@@ -36,3 +38,5 @@ class House:
     replica: Replica = field(default_factory=Replica)
     degraded: bool = False
     counts: Counts = field(default_factory=Counts)
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    statistics: Statistics = field(default_factory=Statistics)

@@ -8,19 +8,11 @@ import numpy as np
 from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Loaded, Result
-from tidemill_serving.domain.protocol import Call, Outcome, Tensor, chosen
+from tidemill_serving.domain.protocol import Call, Outcome, Port, Tensor, chosen
 from tidemill_serving.domain.tensors import Rows, RowsQuery, Scored, matrix_rows
 
 Render = Callable[[Outcome], bytes]
 NO_MODEL = RefusedError(404, "no such model", "no such model, or none of that version")
-
-
-class Port(NamedTuple):
-    """An input or output; -1 is a free dimension."""
-
-    name: str
-    datatype: str
-    shape: list[int]
 
 
 class Description(NamedTuple):
@@ -112,7 +104,7 @@ def rows_of(call: Call, width: int) -> Rows:
     if values.ndim != 2 or values.shape[1] != width or not 1 <= len(values) <= MAXIMUM_ROWS:  # noqa: PLR2004 - a matrix
         raise RefusedError(400, "shape", f"{INPUT} must have the shape [1 to {MAXIMUM_ROWS}, {width}]")
     with np.errstate(over="ignore"):
-        is_finite = np.isfinite(values.astype(np.float32)).all()
-    if not is_finite:
+        singles = values.astype(np.float32, copy=False)
+    if not np.isfinite(singles).all():
         raise RefusedError(400, "range", f"{INPUT} must hold {values.size} finite numbers")
     return matrix_rows(values, call.id)

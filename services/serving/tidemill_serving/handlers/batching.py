@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from tidemill_runtime import telemetry
 from tidemill_serving.domain.body import OVERLOADED, RefusedError
+from tidemill_serving.domain.counting import count_rows
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.house import House, Log
@@ -233,8 +234,13 @@ class Batcher:
         return alone  # and without links: this is rare enough
 
     def _answer_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
-        queries = [job.query for job in jobs]
-        self._house.counts.batches += 1
+        started = time.perf_counter()
+        drafts = self._draft_rows(desk, jobs)
+        times = self._now_us() // 1000, started - self._began, time.perf_counter() - started
+        return count_rows(self._house, desk, [job.query for job in jobs], drafts, times)
+
+    def _draft_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
+        queries, self._house.counts.batches = [job.query for job in jobs], self._house.counts.batches + 1
         try:
             return answer_rows(desk, queries, now_us=self._now_us(), degraded=self._house.degraded)
         except RefusedError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tidemill_engine.onnx import MAXIMUM_BYTES, ModelRefusedError, inspect_model
+from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.proof import prove
 from tidemill_serving.onnx.session import Scorer, UnusableModelError
 
@@ -83,7 +84,7 @@ def _child(ask: Ask, pipe: int) -> NoReturn:
     try:
         data = _load(ask["file"])
         _limit(int(ask["cpu_s"]), int(ask["memory_mib"]))
-        reason = _try(data, list(ask["features"]))
+        reason = _try(data, ask["features"])
         os.write(pipe, json.dumps({"accepted": reason is None, "reason": (reason or "")[:500]}).encode())
     except BaseException as error:  # noqa: BLE001 - the process ends here in any case
         os.write(pipe, json.dumps({"accepted": False, "reason": f"failed: {type(error).__name__}"}).encode())
@@ -107,10 +108,13 @@ def _limit(cpu_s: int, memory_mib: int) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _try(data: bytes, features: list[str]) -> str | None:
+def _try(data: bytes, features: list[str] | None) -> str | None:
     """Why the model may not be used, None when it may."""
     try:
         info = inspect_model(data, maximum_bytes=MAXIMUM_BYTES)
+        if features is None:
+            Graph(data).try_out()
+            return None
         if info.features is not None and list(info.features) != features:
             return "the model's feature names are not the release's"
         prove(Scorer(data, len(features)))

@@ -52,11 +52,15 @@ class Nursery:
         """End the process and all that it may have left."""
         await self._end()
 
-    async def examine(self, file: Path, features: Sequence[str]) -> None:
-        """Return when the model in a file opened and answered well; raises UnusableModelError with why not."""
+    async def examine(self, file: Path, features: Sequence[str] | None) -> None:
+        """Return when the model in a file opened and answered well; raises UnusableModelError with why not.
+
+        Without features it may be any model, and need only come back from a run on zeros.
+        """
         limits = self._limits
         ask = {
-            "file": str(file), "features": list(features), "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
+            "file": str(file), "features": None if features is None else list(features),
+            "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
             "memory_mib": limits.memory_mib,
         }  # fmt: skip
         process = await self._started()
@@ -93,7 +97,7 @@ class Nursery:
         return await process.wait()
 
 
-async def examine(file: Path, features: Sequence[str], limits: SandboxLimits) -> None:
+async def examine(file: Path, features: Sequence[str] | None, limits: SandboxLimits) -> None:
     """As `Nursery.examine` for one model."""
     async with Nursery(limits) as nursery:
         await nursery.examine(file, features)

@@ -30,10 +30,10 @@ class Scorer:
         """Open and warm; raises UnusableModelError."""
         self._forest: Quick | None = None
         try:
-            self._session = _session(data)
+            self._session = session(data)
             self._input, self._output = self._ports(width)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises whatever its C++ side does
-            raise UnusableModelError(f"not a model that can be opened: {_brief(error)}") from None
+            raise UnusableModelError(f"not a model that can be opened: {brief(error)}") from None
         self.width = width
         self.check()
 
@@ -70,7 +70,7 @@ class Scorer:
             forest = bit_forest(data, self.width)
             if forest is None:
                 return False
-            rest = _session(forest.rest)
+            rest = session(forest.rest)
             found = forest, rest, rest.get_inputs()[0].name
             rows = np.concatenate((golden_inputs(self.width), forest.probes(self.width, _PROBES)))
             for size in (FEW + 1, len(rows) // 3, len(rows)):
@@ -78,7 +78,7 @@ class Scorer:
                     _log.warning("a forest has other answers by trees of our own, and is left to onnxruntime")
                     return False
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, onnxruntime has opened the model
-            _log.warning("a forest is left to onnxruntime: %s", _brief(error))
+            _log.warning("a forest is left to onnxruntime: %s", brief(error))
             return False
         self._forest = found
         return True
@@ -98,7 +98,7 @@ class Scorer:
             by = None if len(rows) <= FEW else self._forest
             scores = self._run(rows, options) if by is None else self._by_forest(by, rows, options)
         except Exception as error:  # noqa: BLE001 - see above
-            raise UnusableModelError(f"the model failed: {_brief(error)}") from None
+            raise UnusableModelError(f"the model failed: {brief(error)}") from None
         if scores.size != len(rows) or not np.issubdtype(scores.dtype, np.floating):
             raise UnusableModelError(f"{scores.dtype} {list(scores.shape)} for {len(rows)} rows")
         return scores.reshape(len(rows)).astype(np.float64)
@@ -121,7 +121,8 @@ class StoppableScorer:
         self._options.terminate = True
 
 
-def _session(data: bytes) -> onnxruntime.InferenceSession:
+def session(data: bytes) -> onnxruntime.InferenceSession:
+    """An open session of one thread that says nothing on standard error; raises whatever onnxruntime does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -137,5 +138,6 @@ def is_probability(scores: Floats) -> NDArray[np.bool_]:
         return np.asarray((scores >= 0.0) & (scores <= 1.0))
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """The first line of what onnxruntime says."""
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

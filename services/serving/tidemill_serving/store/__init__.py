@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from tidemill_serving.store.imported import ImportedFile
 from tidemill_serving.store.releases import ReleaseFiles
 from tidemill_serving.store.snapshots import Snapshots
 
 
-class Store(ReleaseFiles, Snapshots):
+class Store(ReleaseFiles, Snapshots, ImportedFile):
     """Files in this instance's folder."""
 
     def __init__(self, folder: Path) -> None:
         ReleaseFiles.__init__(self, folder)
         Snapshots.__init__(self, folder)
+        ImportedFile.__init__(self, folder)

@@ -43,6 +43,14 @@ class Tensor(NamedTuple):
     values: Values
 
 
+class Port(NamedTuple):
+    """An input or output of a model; -1 is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
 class TensorError(RefusedError):
     """A tensor that is not what it says; the text names it and the rule."""
 

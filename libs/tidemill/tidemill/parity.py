@@ -37,6 +37,7 @@ class _Logged(msgspec.Struct):
     revisions: dict[str, msgspec.Raw]
     request: msgspec.Raw
     watermark_us: int | None = None
+    inline: dict[str, float | None] = {}
 
 
 _DECODER = msgspec.json.Decoder(_Logged)
@@ -48,7 +49,7 @@ async def read_parity(
     """Every logged vector of a pipeline compared; with `since_us` only those of the newest so many microseconds.
 
     Time is the predictions' event time. Answers of releases whose pipeline file is no longer known are counted as
-    unknown.
+    unknown, those whose request put features in are left out.
 
     Raises:
         TidemillError: the archive does not hold the events, or something cannot be reached.
@@ -106,7 +107,7 @@ async def _answers(bootstrap: str, name: str) -> list[tuple[int, str, Answer]]:
                 body = _DECODER.decode(record.envelope.data)
             except msgspec.MsgspecError:
                 continue  # its other readers bury it
-            if body.prediction_id in seen:
+            if body.prediction_id in seen or body.inline:  # what a request put in is nobody's to compute again
                 continue
             seen.add(body.prediction_id)
             vector = np.array(body.vector, np.float64)  # an array is a fifth of a list

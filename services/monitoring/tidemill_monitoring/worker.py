@@ -80,8 +80,8 @@ async def _fill(logged: Logged, order: Order, settings: ServiceSettings, told: T
     told.after |= {f"{name}/{p}": end for p, end in ends.items()}
     async for record in _records(settings, name, starts):
         body = _event(record, Prediction)
-        if body is None or body.prediction_id.int % order.one_in:
-            continue
+        if body is None or body.inline or body.prediction_id.int % order.one_in:
+            continue  # features that a request put in are nobody's to compute again
         revisions = {view: read.model_dump_json().encode() for view, read in body.revisions.items()}
         vector = np.array(body.vector, np.float64)
         request, place = json.dumps(body.request).encode(), (record.partition, record.offset)

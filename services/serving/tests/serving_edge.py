@@ -94,7 +94,7 @@ class Edge:
             self.house.replica.want(place, width=width, partitions=1)
         secret = SecretStr(key) if key else None
         self.freshness = Freshness(self.house)
-        predictor = Predictor(self.house.desks, self.batcher, self.freshness)
+        predictor = self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         state = LogState({}, {}, {})
         journal = Journal(self.house, self.log, "test", lambda: None, lambda: 1_400_000_000_000_000)
         self.runs = Runs(journal, "tidemill.inferences.v1")

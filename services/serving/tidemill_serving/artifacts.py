@@ -55,6 +55,10 @@ class Models:
         """As `open`, in a thread of its own: whoever asks waits for no longer than `deadline_s`."""
         return Bounded((await self.open(digest, features)).stoppable(), deadline_s, nice=nice)
 
+    def read(self, digest: str) -> bytes:
+        """The bytes of a model, from the disk if they are there; waits for them."""
+        return self._fetch(digest)
+
     def keep(self, digests: Iterable[str]) -> None:
         """Delete every model on disk that is not among these."""
         names = {f"{digest}.{suffix}" for digest in digests for suffix in ("onnx", "accepted")}

@@ -109,6 +109,9 @@ class Prediction(Event):
         default=None, description="why somebody else answered than the arm, or not all of its members"
     )
     above: list[str] = Field(default_factory=list, description="names of the release's thresholds that score reaches")
+    inline: dict[str, float | None] = Field(
+        default_factory=dict, description="features that the request put in, in place of what was known of the entity"
+    )
 
 
 class Shadowed(Event):

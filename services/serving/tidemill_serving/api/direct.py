@@ -16,6 +16,7 @@ from tidemill_runtime import telemetry
 from tidemill_runtime.http.app import SECONDS
 from tidemill_runtime.http.heads import Reply, Seconds, Take
 from tidemill_runtime.http.problems import MEDIA_TYPE
+from tidemill_serving.api.deadlines import DEADLINE
 from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
@@ -28,7 +29,7 @@ from tidemill_serving.domain.tensors import UNREADABLE, RowsQuery
 MODELS = "/v2/models/"
 INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
 JSON = "application/json"
-_CAREFULLY = frozenset({"content-encoding", "idempotency-key", "prefer", MINIMUM_WATERMARK})
+_CAREFULLY = frozenset({"content-encoding", "idempotency-key", "prefer", DEADLINE, MINIMUM_WATERMARK})
 Deliver = Callable[[Result], None]
 Render = Callable[[RefusedError, str], bytes]
 

@@ -16,6 +16,7 @@ from tidemill_runtime.http import HttpProblem
 from tidemill_runtime.http.app import SECONDS
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
 from tidemill_runtime.telemetry import current_trace_id, current_traceparent, new_traceparent, span
+from tidemill_serving.api.deadlines import DEADLINE
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, Predictor, problem_of
 from tidemill_serving.domain.body import RefusedError
 
@@ -25,7 +26,7 @@ _WANTED = frozenset(
     name.encode()
     for name in (
         "authorization", "content-length", "content-type", "idempotency-key", "prefer", "traceparent",
-        "x-api-key", MINIMUM_WATERMARK,
+        "x-api-key", DEADLINE, MINIMUM_WATERMARK,
     )
 )  # fmt: skip
 _OK = SECONDS.labels("POST", ROUTE, 200)
@@ -44,7 +45,7 @@ class Front:
         if scope["type"] == "http" and scope["method"] == "POST":
             path: str = scope["path"]
             pipeline = path[len(PREFIX) :]
-            if path.startswith(PREFIX) and pipeline and "/" not in pipeline:
+            if path.startswith(PREFIX) and pipeline and "/" not in pipeline and not scope["query_string"]:
                 await self._predict(pipeline, scope, receive, send)
                 return
         await self._behind(scope, receive, send)

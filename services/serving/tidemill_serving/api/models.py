@@ -15,6 +15,9 @@ class Instance(BaseModel):
     id: str | None = Field(default=None, min_length=1, max_length=256, description="the same id again: the same answer")
     time: str | None = Field(default=None, description="RFC 3339; the event time, where no field declares it; else now")
     inputs: dict[str, Scalar] = Field(description="the request fields that the pipeline file declares")
+    features: dict[str, float | None] | None = Field(
+        default=None, description="features of views, `view.feature`, in place of what is known of the entity"
+    )
 
 
 class Instances(BaseModel):
@@ -32,6 +35,26 @@ class Part(BaseModel):
     version: int
     weight: float
     score: float | None
+
+
+class Explanation(BaseModel):
+    """Why a member said what it said, in log-odds: base and contributions come to raw, whose sigmoid it said."""
+
+    model: str
+    version: int
+    weight: float
+    base: float | None = Field(default=None, description="the mean raw score over the training rows")
+    raw: float | None = None
+    contributions: dict[str, float] = Field(default={}, description="of each feature")
+    error: str | None = Field(default=None, description="why this model cannot be explained")
+
+
+class Explain(BaseModel):
+    """The query of a prediction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    explain: bool = Field(default=False, description="also tell what each feature adds to the score")
 
 
 class Prediction(BaseModel):
@@ -54,6 +77,10 @@ class Prediction(BaseModel):
         default=None, description="why another answered than whose the key is, or not all of the members"
     )
     above: list[str] = Field(default=[], description="names of the release's thresholds that the score reaches")
+    inline: list[str] = Field(default=[], description="features that the request put in; absent: none")
+    explanation: list[Explanation] | None = Field(
+        default=None, description="where it was asked for, of each member; null for an answer that is repeated"
+    )
 
 
 class Predictions(BaseModel):

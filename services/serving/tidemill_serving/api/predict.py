@@ -1,19 +1,22 @@
 """`POST /v1/predict/{pipeline}`: read, check, score in the tick's batch, log, answer."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_contracts.ids import prediction_id
-from tidemill_runtime.http import FieldError, HttpProblem, Route, read_body
+from tidemill_runtime.http import FieldError, HttpProblem, Route, read_body, read_query
 from tidemill_runtime.telemetry import current_traceparent, drawn, new_traceparent
-from tidemill_serving.api.models import Instance, Instances, Prediction, Predictions
-from tidemill_serving.domain.body import RefusedError, read_json
+from tidemill_serving.api.deadlines import DEADLINE, read_deadline
+from tidemill_serving.api.models import Explain, Instance, Instances, Prediction, Predictions
+from tidemill_serving.domain.body import Fault, RefusedError, read_json
 from tidemill_serving.domain.desk import Desk, Query, Result
+from tidemill_serving.domain.extras import Extra, Seen, unknown_inline
 from tidemill_serving.domain.requests import Ask, read_header_id
 
 JSON = "application/json"
@@ -21,6 +24,8 @@ RETRY_AFTER_S = "1"
 MAXIMUM_BYTES = 1024 * 1024
 MINIMUM_WATERMARK = "tidemill-minimum-watermark"
 MAXIMUM_WAIT_S = 30
+MOST_EXPLAINED = 64
+"""Instances of one request: each takes a millisecond or more."""
 _MICROSECONDS = re.compile(r"-?\d{1,18}", re.ASCII)
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.ASCII | re.IGNORECASE)
 
@@ -31,6 +36,9 @@ class Batches(Protocol):
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
         """The results, in order."""
 
+    def expected_s(self, count: int) -> float:
+        """Seconds until so many more would be answered, from what instances have cost lately."""
+
 
 class Fresh(Protocol):
     """How far event time has got."""
@@ -39,14 +47,26 @@ class Fresh(Protocol):
         """Whether the features have reached an event time, now or within some seconds."""
 
 
+class Explains(Protocol):
+    """Tells why."""
+
+    async def explain(self, seen: Sequence[Seen]) -> list[list[dict[str, Any]]]:
+        """For each instance, of each member of its release."""
+
+
 class Predictor:
     """The endpoint, apart from how its bytes arrive."""
+
+    explains: Explains | None = None
 
     def __init__(self, desks: Mapping[str, Desk], batches: Batches, fresh: Fresh) -> None:
         self._desks, self._batches, self._fresh = desks, batches, fresh
 
-    async def predict(self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str) -> bytes:
+    async def predict(
+        self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str, *, explain: bool = False
+    ) -> bytes:  # fmt: skip
         """The body of the answer; raises RefusedError."""
+        deadline = read_deadline(headers.get(DEADLINE))
         desk = self._desks.get(pipeline)
         if desk is None:
             raise RefusedError(404, "unknown pipeline", "no such pipeline")
@@ -54,14 +74,30 @@ class Predictor:
         minimum = headers.get(MINIMUM_WATERMARK)
         if minimum is not None:
             await self._check_fresh(desk, minimum, headers.get("prefer"))
+            deadline.check()
         asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
+        _check_inline(desk, asks)
+        if explain:
+            asks = _explained(asks)
+        deadline.check(self._batches.expected_s(len(asks)))
         results = await self._batches.answer(desk, [_query(pipeline, ask, traceparent) for ask in asks])
-        answers = []
+        answers = list[bytes]()
         for result in results:
             if isinstance(result, RefusedError):
                 raise result.with_traceback(None)  # it may be one for all
             answers.append(result)
+        if explain:
+            answers = await self._with_explanations(asks, answers)
         return b'{"predictions":[' + b",".join(answers) + b"]}" if is_list else answers[0]
+
+    async def _with_explanations(self, asks: Sequence[Ask], answers: Sequence[bytes]) -> list[bytes]:
+        """The answers with one more member; null where the answer was only repeated."""
+        seen = {place: ask.extra.seen for place, ask in enumerate(asks) if ask.extra is not None and ask.extra.seen}
+        told = dict(zip(seen, await self.explains.explain(list(seen.values())), strict=True)) if self.explains else {}
+        return [
+            b'%b,"explanation":%b}' % (answer[:-1], json.dumps(told.get(place), allow_nan=False).encode())
+            for place, answer in enumerate(answers)
+        ]
 
     def _check_ready(self, desk: Desk) -> None:
         if not desk.is_ready:
@@ -77,6 +113,23 @@ class Predictor:
         seconds = min(int(wait[1]), MAXIMUM_WAIT_S) if wait else 0
         if not await self._fresh.reached(desk, int(minimum), seconds):
             raise RefusedError(503, "behind", "the features have not reached the watermark that was asked for")
+
+
+def _check_inline(desk: Desk, asks: Sequence[Ask]) -> None:
+    active = desk.champion.active
+    if active is None:
+        return
+    for place, ask in enumerate(asks):
+        if unknown_inline(ask.extra, active.plan.features):
+            fault = Fault(f"instances.{place}.features", "unknown", "not a feature of the release that answers")
+            raise RefusedError(422, "the request breaks its declaration", "", (fault,))
+
+
+def _explained(asks: Sequence[Ask]) -> list[Ask]:
+    if len(asks) > MOST_EXPLAINED:
+        fault = Fault("instances", "length", f"at most {MOST_EXPLAINED} instances can be explained at a time")
+        raise RefusedError(422, "the request breaks its declaration", "", (fault,))
+    return [ask._replace(extra=ask.extra or Extra()) for ask in asks]
 
 
 def _query(pipeline: str, ask: Ask, traceparent: str) -> Query:
@@ -104,10 +157,13 @@ def predict_routes(predictor: Predictor) -> list[Route]:
     """The route of predictions."""
 
     async def predict(request: Request) -> Response:
+        query = read_query(request, Explain)
         raw = await read_body(request)
         traceparent = current_traceparent() or new_traceparent()
         try:
-            body = await predictor.predict(request.path_params["pipeline"], raw, request.headers, traceparent)
+            body = await predictor.predict(
+                request.path_params["pipeline"], raw, request.headers, traceparent, explain=query.explain
+            )
         except RefusedError as refused:
             raise problem_of(refused) from None
         return Response(body, media_type=JSON)
@@ -116,9 +172,10 @@ def predict_routes(predictor: Predictor) -> list[Route]:
         Route(
             method="POST", path="/v1/predict/{pipeline}", endpoint=predict, summary="Predict one instance or many",
             request=TypeAdapter(Instance | Instances), response=TypeAdapter(Prediction | Predictions),
-            statuses=(404, 409, 503), max_bytes=MAXIMUM_BYTES, tags=("predict",), headers={
+            query=Explain, statuses=(404, 409, 503, 504), max_bytes=MAXIMUM_BYTES, tags=("predict",), headers={
                 "Idempotency-Key": "the id of a single instance, instead of one in the body",
                 MINIMUM_WATERMARK: "microseconds; 503 while the features are behind this event time",
+                DEADLINE: "milliseconds that the sender waits; 504 at once where that is too short",
                 "Prefer": f"wait=SECONDS, at most {MAXIMUM_WAIT_S}: the time to wait before that 503",
             },
         ),

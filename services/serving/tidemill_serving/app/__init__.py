@@ -45,6 +45,7 @@ from tidemill_serving.handlers.repository import ModelRepository
 from tidemill_serving.handlers.running import Runs
 from tidemill_serving.handlers.shadowing import Shadower
 from tidemill_serving.handlers.standing import Standing
+from tidemill_serving.onnx.explaining import Explainers
 from tidemill_serving.settings import Settings
 from tidemill_serving.spool import Shipper, Spool, partition_of
 from tidemill_serving.store import Store
@@ -93,6 +94,7 @@ class Serving:
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
         models = self._opener("models")
+        self.predictor.explains = Explainers(models.read)
         self.follower = Follower(
             self.house, prefix=settings.prefix, open_tail=self._open_tail, make_desk=self._make_desk,
             progress=self._progress,

@@ -71,6 +71,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     share: float = 1.0
     fallback: Fallback | None = None
     above: list[str] = []
+    inline: Mapping[str, float | None] = {}
 
 
 class _Known(msgspec.Struct):
@@ -91,6 +92,7 @@ class _Known(msgspec.Struct):
     share: float = 1.0
     fallback: Fallback | None = None
     above: list[str] = []
+    inline: dict[str, float | None] = {}
 
 
 class Answer(msgspec.Struct, gc=False, omit_defaults=True):
@@ -111,6 +113,7 @@ class Answer(msgspec.Struct, gc=False, omit_defaults=True):
     share: float = 1.0
     fallback: Fallback | None = None
     above: list[str] = []
+    inline: list[str] = []
 
 
 class Remembered(NamedTuple):
@@ -130,7 +133,7 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
     answer = Answer(
         record.prediction_id, record.score, record.epoch, record.version, record.model, revisions,
         None if newest is None else format_time(newest), record.defaulted, record.degraded, record.trace_id, record.mix,
-        record.arm, record.share, record.fallback, record.above,
+        record.arm, record.share, record.fallback, record.above, list(record.inline),
     )  # fmt: skip
     return _ENCODER.encode(answer)
 
@@ -138,12 +141,12 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
 def recall(value: bytes) -> tuple[str, Remembered]:
     """The id and the answer of a logged prediction; raises msgspec.MsgspecError for bytes that are none."""
     known = _KNOWN.decode(value)
-    return known.prediction_id, Remembered(mark_of(known.request), answer_of(known, known.revisions))
+    return known.prediction_id, Remembered(mark_of(known.request, known.inline), answer_of(known, known.revisions))
 
 
-def mark_of(inputs: Mapping[str, Any]) -> bytes:
+def mark_of(inputs: Mapping[str, Any], inline: Mapping[str, float | None] | None = None) -> bytes:
     """A mark by which a request that is sent again is told from another one under the same id."""
-    return blake2b(_SORTED.encode(inputs), digest_size=8).digest()
+    return blake2b(_SORTED.encode([inputs, inline] if inline else inputs), digest_size=8).digest()
 
 
 def encode_record(record: Record) -> bytes:

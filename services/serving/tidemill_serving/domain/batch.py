@@ -12,9 +12,10 @@ from tidemill_serving.domain.answers import ArmName, Part, Record, Remembered, a
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.drafts import Drafts, Query
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.extras import Seen, put_in
 from tidemill_serving.domain.loaded import Beside, Head, Loaded, Rival
 from tidemill_serving.domain.once import repeat
-from tidemill_serving.domain.plan import Lines
+from tidemill_serving.domain.plan import Lines, Plan
 from tidemill_serving.domain.releases import Champion
 from tidemill_serving.domain.replica import Replica, Row
 from tidemill_serving.domain.requests import Ask
@@ -68,6 +69,7 @@ class Batch:
         self._drafts = Drafts([], [], [], {} if traced else None, self._besides)
         self._fresh: dict[str, int] = {}
         self._why: dict[int, tuple[ArmName, Fallback]] = {}
+        self._has_extras = False
 
     def run(self, queries: Sequence[Query]) -> Drafts:
         active = self._desk.champion.active
@@ -86,6 +88,8 @@ class Batch:
             else:
                 self._fresh[identity] = index
                 todo.append(index)
+                if query.ask.extra is not None:
+                    self._has_extras = True
         if todo:
             self._answer(active, queries, todo)
         remembered = dict(self._drafts.remembered)
@@ -117,7 +121,7 @@ class Batch:
         `of`: the release whose keys they are, where an earlier one stands in for it.
         """
         plan, moment = side.plan, self._moment
-        lines = plan.lines(plan.tables(self._replica), [queries[i].ask for i in todo], moment.watermark_us)
+        lines = self._read(plan, [queries[i].ask for i in todo])
         scores = score(side.members, loaded.shadows if side is loaded else (), lines.vectors)
         writer = _Writer(self._desk.name, loaded, side, moment, stands_in=of is not None)
         before = len(self._drafts.entries)
@@ -132,6 +136,8 @@ class Batch:
                 self._why.setdefault(index, (writer.arm, scores.why(row) or "invalid"))
             else:
                 record = writer.record(query, vectors[row], value, (lines.rows[row], lines.defaulted[row]))
+                if self._has_extras and (extra := query.ask.extra) is not None:
+                    record.inline, extra.seen = extra.inline, Seen(plan.features, lines.vectors[row], side.members)
                 if writer.is_more:
                     writer.extend(record, scores, row)
                 if writer.may_fall_back or self._why:
@@ -144,6 +150,12 @@ class Batch:
             self._beside(loaded, side, ([queries[todo[row]].ask for row in kept], heads, lines.vectors[kept]))
         self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
         return left
+
+    def _read(self, plan: Plan, asks: Sequence[Ask]) -> Lines:
+        lines = plan.lines(plan.tables(self._replica), asks, self._moment.watermark_us)
+        if self._has_extras:
+            put_in(lines.vectors, plan.features, asks)
+        return lines
 
     def _note_fallback(self, record: Record, why: tuple[ArmName, Fallback] | None, owner: Loaded) -> None:
         """Say in the record whose key it was and why another answered, or only a part of the members."""
@@ -178,7 +190,9 @@ class Batch:
         self._drafts.results[index] = answer
         self._drafts.entries.append(entry)
         if query.ask.id is not None:
-            self._drafts.remembered.append((record.prediction_id, Remembered(mark_of(record.request), answer)))
+            self._drafts.remembered.append(
+                (record.prediction_id, Remembered(mark_of(record.request, record.inline), answer))
+            )
         return True
 
 

@@ -24,6 +24,6 @@ class Once(Protocol):
 
 def repeat(known: Remembered, ask: Ask) -> bytes | RefusedError:
     """The recorded answer to a request that is sent again; refused when it is another one under the same id."""
-    if known.inputs == mark_of(ask.raw):
+    if known.inputs == mark_of(ask.raw, None if ask.extra is None else ask.extra.inline):
         return known.answer
     return RefusedError(422, "the id was used before", "this id was answered before, for other inputs")

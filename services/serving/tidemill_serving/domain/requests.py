@@ -8,18 +8,20 @@ from tidemill_contracts.pipeline import RequestSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_serving.domain.body import Fault, RefusedError
 from tidemill_serving.domain.compiled import LONGEST_ID, Inputs
+from tidemill_serving.domain.extras import Extra, read_inline
 from tidemill_serving.domain.fields import TIME_PROBLEM, FieldChecks, read_time
 from tidemill_serving.domain.plan import text_key
 
 MAXIMUM_INSTANCES = 1000
-_INSTANCE = frozenset({"id", "time", "inputs"})
+_INSTANCE = frozenset({"id", "time", "inputs", "features"})
 _HEADER_ID = re.compile(r'^(?:"([\x21\x23-\x5b\x5d-\x7e]{1,256})"|([\x21\x23-\x7e]{1,256}))$')
 
 
 class Ask(NamedTuple):
     """One checked instance: inputs as they were sent and as expressions take them, join key, event time (None: now).
 
-    `raw` is what is logged: it lacks the fields that the pipeline file redacts.
+    `raw` is what is logged: it lacks the fields that the pipeline file redacts. `extra`: what it asks for beside an
+    answer.
     """
 
     id: str | None
@@ -27,6 +29,7 @@ class Ask(NamedTuple):
     typed: Mapping[str, Any]
     key: str
     time_us: int | None
+    extra: Extra | None = None
 
 
 class Reader:
@@ -94,11 +97,14 @@ class Reader:
             return None, [Fault(place.rstrip("."), "type", "an instance must be an object")]
         faults = []
         if not _INSTANCE.issuperset(instance):
-            faults.append(Fault(place.rstrip("."), "unknown", "an instance has inputs, id and time, and nothing else"))
+            faults.append(
+                Fault(place.rstrip("."), "unknown", "an instance has inputs, id, time and features, and nothing else")
+            )
         identity, time = instance.get("id"), instance.get("time")
         if identity is not None and not (isinstance(identity, str) and 0 < len(identity) <= LONGEST_ID):
             faults.append(Fault(f"{place}id", "type", f"must be text of 1 to {LONGEST_ID} characters"))
         time_us = _time(time, f"{place}time", faults)
+        extra = read_inline(instance.get("features"), f"{place}features", faults)
         inputs = instance.get("inputs")
         faults += self._checks.faults(inputs, f"{place}inputs")
         if faults or not isinstance(inputs, dict):
@@ -109,7 +115,7 @@ class Reader:
         typed = self._checks.typed(inputs)
         if self._time_name is not None and typed[self._time_name] is not None:
             time_us = typed[self._time_name]
-        return Ask(identity, self._logged(inputs), typed, key, time_us), []
+        return Ask(identity, self._logged(inputs), typed, key, time_us, extra), []
 
 
 def _time(value: object, place: str, faults: list[Fault]) -> int | None:

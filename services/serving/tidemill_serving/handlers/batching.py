@@ -71,6 +71,10 @@ class Batcher:
         """Whether one more would be refused in this tick: who asks need not read a request for that."""
         return self._load + 1.0 > self.most and self._load > 0.0
 
+    def expected_s(self, count: int) -> float:
+        """Seconds until so many more would be answered, from what instances have cost lately."""
+        return (self._load + count) * self._each_s
+
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
         """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
         self._admit(1)

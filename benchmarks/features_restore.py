@@ -59,17 +59,20 @@ async def killed(seen: Endpoints, folder: Path, progress: Progress) -> list[Resu
 async def rebalanced(seen: Endpoints, holder: Running, folder: Path) -> float:
     """Seconds in which at least one partition had no owner, when a second instance joins."""
     joining = Running(seen, folder, instance="1")
+
+    async def is_incomplete() -> bool:
+        return len(await holder.parts()) < PARTITIONS
+
+    async def is_shared() -> bool:
+        return [len(await running.parts()) for running in (holder, joining)] == [1, PARTITIONS - 1]
+
     try:
-        await until(lambda: _owns(holder, PARTITIONS - 1), "a partition is let go", deadline_s=120)
+        await until(is_incomplete, "a partition is let go", deadline_s=120)
         began = time.monotonic()
-        await until(lambda: _owns(joining, 1), "it is taken", deadline_s=120)
+        await until(is_shared, "every partition has an owner", deadline_s=120)
         return time.monotonic() - began
     finally:
         joining.stop()
-
-
-async def _owns(running: Running, count: int) -> bool:
-    return len(await running.parts()) == count
 
 
 async def main() -> list[Result]:

@@ -27,9 +27,10 @@ fields = st.fixed_dictionaries(
     {},
     optional={name: values | st.just(good) for name, good in {**inputs(), "seats": 3, "cargo": True}.items()},
 )
+inline = st.dictionaries(st.sampled_from([*NAMES, "by-carrier.x", ""]), scalars, max_size=3)
 instance = st.fixed_dictionaries(
     {"inputs": fields | values},
-    optional={"id": scalars, "time": scalars, "features": values, "explain": values, "more": values},
+    optional={"id": scalars, "time": scalars, "features": inline | values, "explain": values, "more": values},
 )
 predict = st.one_of(instance, st.fixed_dictionaries({"instances": st.lists(instance, max_size=3) | values}), values)
 tensor = st.fixed_dictionaries(
@@ -65,7 +66,7 @@ word = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_cha
 targets = st.one_of(
     word.map(lambda text: f"/v1/predict/{text}"), word.map(lambda text: f"/v2/models/{text}/infer"),
     word.map(lambda text: f"/v2/models/{SPEC.name}/versions/{text}/infer"), word.map(lambda text: f"/{text}"),
-    st.sampled_from(["/v2", "/v1/status", "/metrics", "/v2/health/ready", "/v2/repository/index", INFER, PATH]),
+    st.sampled_from(["/v2", "/v1/status", "/metrics", "/v2/health/ready", "/v2/repository/index", INFER, PATH, f"{PATH}?explain=true", f"{PATH}?explain=x&explain=y"]),
 )  # fmt: skip
 
 
@@ -74,7 +75,8 @@ def _dumped(value: object) -> bytes:
 
 
 bodies = predict.map(_dumped) | infer.map(_dumped) | st.binary(max_size=60)
-usual = st.tuples(st.just("POST"), st.just(PATH), headers, predict.map(_dumped)) | st.tuples(
+asked = st.sampled_from([PATH, f"{PATH}?explain=true"])
+usual = st.tuples(st.just("POST"), asked, headers, predict.map(_dumped)) | st.tuples(
     st.just("POST"), st.just(INFER), headers, infer.map(_dumped)
 )
 odd = st.tuples(st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"]), targets, headers, bodies)

@@ -4,10 +4,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tidemill.client.clients import AsyncClient, Client
-    from tidemill.client.errors import RefusedError, TidemillError, UnreachableError
+    from tidemill.client.errors import (
+        ConflictError,
+        InvalidError,
+        NotFoundError,
+        RefusedError,
+        TidemillError,
+        UnauthorisedError,
+        UnreachableError,
+    )
     from tidemill.client.transport import Endpoints
 
-__all__ = ["AsyncClient", "Client", "Endpoints", "RefusedError", "TidemillError", "UnreachableError"]
+__all__ = [
+    "AsyncClient", "Client", "ConflictError", "Endpoints", "InvalidError", "NotFoundError", "RefusedError",
+    "TidemillError", "UnauthorisedError", "UnreachableError",
+]  # fmt: skip
 _MODULES = {"AsyncClient": "clients", "Client": "clients", "Endpoints": "transport"}
 
 

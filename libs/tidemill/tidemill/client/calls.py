@@ -20,6 +20,8 @@ from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
 
 BATCH = 1000
 """Events or instances in one request."""
+EXPLAINED = 64
+"""Instances in one request that asks for explanations."""
 NOT_FOUND = 404
 DECIDED = frozenset({"released", "failed", "refused", "coalesced", "inconclusive", "rejected", "suggested"})
 Json = Any
@@ -83,22 +85,32 @@ def pipeline(name: str) -> Steps[r.Pipeline]:
     return r.Pipeline.model_validate((yield Call("registry", "GET", f"/v1/pipelines/{part_of(name)}")))
 
 
-def predict(
+def predict(  # noqa: PLR0913 - what one instance may have, by name
     pipeline: str,
     inputs: Mapping[str, Any],
     *,
     id: str | None = None,  # noqa: A002 - the wire's own name
     time: str | int | None = None,
+    features: Mapping[str, float | None] | None = None,
+    explain: bool = False,
 ) -> Steps[r.Prediction]:
-    """Predict one instance from its request fields. The same `id` again gives the same answer."""
-    return (yield from predict_many(pipeline, [_instance(inputs, id, time)]))[0]
+    """Predict one instance from its request fields. The same `id` again gives the same answer.
+
+    `features` stand in place of what is known of the entities; `explain` asks what each feature adds to the score.
+    """
+    instance = _instance(inputs, id, time) | ({"features": dict(features)} if features else {})
+    return (yield from predict_many(pipeline, [instance], explain=explain))[0]
 
 
-def predict_many(pipeline: str, instances: Sequence[Mapping[str, Any]]) -> Steps[list[r.Prediction]]:
-    """Predict many, each {"inputs": {...}} with optional "id" and "time"; answers in their order."""
+def predict_many(
+    pipeline: str, instances: Sequence[Mapping[str, Any]], *, explain: bool = False
+) -> Steps[list[r.Prediction]]:  # fmt: skip
+    """Predict many, each {"inputs": {...}} with optional "id", "time" and "features"; answers in their order."""
     answers: list[r.Prediction] = []
-    for batch in _batches([{"id": str(uuid4()), **instance} for instance in instances]):
-        answer = yield Call("serving", "POST", f"/v1/predict/{part_of(pipeline)}", {"instances": batch})
+    path, params = f"/v1/predict/{part_of(pipeline)}", {"explain": "true"} if explain else None
+    every = [{"id": str(uuid4()), **instance} for instance in instances]
+    for batch in _batches(every, EXPLAINED if explain else BATCH):
+        answer = yield Call("serving", "POST", path, {"instances": batch}, params)
         answers += [r.Prediction.model_validate(item) for item in answer["predictions"]]
     return answers
 
@@ -271,8 +283,8 @@ def event_of(kind: type[E_], item: Mapping[str, Any]) -> E_:
     return kind.read(json.dumps(item).encode())
 
 
-def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
-    return (items[first : first + BATCH] for first in range(0, len(items), BATCH))
+def _batches(items: Sequence[T], size: int = BATCH) -> Iterable[Sequence[T]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def part_of(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 
 import httpx
 
-from tidemill.client import calls, catalogue, decisions
+from tidemill.client import calls, catalogue, decisions, frames
 from tidemill.client import imports as foreign
 from tidemill.client import letters as dead
 from tidemill.client import quarantine as ward
@@ -64,6 +64,7 @@ class Operations:
     pipeline = Operation(calls.pipeline)
     predict = Operation(calls.predict)
     predict_many = Operation(calls.predict_many)
+    predict_frame = Operation(frames.predict_frame)
     champion = Operation(calls.champion)
     releases = Operation(calls.releases)
     versions = Operation(calls.versions)

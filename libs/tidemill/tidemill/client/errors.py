@@ -13,7 +13,7 @@ class UnreachableError(TidemillError):
 
 
 class RefusedError(TidemillError):
-    """A service refused a request: `status` and the RFC 9457 problem say why."""
+    """A service refused a request: `status` and the RFC 9457 problem say why. Its subclasses are kinds of refusal."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         details = [f"{item.get('field', '')}: {item.get('message', '')}" for item in problem.get("errors", [])[:5]]
@@ -21,3 +21,35 @@ class RefusedError(TidemillError):
         super().__init__("; ".join([f"{status} {text}", *details]))
         self.status = status
         self.problem = dict(problem)
+
+
+class InvalidError(RefusedError):
+    """The request is wrong: `errors` names each field, its rule and what is wrong with it."""
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """Each with field, rule and message."""
+        return list(self.problem.get("errors", []))
+
+
+class UnauthorisedError(RefusedError):
+    """The API key is missing or wrong."""
+
+
+class NotFoundError(RefusedError):
+    """There is no such thing."""
+
+
+class ConflictError(RefusedError):
+    """Not as things stand, such as a prediction before the first release."""
+
+
+_KINDS: dict[int, type[RefusedError]] = {
+    400: InvalidError, 401: UnauthorisedError, 403: UnauthorisedError, 404: NotFoundError, 409: ConflictError,
+    413: InvalidError, 415: InvalidError, 422: InvalidError,
+}  # fmt: skip
+
+
+def refused(status: int, problem: Mapping[str, Any]) -> RefusedError:
+    """The error of a status."""
+    return _KINDS.get(status, RefusedError)(status, problem)

@@ -68,6 +68,18 @@ class Part(Result):
     score: float | None
 
 
+class Explanation(Result):
+    """What each feature added to a member's score, in log-odds: `base` and all of them come to `raw`."""
+
+    model: str
+    version: int
+    weight: float
+    base: float | None = None
+    raw: float | None = None
+    contributions: dict[str, float] = {}
+    error: str | None = None
+
+
 class Prediction(Result):
     """An answer and what it rests on; `revisions` is per view the revision that was read, 0 for an unknown entity.
 
@@ -90,6 +102,8 @@ class Prediction(Result):
     share: float = 1.0
     fallback: str | None = None
     above: list[str] = []
+    inline: list[str] = []
+    explanation: list[Explanation] | None = None
 
 
 class Version(Result):

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tidemill.client.errors import RefusedError, TidemillError, UnreachableError
+from tidemill.client.errors import RefusedError, TidemillError, UnreachableError, refused
 from tidemill_contracts.topics import PREFIX
 
 __all__ = ["AsyncTransport", "Endpoints", "RefusedError", "TidemillError", "Transport", "UnreachableError"]
@@ -200,7 +200,7 @@ def read_answer(answer: httpx.Response) -> Any:  # noqa: ANN401 - the JSON of th
         problem = answer.json()
     except ValueError:
         problem = {"title": answer.reason_phrase}
-    raise RefusedError(answer.status_code, problem if isinstance(problem, dict) else {"title": str(problem)})
+    raise refused(answer.status_code, problem if isinstance(problem, dict) else {"title": str(problem)})
 
 
 def _runs(home: Path | None) -> bool:

@@ -63,11 +63,17 @@ headers = st.fixed_dictionaries(
     },
 )  # fmt: skip
 word = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#"), max_size=20)
+fixed = [
+    "/v2", "/v1/status", "/metrics", "/v2/health/ready", "/v2/repository/index", INFER, PATH, f"{PATH}?explain=true",
+    f"{PATH}?explain=x&explain=y",
+]  # fmt: skip
 targets = st.one_of(
-    word.map(lambda text: f"/v1/predict/{text}"), word.map(lambda text: f"/v2/models/{text}/infer"),
-    word.map(lambda text: f"/v2/models/{SPEC.name}/versions/{text}/infer"), word.map(lambda text: f"/{text}"),
-    st.sampled_from(["/v2", "/v1/status", "/metrics", "/v2/health/ready", "/v2/repository/index", INFER, PATH, f"{PATH}?explain=true", f"{PATH}?explain=x&explain=y"]),
-)  # fmt: skip
+    word.map(lambda text: f"/v1/predict/{text}"),
+    word.map(lambda text: f"/v2/models/{text}/infer"),
+    word.map(lambda text: f"/v2/models/{SPEC.name}/versions/{text}/infer"),
+    word.map(lambda text: f"/{text}"),
+    st.sampled_from(fixed),
+)
 
 
 def _dumped(value: object) -> bytes:

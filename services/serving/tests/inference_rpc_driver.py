@@ -9,6 +9,7 @@ import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from inference_steps import KINDS, Json, asked, serve, wanted
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 
 def _infer(client: Any, step: Json) -> Any:  # noqa: ANN401 - see above
@@ -86,8 +87,21 @@ def health(step: Json) -> object:
         return [list(check(body)), list(next(iter(watch(body))))]
 
 
+def fields(_step: Json) -> object:
+    """Every field of the client's own messages: [message, name, number, type, repeated]."""
+    found = []
+    waiting = [*service_pb2.DESCRIPTOR.message_types_by_name.values()]
+    waiting += model_config_pb2.DESCRIPTOR.message_types_by_name.values()
+    while waiting:
+        message = waiting.pop()
+        waiting += message.nested_types
+        found += [[message.full_name, f.name, f.number, f.type, f.is_repeated] for f in message.fields]
+    return found
+
+
 if __name__ == "__main__":
     serve({
+        "fields": fields,
         "triton grpc": over_grpc, "health": health,
         "triton grpc aio": lambda step: asyncio.run(over_grpc_aio(step)),
     })  # fmt: skip

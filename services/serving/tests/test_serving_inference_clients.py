@@ -14,13 +14,14 @@ from serving_stack import Stack, free_port, open_stack, until
 
 from tidemill_contracts.events import ModelAnswered, ModelImported, decode, encode
 from tidemill_contracts.topics import topic
+from tidemill_serving.api.rpc.calls import INFERENCE
 from tidemill_testkit.peers import PeerError, peer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 CLIENTS = ("tritonclient[grpc,http]==2.73.0", "kserve==0.21.0")
 ALL, TRITON = ("triton", "triton aio", "kserve"), ("triton", "triton aio")
 RPC, TRITON_RPC = ("triton grpc", "triton grpc aio", "kserve grpc"), ("triton grpc", "triton grpc aio")
-OWN = frozenset({*TRITON_RPC, "health"})
+OWN = frozenset({*TRITON_RPC, "health", "fields"})
 """In a process of their own: the messages of two clients do not go together."""
 PAIR = {
     "inputs": {"a": ["FP32", [[1, 2, 3]]], "b": ["FP32", [1, 1, 1]], "names": ["BYTES", ["x", "é"]]},
@@ -190,8 +191,20 @@ def refusals(asked: Clients) -> None:
         assert asked.tell(client, "metadata", model="nothing")["status"] == "404"
 
 
+def our_fields() -> Iterator[list[Any]]:
+    """As the driver's `fields`, of the messages that are made here."""
+    waiting = [("inference", message) for message in INFERENCE.file.message_type]
+    while waiting:
+        place, message = waiting.pop()
+        name = f"{place}.{message.name}"
+        waiting += [(name, nested) for nested in message.nested_type]
+        yield from ([name, f.name, f.number, f.type, f.label == f.LABEL_REPEATED] for f in message.field)
+
+
 def over_grpc(asked: Clients) -> None:
     """The same answers and refusals as over REST."""
+    theirs = asked.do("fields", "")
+    assert [field for field in our_fields() if field not in theirs] == []
     expected = asked.do("triton", "infer", model=SPEC.name, rows=[ROW, ROW[::-1]])["values"]
     assert (
         asked.do("health", "") == asked.do("health", "", service="inference.GRPCInferenceService") == [[8, 1], [8, 1]]

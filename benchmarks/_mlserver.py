@@ -54,14 +54,14 @@ def python() -> Path:
 
 
 @contextmanager
-def mlserver(model: bytes) -> Iterator[str]:
+def mlserver(model: bytes, *, grpc_port: int | None = None) -> Iterator[str]:
     """The URL of the infer route of a server without worker processes, which for one core is its fastest way."""
     with tempfile.TemporaryDirectory(prefix="mlserver") as name:
         folder, port = Path(name), free_port()
         (folder / "model.onnx").write_bytes(model)
         (folder / "runtime.py").write_text(_RUNTIME)
         settings = {
-            "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(), "host": "127.0.0.1",
+            "http_port": port, "grpc_port": grpc_port or free_port(), "metrics_port": free_port(), "host": "127.0.0.1",
             "parallel_workers": 0, "debug": False, "use_structured_logging": False,
         }  # fmt: skip
         (folder / "settings.json").write_text(json.dumps(settings))

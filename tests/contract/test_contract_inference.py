@@ -108,7 +108,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def edge() -> Edge:
     made = Edge()
     made.release()

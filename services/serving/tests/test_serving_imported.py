@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving_cases import endless_loop, integer_division
+from serving_cases import endless_loop, integer_division, out_of_memory
 from serving_edge import NAMES, SPEC, Edge, client
 from serving_models import echo, reshaped, root, two_and_two
 
@@ -175,6 +175,7 @@ def test_versions_never_change_and_switches_hold_for_later_ones() -> None:
 
 @pytest.mark.parametrize(("make", "is_taken"), [
     (two_and_two, True), (reshaped, True), (lambda: integer_division(4), False), (lambda: endless_loop(4), False),
+    (lambda: out_of_memory(4), False),
 ])  # fmt: skip
 async def test_an_imported_model_is_opened_in_the_sandbox_first(make: Any, is_taken: bool, tmp_path: Path) -> None:  # noqa: ANN401
     file = tmp_path / "model.onnx"

@@ -31,12 +31,17 @@ class Graph:
         self._running: tuple[Any, float] | None = None
 
     def try_out(self) -> None:
-        """Run once on zeros; whatever it says of them, it must come back. For the sandbox."""
+        """Run once on zeros, for the sandbox: whatever it says of them, it must come back.
+
+        Raises UnusableModelError where it asks for more memory than there is.
+        """
         tensors = {port.name: _zeros(port) for port in self.inputs}
         try:
             self.run(tensors, [port.name for port in self.outputs])
-        except RefusedError:
-            return  # zeros may be no input for it
+        except RefusedError as refused:
+            # Zeros may be no input for it, but it must not want more than the sandbox has.
+            if "alloc" in str(refused).lower():
+                raise UnusableModelError("the model needs too much memory") from None
 
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise RefusedError 400 unless these are the model's inputs."""

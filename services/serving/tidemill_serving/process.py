@@ -113,8 +113,8 @@ class Parent:
     def _tick(self, now: float) -> int:
         for worker in self.workers:
             code = worker.ended(now)
-            if code == REFUSED:
-                return code
+            if code == REFUSED and worker.restarts == 1:
+                return code  # at its first start; later it is something that may pass
             if code is not None:
                 _log.warning("worker %d ended with %d and starts again in %.1f s", worker.number, code, worker.delay_s)
             if worker.child is None and now >= worker.due:

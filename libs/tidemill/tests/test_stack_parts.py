@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.stack.control import Stack
+from tidemill.stack.environment import Addresses, service_environment
 from tidemill.stack.errors import StackError
 from tidemill.stack.files import Endpoints, Process
 from tidemill.stack.logs import rotate
@@ -132,3 +133,16 @@ def test_the_home_is_named_by_option_then_environment_then_platform(
     assert Home.at(tmp_path / "other").root == tmp_path / "other"
     monkeypatch.delenv("TIDEMILL_HOME")
     assert default_home().name == "tidemill"
+
+
+def test_bytecode_goes_to_the_cache_where_none_may_lie_beside_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    given = Home.at(tmp_path), "features", 1, Addresses(kafka="k", postgres="p", artifacts="a")
+    assert "PYTHONPYCACHEPREFIX" not in service_environment(*given)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    told = service_environment(*given)
+    assert (told["PYTHONDONTWRITEBYTECODE"], told["PYTHONPYCACHEPREFIX"]) == ("", str(tmp_path / "cache" / "bytecode"))

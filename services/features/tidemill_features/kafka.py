@@ -99,12 +99,11 @@ class TransactionLog:
             raise Later("the producer is not open")
         try:
             columns, others = _apart(letters)
-            packed = [(part, await pack(part.buffer, part.table, transactional=True)) for part in columns]
             async with transaction(producer):
                 sending = [
                     await producer.send_batch(batch, part.topic, partition=part.partition)
-                    for part, batches in packed
-                    for batch in batches
+                    for part in columns
+                    async for batch in pack(part.buffer, part.table, transactional=True)
                 ]
                 for sent in sending + await _send(producer, others):
                     sent.add_done_callback(_retrieved)

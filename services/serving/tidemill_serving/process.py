@@ -28,6 +28,7 @@ from tidemill_serving.spool.ids import SharedIds, state_of
 TICK_S, GRACE_S, STEADY_S = 0.05, 10.0, 30.0
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 5.0
 LOOK_EVERY_S, FROZEN_S, ASK_S = 2.0, 30.0, 0.2
+COMMAND = (sys.executable, "-m", "tidemill_serving")
 REFUSED = 2
 """Exit code of a process whose settings are refused: to start it again would not help."""
 _PR_SET_PDEATHSIG = 1
@@ -61,8 +62,8 @@ class Worker:
     def start(self, now: float) -> None:
         """Run it; after the first time it takes connections only when it is ready."""
         again = {"TIDEMILL_SERVING_AGAIN": "1"} if self.restarts else {}
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "tidemill_serving"],
+        self.child = subprocess.Popen(  # noqa: S603 - our own interpreter
+            COMMAND,
             env=self.environment | again,
             preexec_fn=_tied(os.getpid()),  # noqa: PLW1509 - calls prctl only
         )
@@ -116,7 +117,9 @@ class Parent:
             if code == REFUSED and worker.restarts == 1:
                 return code  # at its first start; later it is something that may pass
             if code is not None:
-                _log.warning("worker %d ended with %d and starts again in %.1f s", worker.number, code, worker.delay_s)
+                _log.warning(
+                    "worker %d ended with %d and starts again in %.1f s", worker.number, code, worker.due - now
+                )
             if worker.child is None and now >= worker.due:
                 worker.start(now)
         if now - self._looked > LOOK_EVERY_S:

@@ -92,9 +92,12 @@ class ViewState:
         if self._keys.size <= old:
             return
         room = max(64, 2 * old, self._keys.size)
-        more = room - old
+        more, width = room - old, self.program.row_words
+        rows = np.empty(room * width, np.int64)
+        rows[: old * width] = memory.rows
+        rows[old * width :].reshape(more, width)[:] = self.program.blank
         self._memory = memory._replace(
-            rows=np.concatenate([memory.rows, np.tile(self.program.blank, more)]),
+            rows=rows,
             due=np.concatenate([memory.due, np.full(more, NEVER)]),
             dirty=np.concatenate([memory.dirty, np.zeros(more, np.uint8)]),
             positions=np.concatenate([memory.positions, np.full((more, memory.positions.shape[1]), -1)]),
@@ -266,7 +269,7 @@ class ViewState:
 
     def _blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
         words, ends = calls.blobs(self.program, self._memory, indices, calls.Moment(self.watermark_us), self._columns)
-        raw, starts = words.astype("<i8").tobytes(), [0, *ends.tolist()]
+        raw, starts = words.astype("<i8", copy=False).tobytes(), [0, *ends.tolist()]
         blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
         return sorted(zip(self.names(indices), blobs, strict=True))
 

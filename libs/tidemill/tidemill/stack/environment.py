@@ -49,4 +49,7 @@ def service_environment(home: Home, name: str, port: int, shared: Addresses) -> 
         "NUMBA_CACHE_DIR": str(cache_dir() / "numba"),
         "PYTHONUNBUFFERED": "1",
     }
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        # Nothing beside the sources, then. Without bytecode anywhere each start compiles them anew: a second of two.
+        own |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache_dir() / "bytecode")}
     return {**dict.fromkeys(_ONE_THREAD, "1"), **os.environ, **own}

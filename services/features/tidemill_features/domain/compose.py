@@ -62,8 +62,9 @@ _DAY_US = 86_400_000_000
 
 @detached
 def _copy(out: Bytes, at: int, text: Bytes, start: int, end: int) -> int:
-    for i in range(end - start):
-        out[at + i] = text[start + i]
+    to, of = np.uint64(at), np.uint64(start)  # an index that may be negative is looked at before each use
+    for i in range(np.uint64(end - start)):
+        out[to + i] = text[of + i]
     return at + end - start
 
 

@@ -71,16 +71,12 @@ class Heirs:
             await asyncio.Event().wait()
 
     async def _take_leave(self, house: House, spool: Spool, shipper: Shipper, source: str, note: Path) -> None:
-        """Behind the last record of the worker: from here on nobody waits for its progress."""
-        while not all(name in house.desks for name in spool.tallies):  # noqa: ASYNC110 - pipelines have no event
+        """Behind the last record of the worker, of each pipeline: from here on nobody waits for its progress."""
+        waiting = {name: tally.floor_us for name, tally in spool.tallies.items() if tally.floor_us is not None}
+        while waiting:
+            for name in waiting.keys() & house.desks.keys():
+                spool.append(house.desks[name].timers(waiting.pop(name), source=source, reason="left"))
+                shipper.wake()
             await asyncio.sleep(LOOK_S)
-        _leave(house, spool, source)
-        shipper.wake()
         note.touch()  # noqa: ASYNC240 - one call
         _log.info("%s has left: %d records", source, spool.end)
-
-
-def _leave(house: House, spool: Spool, source: str) -> None:
-    for name, tally in spool.tallies.items():
-        if tally.floor_us is not None:
-            spool.append(house.desks[name].timers(tally.floor_us, source=source, reason="left"))

@@ -18,7 +18,7 @@ def sampled(entries: Sequence[Entry], share: float, unlogged: dict[str, int]) ->
     kept: list[Entry] = []
     mark = (SAMPLED, f"{share:g}".encode())
     for entry in entries:
-        if entry.kind not in {"prediction", "inference"}:
+        if entry.kind not in {"prediction", "inference", "shadow"}:
             kept.append(entry)
             continue
         identity = next((value for name, value in entry.headers if name == "ce_id"), b"")

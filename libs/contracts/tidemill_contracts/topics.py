@@ -33,13 +33,17 @@ def dead_letters(topic_name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic to be created: `retention_ms` -1 keeps for ever, compaction spares what is younger than its lag."""
+    """A topic to be created: `retention_ms` -1 keeps for ever, compaction spares what is younger than its lag.
+
+    With a `compression` the broker compresses what arrives; None keeps it as it was sent.
+    """
 
     name: str
     partitions: int = DEFAULT_PARTITIONS
     compacted: bool = False
     retention_ms: int = -1
     compaction_lag_ms: int = 0
+    compression: str | None = None
 
 
 def control_topics(*, prefix: str = PREFIX) -> list[TopicSpec]:
@@ -80,10 +84,13 @@ def view_topics(
 
 
 def pipeline_topics(pipeline: str, partitions: int, *, prefix: str = PREFIX) -> list[TopicSpec]:
-    """Predictions (partitioned by join key) and outcomes (one partition: they are one ordered merge)."""
+    """Predictions (partitioned by join key) and outcomes (one partition: they are one ordered merge).
+
+    Predictions are compressed by the broker: the process that answers has no time for it.
+    """
     predictions = topic("predictions", pipeline, prefix=prefix)
     outcomes = topic("outcomes", pipeline, prefix=prefix)
     return [
-        TopicSpec(predictions, partitions), TopicSpec(dead_letters(predictions), 1),
+        TopicSpec(predictions, partitions, compression="zstd"), TopicSpec(dead_letters(predictions), 1),
         TopicSpec(outcomes, 1), TopicSpec(dead_letters(outcomes), 1),
     ]  # fmt: skip

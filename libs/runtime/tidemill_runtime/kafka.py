@@ -46,8 +46,9 @@ async def open_producer(
     transactional_id: str | None = None,
     linger_ms: int = 5,
     deadline_s: float = START_DEADLINE_S,
+    compression: str | None = "zstd",
 ) -> AIOKafkaProducer:
-    """A started producer: acks from all replicas, idempotent, zstd.
+    """A started producer: acks from all replicas, idempotent.
 
     With a `transactional_id` every earlier producer of that id is fenced and its open transaction aborted before this
     returns. Raises Later when the broker does not answer within `deadline_s` seconds.
@@ -56,8 +57,8 @@ async def open_producer(
     def build() -> AIOKafkaProducer:
         return AIOKafkaProducer(
             bootstrap_servers=settings.kafka, client_id=settings.client_id, acks="all", enable_idempotence=True,
-            linger_ms=linger_ms, max_batch_size=262_144, compression_type="zstd", max_request_size=MAX_REQUEST_BYTES,
-            transactional_id=transactional_id, transaction_timeout_ms=30_000,
+            linger_ms=linger_ms, max_batch_size=262_144, compression_type=compression,
+            max_request_size=MAX_REQUEST_BYTES, transactional_id=transactional_id, transaction_timeout_ms=30_000,
         )  # fmt: skip
 
     return await _start(build, deadline_s)
@@ -230,6 +231,8 @@ def _topic_config(spec: TopicSpec) -> dict[str, str]:
     if spec.compacted:
         config |= {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.5", "segment.ms": "600000"}
         config["min.compaction.lag.ms"] = str(spec.compaction_lag_ms)
+    if spec.compression is not None:
+        config["compression.type"] = spec.compression
     return config
 
 

@@ -58,7 +58,7 @@ class BitForest:
     def raw_scores(self, rows: Float32s) -> Float32s:
         """Raw scores [N, 1] of rows [N, F]."""
         scores = np.empty(len(rows), np.float32)
-        _score(np.require(rows, np.float32, ["C", "W"]), self.splits, self._leaves, self._base, scores)
+        _score(np.require(rows, np.float32, ["C", "W"]), (*self.splits, *self._leaves), self._base, scores)
         return scores[:, None]
 
     def probes(self, width: int, count: int) -> Float32s:
@@ -211,44 +211,44 @@ def _zeros(_context: Any, bits: Any) -> Any:  # noqa: ANN401 - numba's own objec
 
 
 _lowest: Any = intrinsic(_zeros)
+_Forest = tuple[Int32s, Float32s, Masks, Int32s, Int32s, Float32s, Int32s]
+"""`Splits` and `Leaves`: a cache of machine code that names no class outlives every class."""
 _compiled = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")
 
 
 @_compiled
-def _many(count: int, columns: Float32s, splits: Splits, leaves: Leaves, out: tuple[Masks, Float32s]) -> None:
+def _many(count: int, columns: Float32s, forest: _Forest, bits: Masks, totals: Float32s) -> None:
     """The sums over the trees for `count` rows in columns [F, B]: the same for each, whoever is beside it."""
-    bits, totals = out
-    every = splits.masks[0] | ~splits.masks[0]
+    features, thresholds, masks, starts, seconds, values, places = forest
+    every = masks[0] | ~masks[0]
     totals[:] = np.float32(0.0)
-    for tree in range(len(leaves.starts)):
+    for tree in range(len(places)):
         for row in range(count):
             bits[row] = every
-        for split in range(splits.starts[tree], splits.seconds[tree]):
-            column = columns[splits.features[split]]
-            threshold, mask = splits.thresholds[split], splits.masks[split]
+        for split in range(starts[tree], seconds[tree]):
+            column, threshold, mask = columns[features[split]], thresholds[split], masks[split]
             for row in range(count):
                 bits[row] &= mask if column[row] > threshold else every
-        for split in range(splits.seconds[tree], splits.starts[tree + 1]):
-            column = columns[splits.features[split]]
-            threshold, mask = splits.thresholds[split], splits.masks[split]
+        for split in range(seconds[tree], starts[tree + 1]):
+            column, threshold, mask = columns[features[split]], thresholds[split], masks[split]
             for row in range(count):
                 bits[row] &= every if column[row] <= threshold else mask
-        start = leaves.starts[tree]
+        place = places[tree]
         for row in range(count):
-            totals[row] += leaves.values[start + np.int64(_lowest(bits[row]))]
+            totals[row] += values[place + np.int64(_lowest(bits[row]))]
 
 
 @_compiled
-def _score(rows: Float32s, splits: Splits, leaves: Leaves, base: np.float32, scores: Float32s) -> None:
+def _score(rows: Float32s, forest: _Forest, base: np.float32, scores: Float32s) -> None:
     """Sums and base of rows [N, F], in blocks that stand as columns."""
     count, width = rows.shape
     columns = np.zeros((width, _BLOCK), np.float32)
-    out = np.empty(_BLOCK, splits.masks.dtype), np.empty(_BLOCK, np.float32)
+    bits, totals = np.empty(_BLOCK, forest[2].dtype), np.empty(_BLOCK, np.float32)
     for first in range(0, count, _BLOCK):
         have = min(_BLOCK, count - first)
         for row in range(have):
             for feature in range(width):
                 columns[feature, row] = rows[first + row, feature]
-        _many((have + _STEP - 1) // _STEP * _STEP, columns, splits, leaves, out)
+        _many((have + _STEP - 1) // _STEP * _STEP, columns, forest, bits, totals)
         for row in range(have):
-            scores[first + row] = out[1][row] + base
+            scores[first + row] = totals[row] + base

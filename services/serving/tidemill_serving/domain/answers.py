@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,6 +16,10 @@ REMEMBERED = 20_000
 
 
 ArmName = Literal["champion", "challenger"]
+
+
+time_text = lru_cache(maxsize=1024)(format_time)
+"""Many answers have the time of one watermark or one tick; writing it costs as much as looking its vector up."""
 
 
 class HasRevision(Protocol):
@@ -132,7 +137,7 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
             newest = read.at_us
     answer = Answer(
         record.prediction_id, record.score, record.epoch, record.version, record.model, revisions,
-        None if newest is None else format_time(newest), record.defaulted, record.degraded, record.trace_id, record.mix,
+        None if newest is None else time_text(newest), record.defaulted, record.degraded, record.trace_id, record.mix,
         record.arm, record.share, record.fallback, record.above, list(record.inline),
     )  # fmt: skip
     return _ENCODER.encode(answer)

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill_contracts.base import format_time
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import ModelSwapped, Prediction, Shadowed, Timer, encode
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
-from tidemill_serving.domain.answers import Recent, Record, encode_record
+from tidemill_serving.domain.answers import Recent, Record, encode_record, time_text
 from tidemill_serving.domain.batch import Batch, Moment
 from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry
@@ -111,7 +110,7 @@ class Desk:
         key, at_us = record.key.encode(), record.at_us
         headers = [
             _SPECVERSION, ("ce_id", record.prediction_id.encode()), _TYPE, ("ce_source", self.source.encode()),
-            ("ce_time", format_time(at_us).encode()), _JSON, ("traceparent", traceparent.encode()),
+            ("ce_time", time_text(at_us).encode()), _JSON, ("traceparent", traceparent.encode()),
         ]  # fmt: skip
         partition = self.partition_of(key, self.spec.partitions)
         return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), headers, at_us)

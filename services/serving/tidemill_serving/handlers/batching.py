@@ -30,7 +30,7 @@ LEAST, TELLING = 256.0, 64.0
 """Instances that a tick takes whatever they have cost lately; and in a tick from which one learns what they cost."""
 HELD = 2048.0
 """Instances that may wait while batches are held."""
-REQUEST, ROW = 0.5, 0.3
+REQUEST, ROW = 0.6, 0.06
 """What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
 _MEMORY = 0.1
 _log = logging.getLogger(__name__)

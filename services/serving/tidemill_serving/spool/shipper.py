@@ -84,7 +84,7 @@ class Shipper:
         while True:
             producer = None
             try:
-                producer = await open_producer(self._settings)
+                producer = await open_producer(self._settings, compression=None)  # the broker does that
                 self._heard()
                 self._landed.clear()
                 await self._follow(producer, backoff)

@@ -98,7 +98,7 @@ def test_keys_below_the_share_are_the_challengers_whatever_the_batch(share: floa
             assert (found.get("arm") == "challenger") == mine
             assert (found["score"], found["version"]) == ((0.9, 9) if mine else (0.5, 1))
             assert found.get("share", 1.0) == pytest.approx(share if mine else 1 - share)
-    counted = {(place.arm, place.version): count for place, count in at.traffic.answers.items() if count}
+    counted = {place: count for place, count in at.traffic.answers.items() if count}
     expected = {("challenger", 9): 2 * len(theirs), ("champion", 1): 2 * (len(FLIGHTS) - len(theirs))}
     assert counted == {place: count for place, count in expected.items() if count}
     records = {record.key: record for record in (logged(together, i) for i in range(len(FLIGHTS)))}

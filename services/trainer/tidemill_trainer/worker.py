@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from tidemill_contracts.events import Released, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.onnx import golden_inputs, schema_digest
+from tidemill_engine.rollout import mix
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archive
@@ -71,9 +72,9 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
     _progress("check", 0.9)
     store = Artifacts(settings.artifacts)
     champion = (
-        store.get(job.champion.members[0].model)
+        [(store.get(member.model), member.weight) for member in job.champion.members]
         if job.champion is not None and job.champion.features == names
-        else None
+        else []
     )
     evaluation, metrics = _evaluate(trained, model, champion)
     digests = {"data": rows.digest(), "code": code_digest(_packages()), "lock": job.lock}
@@ -105,15 +106,16 @@ async def _rows(job: Job, settings: ServiceSettings, quarantine: Quarantine) -> 
     return await with_history(spec, logged, job.first, cache=cache, archive=settings.artifacts, quarantine=quarantine)
 
 
-def _evaluate(trained: Trained, model: bytes, champion: bytes | None) -> tuple[bytes, dict[str, float]]:
+def _evaluate(trained: Trained, model: bytes, champion: list[tuple[bytes, float]]) -> tuple[bytes, dict[str, float]]:
     """The gate's rows as Parquet, and figures about the candidate. Scores are ONNX's, as serving will answer."""
     gate = trained.gate
     candidate = onnx_scores(model, gate.features)
     probe = np.vstack([gate.features, golden_inputs(gate.features.shape[1])])
     error = float(np.max(np.abs(onnx_scores(model, probe) - trained.scores(probe)), initial=0.0))
     columns: dict[str, Any] = {"time_us": gate.labelled_us, "label": gate.labels, "candidate": candidate}
-    if champion is not None:
-        columns["champion"] = onnx_scores(champion, gate.features)
+    if champion:
+        scores = [onnx_scores(member, gate.features) for member, _ in champion]
+        columns["champion"] = mix(scores, [weight for _, weight in champion]) if len(scores) > 1 else scores[0]
     columns |= {f"segment.{name}": pa.array(values.tolist(), pa.string()) for name, values in gate.segments.items()}
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd", store_schema=False)

@@ -21,7 +21,7 @@ from tidemill_serving.domain.entries import Tally
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.loaded import Loaded, Rival
 from tidemill_serving.domain.scoring import Weighted
-from tidemill_serving.domain.traffic import Place, Traffic
+from tidemill_serving.domain.traffic import Traffic
 
 
 class LogState(NamedTuple):
@@ -64,7 +64,7 @@ def _arms(active: Loaded, traffic: Traffic) -> list[ArmStatus]:
 
 def _arm(name: Literal["champion", "challenger"], side: Loaded | Rival, traffic: Traffic) -> ArmStatus:
     members = [ArmMember(version=m.version, model=m.digest, weight=m.weight) for m in side.members]
-    answers = traffic.answers[Place(name, side.leader.version)]
+    answers = traffic.answers.get((name, side.leader.version), 0)
     return ArmStatus(arm=name, share=side.share, answers=answers, members=members)
 
 

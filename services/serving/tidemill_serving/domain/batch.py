@@ -20,7 +20,7 @@ from tidemill_serving.domain.releases import Champion
 from tidemill_serving.domain.replica import Replica, Row
 from tidemill_serving.domain.requests import Ask
 from tidemill_serving.domain.scoring import Scores, Weighted, finite, score
-from tidemill_serving.domain.traffic import Place, Traffic
+from tidemill_serving.domain.traffic import Traffic
 
 LARGEST_RECORD = 900_000
 """Bytes; a record that Kafka refuses would hold up all behind it for ever."""
@@ -145,10 +145,11 @@ class Batch:
                 if self._take(index, record, lines.rows[row], query) and loaded.asides:
                     kept.append(row)
                     heads.append(Head(query.identity, query.ask.key, record.at_us, query.traceparent))
-        self._desk.traffic.answers[Place(writer.arm, side.leader.version)] += len(self._drafts.entries) - before
+        self._desk.traffic.count(writer.arm, writer.version, len(self._drafts.entries) - before)
         if heads:
             self._beside(loaded, side, ([queries[todo[row]].ask for row in kept], heads, lines.vectors[kept]))
-        self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
+        if self._drafts.reads is not None:
+            self._note_reads(loaded, lines, [(row, queries[index]) for row, index in enumerate(todo)])
         return left
 
     def _read(self, plan: Plan, asks: Sequence[Ask]) -> Lines:
@@ -206,13 +207,12 @@ class _Writer:
         self._epoch, self._degraded = loaded.released.epoch, moment.degraded or stands_in
         self._moment, self._loaded, self._side = moment, loaded, side
         self.arm: ArmName = "champion" if side is loaded else "challenger"
+        self.version = self._leader.version
         released = loaded.released
-        self._thresholds = sorted(released.thresholds.items())
-        self._is_mixed = len(side.members) > 1
-        self.may_fall_back = self._is_mixed
-        self.is_more = bool(
-            self._is_mixed or loaded.shadows or loaded.rival or self._thresholds or released.sequence
-        )  # fmt: skip
+        self._thresholds = sorted(released.thresholds.items()) if released.thresholds else []
+        self._is_mixed = self.may_fall_back = len(side.members) > 1
+        is_plain = not (loaded.shadows or self._is_mixed or self._thresholds or released.sequence)
+        self.is_more = not is_plain or loaded.rival is not None
 
     def record(
         self, query: Query, vector: list[float], value: float, read: tuple[dict[str, Row], list[str]]

@@ -2,23 +2,23 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from tidemill_contracts.events import Fallback
 from tidemill_serving.domain.answers import ArmName
 
 
-class Place(NamedTuple):
-    """The side that answered, and its leading version."""
-
-    arm: ArmName
-    version: int
-
-
 @dataclass(slots=True)
 class Traffic:
-    """Counts. `shadows` are by name and outcome: `scored`, `dropped`, or why there was no score."""
+    """Counts: `answers` by the side that gave them and its leading version, `fallbacks` by whose key it was and why.
 
-    answers: Counter[Place] = field(default_factory=Counter)
+    `shadows` are by name and outcome: `scored`, `dropped`, or why there was no score.
+    """
+
+    answers: dict[tuple[ArmName, int], int] = field(default_factory=dict)
     fallbacks: Counter[tuple[ArmName, Fallback]] = field(default_factory=Counter)
     shadows: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def count(self, arm: ArmName, version: int, answers: int) -> None:
+        """So many more answers of a side."""
+        place = arm, version
+        self.answers[place] = self.answers.get(place, 0) + answers

@@ -23,11 +23,14 @@ from tidemill_serving.onnx.session import Scorer, UnusableModelError
 _LONGEST_VERDICT = 4096
 _FILES = 64
 _MIB = 1024 * 1024
+NICE = 5
+"""Starting it and trying a model take most of a second of processor time, beside a process that answers meanwhile."""
 Ask = dict[str, Any]
 
 
 def main() -> None:
     """Serve asks until stdin ends."""
+    os.nice(NICE)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)  # what a model's runtime prints is no verdict

@@ -65,6 +65,7 @@ def test_vectors_deletions_and_the_watermark_lie_in_one_buffer() -> None:
     expected = [*encoder().vectors(rows()), encoder().deletion(b"gone"), encoder().watermark(START_US, {0: 5})]
     assert list(letters) == expected
     assert list(as_letters(expected)) == expected
+    assert out.contexts() == ["00-1", "00-3", "00-5"]
     assert list(joined([as_letters(expected[:2]), as_letters(expected[2:])])) == expected
 
 

@@ -51,6 +51,11 @@ class Outgoing(NamedTuple):
         vectors = 0 if self.vectors is None else len(self.vectors.entities)
         return vectors + len(self.deletions) + (self.watermark is not None)
 
+    def contexts(self) -> list[str]:
+        """The distinct traceparents of the vectors."""
+        traces = () if self.vectors is None else dict.fromkeys(self.vectors.traces)
+        return [trace.decode("ascii", "replace") for trace in traces if trace is not None]
+
     def letters(self) -> Letters:
         """All of it, the watermark last; there is something. May run beside the event loop."""
         parts = [] if self.vectors is None else [self.encoder.vectors(self.vectors)]
@@ -66,7 +71,7 @@ class Encoder:
     """Writes the records of one partition of a view's compacted topic."""
 
     def __init__(self, view: str, version: str, *, topic: str, partition: int) -> None:
-        self._view, self._version, self._topic, self._partition = view, version, topic, partition
+        self._view, self._version, self.topic, self._partition = view, version, topic, partition
         self._source = ("ce_source", f"tidemill/features/{view}".encode())
         self._id = f"{view}/{version}/".encode()
         begin = _ENCODER.encode({"view": view, "version": version})[:-1] + b',"entity":'
@@ -103,7 +108,7 @@ class Encoder:
             traces, trace_ends = _in_one([trace or b"" for trace in rows.traces])
         columns = Rows(keys, key_ends, texts, text_ends, rows.at_us, rows.revisions, rows.seqs, traces, trace_ends)
         buffer, table = compose(self._frame._replace(partitions=rows.partitions), columns)
-        return Letters(self._topic, self._partition, buffer, table)
+        return Letters(self.topic, self._partition, buffer, table)
 
     def watermark(self, watermark_us: int, positions: Mapping[int, int]) -> Letter:
         """The watermark of the partition and how far each source partition was read for it."""
@@ -114,11 +119,11 @@ class Encoder:
             ("ce_type", Watermark.TYPE.encode()), self._source, ("ce_time", format_time(watermark_us).encode()),
             _CONTENT,
         ]  # fmt: skip
-        return Letter(self._topic, self._partition, WATERMARK_KEY, body.model_dump_json().encode(), headers)
+        return Letter(self.topic, self._partition, WATERMARK_KEY, body.model_dump_json().encode(), headers)
 
     def deletion(self, entity: bytes) -> Letter:
         """A tombstone of an entity that was forgotten."""
-        return Letter(self._topic, self._partition, entity, None, [])
+        return Letter(self.topic, self._partition, entity, None, [])
 
 
 def _in_one(texts: Sequence[bytes]) -> tuple[Bytes, Words]:

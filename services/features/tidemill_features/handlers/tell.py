@@ -74,7 +74,7 @@ class Teller:
         outputs = self._state.drain()
         captures = self._state.capture() if store else []
         if letters or outputs:
-            await self._write(Mail([letters, *await _written(outputs)]))
+            await self._write(letters, outputs)
             OUTPUTS.labels(self._partition).inc(sum(out.records for out in outputs))
             TRANSACTIONS.labels(self._partition).inc()
         self._untold -= untold
@@ -82,15 +82,18 @@ class Teller:
         if store:
             self._checkpointer.save(captures)
 
-    async def _write(self, letters: Sequence[Letter]) -> None:
+    async def _write(self, letters: Sequence[Letter], outputs: Sequence[Outgoing]) -> None:
+        mail = Mail([letters, *await _written(outputs)])
         if not telemetry.enabled():
-            await self._log.write(letters)
+            await self._log.write(mail)
             return
         contexts: dict[str, list[str]] = {}
         for letter in letters:
             contexts.setdefault(letter.topic, []).extend(telemetry.traceparents((letter,)))
+        for out in outputs:
+            contexts.setdefault(out.encoder.topic, []).extend(out.contexts())
         with telemetry.sending(contexts):
-            await self._log.write(letters)
+            await self._log.write(mail)
 
     async def finish(self) -> None:
         """Tell and store everything; raises what prevents it."""

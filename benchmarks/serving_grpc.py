@@ -105,7 +105,7 @@ async def measure(seen: Endpoints, port: int) -> list[Result]:
     await fill(seen, PLAIN)
     await release(seen, PLAIN, model)
     rows = np.random.default_rng(11).normal(size=(DISTINCT, len(PLAIN.feature_names()))).astype(np.float32)
-    scores, ours, theirs = offline(model, rows), requests(PLAIN.name, rows), requests("plain", rows)
+    scores, ours, theirs = offline(model, rows.astype(np.float64)), requests(PLAIN.name, rows), requests("plain", rows)
     best, ids = dict[str, Turn](), list[str]()
     with ExitStack() as peers:
         other = free_port()
@@ -118,9 +118,9 @@ async def measure(seen: Endpoints, port: int) -> list[Result]:
             for name, where, messages in ((OURS, port, ours), (MLSERVER, other, theirs)):
                 found = await turn(where, messages)
                 progress.step(f"{name:<16}{found.rate:>10,.0f}/s, {found.cost_us:,.0f} us of its processor each")
-                mine = check(found, scores)
+                checked = check(found, scores)
                 if name == OURS:
-                    ids += mine
+                    ids += checked
                 if name not in best or found.rate > best[name].rate:
                     best[name] = found
         await logged(seen, PLAIN, ids, progress)

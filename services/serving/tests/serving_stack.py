@@ -25,7 +25,7 @@ from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import end_offsets, ensure_topics
 from tidemill_serving.domain.replica import WATERMARK_KEY
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], what: str, *, deadline_s: float = DEADLINE_S) -> None:

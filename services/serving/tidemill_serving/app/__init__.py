@@ -221,7 +221,10 @@ class Serving:
         return True
 
     def _keep_releases(self, desk: Desk) -> None:
-        self.store.save_releases(desk.kept())
+        try:
+            self.store.save_releases(desk.kept())
+        except OSError as error:  # a full disk must not end the process; a restart takes the release from Kafka
+            _log.warning("the releases of %s were not kept: %s", desk.spec.name, error)
 
     def _status(self) -> Status:
         """Of this process, with what it has taken over."""

@@ -39,6 +39,7 @@ gate: {period: 30m, block: 5m, alarm_period: 20m, alarm_block: 4m, margin: 1, mi
 monitor: {drift: {pane_rows: 10, warm_up_panes: 2, delta: 0.1, bias_panes: 2}}
 policy: {mode: auto, retrain_on: [drift, quality], drift_kinds: [calibration], cool_down: 1d}
 """
+SPEC = parse_pipeline(SHOP.encode())
 START_US, MINUTE_US = 1_767_225_600_000_000, 60_000_000
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 """Of the sender of one visit."""
@@ -77,9 +78,8 @@ class Shop:
 
     def open(self) -> None:
         """History, and a first model that answers."""
-        spec = parse_pipeline(SHOP.encode())
-        self.client.apply(spec)
-        until_sync(lambda: self.client.is_known(spec), "the services know the pipeline", timeout_s=60, every_s=0.1)
+        self.client.apply(SPEC)
+        until_sync(lambda: self.client.is_known(SPEC), "the services know the pipeline", timeout_s=60, every_s=0.1)
         visits = self.visits(200)
         self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
         self.tell(visits)
@@ -99,6 +99,15 @@ class Shop:
         self.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
         self.minute += 60
         self.tell(self.visits(1))
+
+    @property
+    def now_us(self) -> int:
+        """How far event time has gone."""
+        return START_US + self.minute * MINUTE_US
+
+    def served_us(self) -> int:
+        """How far it has gone in what answers are made of."""
+        return self.client.status("serving")["pipelines"]["shop"]["watermark_us"] or -1
 
     def epoch(self) -> int | None:
         epoch: int | None = self.client.status("serving")["pipelines"]["shop"]["epoch"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from e2e_garbage import poison
-from e2e_shop import TRACE, Shop
+from e2e_shop import SHOP, SPEC, TRACE, Shop
 from onnx import TensorProto, helper
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -24,7 +24,8 @@ from tidemill.client.transport import Endpoints
 from tidemill.ledger.topics import read_topic
 from tidemill.stack import Stack
 from tidemill_contracts.events import Event, RunFinished, RunProgress, TrainingCoalesced, decode
-from tidemill_contracts.topics import topic
+from tidemill_contracts.pipeline import parse_pipeline
+from tidemill_contracts.topics import topic, view_topic
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import Receiver, otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
@@ -142,7 +143,7 @@ def test_one_trace_shows_event_feature_update_and_prediction(reader: Reader, sho
     wanted = {
         (INGESTION, "POST /v1/events/{source}"), (INGESTION, "send tidemill.raw.visits.v1"),
         (INGESTION, "process tidemill.raw.visits.v1"), (FEATURES, "process tidemill.events.visits.v1"),
-        (FEATURES, "send tidemill.features.page-visits.v1"),
+        (FEATURES, f"send {view_topic('features', 'page-visits', SPEC.view_version('page-visits'))}"),
     }  # fmt: skip
     shop.visit_traced()
     trace_id = bytes.fromhex(TRACE[3:35])
@@ -275,3 +276,39 @@ def test_garbage_on_every_topic_harms_nobody(reader: Reader, shop: Shop) -> None
         assert answer.status_code == 200, f"{name}: {answer.text}"
     assert {n: (p.pid, p.restarts) for n, p in stack.endpoints().services.items()} == before
     assert {letter.origin_topic for letter in shop.client.letters(limit=200)} >= {"tidemill.raw.visits.v1"}
+
+
+def test_versions_of_a_view_stand_side_by_side_and_models_keep_theirs(reader: Reader, shop: Shop) -> None:
+    """A file with another window: the model before answers from its own version, the next one from the new one."""
+    epoch, client = shop.epoch(), shop.client
+    changed = parse_pipeline(SHOP.replace("{length: 1h}", "{length: 1h, panes: 4}").encode())
+    old, new = (spec.view_version("page-visits") for spec in (SPEC, changed))
+    assert old != new
+    client.apply(changed)
+
+    def running() -> set[str]:
+        return {each["version"] for each in client.status("features")["views"] if each["view"] == "page-visits"}
+
+    until_sync(lambda: running() == {old, new}, "both versions run", timeout_s=60, every_s=0.1)
+    visits = shop.visits(20)
+    shop.send("visits", [{"id": visit["visit"], "data": visit} for visit in visits])
+    shop.tell(visits)
+    until_sync(lambda: shop.served_us() >= shop.now_us, "serving has seen them", timeout_s=60)
+    before = client.predict("shop", shop.visits(1)[0])
+    request = client.train("shop", at=shop.at(shop.minute))
+    until_sync(lambda: client.training_outcome(request), "a decision on a model", timeout_s=90, every_s=0.1)
+    outcome = client.training_outcome(request)
+    assert outcome is not None
+    assert outcome.status == "released", outcome
+    until_sync(lambda: shop.epoch() == outcome.epoch, "the new release answers", timeout_s=60, every_s=0.1)
+    after = client.predict("shop", shop.visits(1)[0])
+    client.rollback("shop", at=shop.at(shop.minute))
+    until_sync(lambda: (shop.epoch() or 0) > after.epoch, "the one before answers again", timeout_s=60, every_s=0.1)
+    back = client.predict("shop", shop.visits(1)[0])
+    assert [before.epoch, after.epoch] == [epoch, outcome.epoch]
+    versions = {release.epoch: release.views["page-visits"] for release in client.releases("shop")}
+    assert [versions[answer.epoch] for answer in (before, after, back)] == [old, new, old]
+    reader.follow(Block("sh", "tidemill parity --pipeline shop --all --json"))
+    found = json.loads(reader.read("--pipeline shop"))
+    assert found["mismatches"] == 0, found
+    assert found["checked"] >= 3

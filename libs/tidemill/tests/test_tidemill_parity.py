@@ -31,7 +31,6 @@ from tidemill_contracts.events import (
 )
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_engine.entities import event_mark
-from tidemill_engine.onnx import schema_digest
 from tidemill_engine.parity import Mismatch, Parity
 from tidemill_engine.parity.check import Event
 from tidemill_engine.windows import ViewState, compile_view
@@ -90,7 +89,7 @@ class World:
         read = ViewRevision(entity="a", revision=int(revision[0]), at_us=int(at[0]), positions={"0": seq})
         return Prediction(
             prediction_id=UUID(int=seq), pipeline="shop", key=str(seq), at_us=BASE + seq * MINUTE, epoch=1,
-            model=DIGEST, version=1, score=0.5, vector=[*values[0].tolist(), 2.5], features=schema_digest(NAMES),
+            model=DIGEST, version=1, score=0.5, vector=[*values[0].tolist(), 2.5], features=SPEC.vector_digest(NAMES),
             revisions={"till": read}, request={"id": str(seq), "shop": "a", "x": 2.5},
         )  # fmt: skip
 

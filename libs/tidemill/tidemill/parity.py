@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from pydantic import ValidationError
 
 from tidemill.client.calls import Call, Steps
 from tidemill.client.errors import TidemillError
@@ -83,10 +84,16 @@ async def _specs(client: "AsyncClient", pipeline: str, prefix: str) -> dict[str,
     async with aclosing(read_topic(client.transport.endpoints.bootstrap(), name)) as records:
         async for record in records:
             if record.envelope is not None and record.envelope.type == PipelineApplied.TYPE:
-                applied = PipelineApplied.read(record.envelope.data)
-                if applied.pipeline == pipeline:
-                    found[applied.digest] = PipelineSpec.model_validate_json(json.dumps(applied.spec))
+                with suppress(ValidationError):  # garbage, or a file of another time: its answers count as unknown
+                    found |= _files(PipelineApplied.read(record.envelope.data), pipeline)
     return found
+
+
+def _files(applied: PipelineApplied, pipeline: str) -> dict[str, PipelineSpec]:
+    if applied.pipeline != pipeline:
+        return {}
+    files = [(applied.digest, applied.spec), *((file.digest, file.spec) for file in applied.kept)]
+    return {digest: PipelineSpec.model_validate_json(json.dumps(spec)) for digest, spec in files}
 
 
 def _layouts(releases: Iterable[Released], specs: Mapping[str, PipelineSpec]) -> Iterable[tuple[int, Layout]]:

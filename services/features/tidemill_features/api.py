@@ -26,11 +26,12 @@ class PartitionStatus(BaseModel):
 
 
 class ViewStatus(BaseModel):
-    """One view with the partitions that this instance owns."""
+    """One version of a view with the partitions that this instance owns; `kept` for a release of an earlier file."""
 
     view: str
     version: str
     pipeline: str
+    kept: bool = False
     partitions: list[PartitionStatus]
 
 
@@ -56,10 +57,11 @@ async def status(request: Request) -> Status:
     """Progress of every view partition that this instance owns."""
     holdings: Holdings = request.app.state.holdings
     views: dict[str, ViewStatus] = {}
-    for part in sorted(holdings.parts(), key=lambda item: (item.view.name, item.partition)):
+    for part in sorted(holdings.parts(), key=lambda item: (item.view.owner, item.partition)):
         view = part.view
         known = views.setdefault(
-            view.name, ViewStatus(view=view.name, version=view.version, pipeline=view.pipeline, partitions=[])
+            view.owner,
+            ViewStatus(view=view.name, version=view.version, pipeline=view.pipeline, kept=view.is_kept, partitions=[]),
         )
         known.partitions.append(_partition(part))
     return Status(views=list(views.values()), refused=dict(holdings.refused))
@@ -75,12 +77,14 @@ def _partition(part: ViewPartition) -> PartitionStatus:
 
 
 async def vector(request: Request) -> Response:
-    """The entity's vector as it would be written now."""
+    """The entity's vector as it would be written now: of the version asked for, else of the pipeline file's."""
     holdings: Holdings = request.app.state.holdings
     entity = request.path_params["entity"].encode("utf-8", "surrogateescape")
+    version = request.query_params.get("version")
     parts = [part for part in holdings.parts() if part.view.name == request.path_params["view"]]
+    parts = [part for part in parts if version == part.view.version or (version is None and not part.view.is_kept)]
     if not parts:
-        raise HttpProblem(404, "this instance does not run a view of that name")
+        raise HttpProblem(404, "this instance does not run a view of that name and version")
     for part in parts:
         found = part.current(entity)
         if found is not None and found.value is not None:
@@ -97,6 +101,7 @@ ROUTES = (
     Route(
         method="GET", path="/v1/features/{view}/{entity:path}", endpoint=vector, response=FeatureVector,
         statuses=(404,), summary="The current vector of one entity",
-        description="`entity` is the key's text; for a key of several fields the JSON array of their texts.",
+        description="`entity` is the key's text; for a key of several fields the JSON array of their texts. "
+        "`?version=` asks for a version that a release of an earlier file reads.",
     ),
 )  # fmt: skip

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import TopicSpec, dead_letters, view_topics
@@ -80,8 +81,9 @@ class Features:
             await pool.close()
 
     async def _apply(self, pipelines: Pipelines) -> None:
-        specs = [PipelineSpec.model_validate_json(json.dumps(applied.spec)) for applied in pipelines.values()]
-        program = compile_program(specs, self._settings.prefix)
+        specs = [_read(applied.spec) for applied in pipelines.values()]
+        kept = [_read(file.spec) for applied in pipelines.values() for file in applied.kept]
+        program = compile_program(specs, self._settings.prefix, kept)
         self.feast.apply(specs, program)
         for name, reason in program.refused.items():
             _log.error("the view %s is not run: %s", name, reason)
@@ -144,6 +146,10 @@ def _warm() -> None:
     packed.warm_up()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
+
+
+def _read(spec: Mapping[str, Any]) -> PipelineSpec:
+    return PipelineSpec.model_validate_json(json.dumps(spec))
 
 
 def _topics(program: Program, prefix: str) -> list[TopicSpec]:

@@ -27,7 +27,6 @@ from tidemill_contracts.events import (
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_contracts.topics import control_topics, pipeline_topics
 from tidemill_engine.entities import event_mark
-from tidemill_engine.onnx import schema_digest
 from tidemill_engine.windows import ViewState, compile_view
 from tidemill_monitoring import process
 from tidemill_monitoring.process import CHECKED, FAILED, MISMATCHES, ParitySampler, SampleFailedError, sample
@@ -89,7 +88,7 @@ def world(artifacts: str, count: int) -> list[Prediction]:
                     version=1,
                     score=0.5,
                     vector=[float(values[0, 0]) + off, 1.0],
-                    features=schema_digest(NAMES),
+                    features=SPEC.vector_digest(NAMES),
                     revisions={"till": read},
                     request={"id": "k", "shop": "a"},
                 )

@@ -11,6 +11,7 @@ from tidemill_contracts import Envelope, derived_id, topic
 from tidemill_contracts.events import (
     Event,
     GateDecided,
+    KeptFile,
     PipelineApplied,
     Released,
     RunFinished,
@@ -20,6 +21,7 @@ from tidemill_contracts.events import (
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_registry.domain import audit
 from tidemill_registry.domain.champion import EpochMovedError, Version, in_charge_since, release_id
+from tidemill_registry.domain.kept import kept_files
 from tidemill_registry.domain.review import Standing
 from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Pool
@@ -32,6 +34,8 @@ PIPELINE = "SELECT spec, revision, digest, frozen, epoch FROM registry.pipelines
 APPLY = """INSERT INTO registry.pipelines (pipeline, revision, digest, spec) VALUES ($1, 1, $2, $3)
     ON CONFLICT (pipeline) DO UPDATE SET revision = registry.pipelines.revision + 1, digest = $2, spec = $3,
     applied_at = now() RETURNING revision"""
+RELEASED = "SELECT body->>'spec' AS file FROM registry.releases WHERE pipeline = $1 ORDER BY epoch"
+FILES = "SELECT digest, spec FROM registry.specs WHERE digest = ANY($1) ORDER BY digest"
 SPEC = "INSERT INTO registry.specs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, run_id, at_us, features, views, spec)
     SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM registry.versions WHERE pipeline = $1
@@ -95,9 +99,31 @@ class PostgresUnit:
         body, digest = spec.model_dump_json(), spec.digest()
         revision = await self.db.fetchval(APPLY, spec.name, digest, body)
         await self.db.execute(SPEC, digest, spec.name, body)
-        event = PipelineApplied(pipeline=spec.name, revision=revision, digest=digest, spec=json.loads(body))
+        kept = await files(self.db, kept_files(await self._files(spec.name), digest))
+        event = PipelineApplied(pipeline=spec.name, revision=revision, digest=digest, spec=json.loads(body), kept=kept)
         await self.announce(event, spec.name, derived_id("pipeline", spec.name, revision), 0)
         return event
+
+    async def file(self, digest: str) -> PipelineSpec | None:
+        """A definition that was accepted once."""
+        body = await self.db.fetchval("SELECT spec FROM registry.specs WHERE digest = $1", digest)
+        return None if body is None else PipelineSpec.model_validate_json(body)
+
+    async def _files(self, pipeline: str) -> list[str]:
+        return [row["file"] for row in await self.db.fetch(RELEASED, pipeline)]
+
+    async def _keep_files(self, release: Released, before: Sequence[str]) -> None:
+        """Announce the pipeline's file again where the release changes which earlier ones stay in use."""
+        row = await self.db.fetchrow(PIPELINE, release.pipeline)
+        assert row is not None  # noqa: S101 - the epoch of this row has just moved
+        digests = kept_files([*before, release.spec], row["digest"])
+        if digests != kept_files(before, row["digest"]):
+            event = PipelineApplied(
+                pipeline=release.pipeline, revision=row["revision"], digest=row["digest"], spec=json.loads(row["spec"]),
+                kept=await files(self.db, digests),
+            )  # fmt: skip
+            event_id = derived_id("pipeline", release.pipeline, row["revision"], "kept", release.epoch)
+            await self.announce(event, release.pipeline, event_id, release.at_us)
 
     async def standing(self, pipeline: str) -> Standing | None:
         """How a pipeline stands: definition, champion, freeze; None for an unknown one."""
@@ -123,16 +149,9 @@ class PostgresUnit:
     async def register(self, run: RunFinished, *, features: list[str], views: dict[str, str], spec: str) -> Version:
         """Give the run's model the pipeline's next version; the same bytes again keep the version they have."""
         number = await self.db.fetchval(
-            VERSION,
-            run.pipeline,
-            run.model,
-            run.manifest,
-            run.run_id,
-            run.at_us,
-            json.dumps(features),
-            json.dumps(views),
-            spec,
-        )
+            VERSION, run.pipeline, run.model, run.manifest, run.run_id, run.at_us, json.dumps(features),
+            json.dumps(views), spec,
+        )  # fmt: skip
         if number is None:
             number = await self.db.fetchval(KNOWN_VERSION, run.pipeline, run.model)
         else:
@@ -159,12 +178,13 @@ class PostgresUnit:
         """Move the champion pointer by compare-and-set on the epoch; raises EpochMovedError if another came first."""
         if await self.db.execute(MOVE, release.pipeline, release.previous_epoch, release.epoch) != "UPDATE 1":
             raise EpochMovedError
-        event_id = UUID(release_id(release))
+        event_id, before = UUID(release_id(release)), await self._files(release.pipeline)
         with span("release", attributes={"tidemill.pipeline": release.pipeline, "tidemill.epoch": release.epoch}):
             await self.db.execute(
                 RELEASE, release.pipeline, release.epoch, event_id, release.at_us, release.effective_at_us,
                 release.model_dump_json(),
             )  # fmt: skip
+            await self._keep_files(release, before)
             await self.announce(release, release.pipeline, event_id, release.at_us, cause=release.reason.event_id)
 
     async def close_request(
@@ -176,9 +196,8 @@ class PostgresUnit:
     async def freeze(self, pipeline: str, *, frozen: bool) -> None:
         """Stop or resume automatic releases; the decision is in the audit chain."""
         await self.db.execute("UPDATE registry.pipelines SET frozen = $2 WHERE pipeline = $1", pipeline, frozen)
-        await self._audit(
-            derived_id("freeze", pipeline, str(frozen)), "tidemill.freeze.v1", pipeline, {"frozen": frozen}
-        )
+        event_id = derived_id("freeze", pipeline, str(frozen))
+        await self._audit(event_id, "tidemill.freeze.v1", pipeline, {"frozen": frozen})
 
     async def _lineage(self, run: RunFinished) -> None:
         edges = [
@@ -198,14 +217,9 @@ class PostgresUnit:
         family = event.FAMILY
         assert family is not None  # noqa: S101 - every announced event has a topic
         envelope: Envelope = encode(
-            event,
-            id=str(event_id),
-            source=SOURCE,
-            time_us=time_us,
-            subject=key,
-            causation=str(cause) if cause else None,
-            traceparent=current_traceparent(),
-        )
+            event, id=str(event_id), source=SOURCE, time_us=time_us, subject=key,
+            causation=str(cause) if cause else None, traceparent=current_traceparent(),
+        )  # fmt: skip
         await enqueue(self.db, SCHEMA, topic(family, prefix=self.prefix), key.encode(), envelope)
 
     async def _audit(self, event_id: UUID, type_: str, pipeline: str, body: Any) -> None:  # noqa: ANN401 - any JSON value
@@ -214,6 +228,11 @@ class PostgresUnit:
         last = audit.Link(row["seq"], str(row["event_id"]), *list(row.values())[2:]) if row is not None else None
         link = audit.append(last, event_id=str(event_id), type_=type_, pipeline=pipeline, body=body)
         await self.db.execute(LINK, link.seq, event_id, link.type, link.pipeline, link.body, link.previous, link.hash)
+
+
+async def files(db: Connection | Pool, digests: Sequence[str]) -> list[KeptFile]:
+    """Definitions by digest."""
+    return [KeptFile(digest=r["digest"], spec=json.loads(r["spec"])) for r in await db.fetch(FILES, list(digests))]
 
 
 @asynccontextmanager
@@ -254,8 +273,7 @@ class StoreQueries:
 
     async def versions(self, pipeline: str) -> list[dict[str, Any]]:
         """Versions, oldest first."""
-        rows = await self.pool.fetch(VERSIONS, pipeline)
-        return [{**dict(row), "run_id": str(row["run_id"])} for row in rows]
+        return [{**dict(row), "run_id": str(row["run_id"])} for row in await self.pool.fetch(VERSIONS, pipeline)]
 
     async def gates(self, pipeline: str) -> list[dict[str, Any]]:
         """Verdicts, oldest first."""
@@ -265,16 +283,17 @@ class StoreQueries:
     async def pipeline(self, name: str) -> dict[str, Any] | None:
         """A pipeline's row."""
         row = await self.pool.fetchrow(PIPELINE, name)
-        return None if row is None else {**dict(row), "spec": json.loads(row["spec"])}
+        if row is None:
+            return None
+        used = [r["file"] for r in await self.pool.fetch(RELEASED, name)]
+        kept = await files(self.pool, kept_files(used, row["digest"]))
+        return {**dict(row), "spec": json.loads(row["spec"]), "kept": kept}
 
     async def request(self, request_id: UUID) -> dict[str, Any] | None:
         """What became of a training request."""
         row = await self.pool.fetchrow("SELECT * FROM registry.requests WHERE request_id = $1", request_id)
-        return (
-            None if row is None else {**dict(row), "request_id": str(row["request_id"]), "run_id": str(row["run_id"])}
-        )
+        return None if row is None else dict(row) | {key: str(row[key]) for key in ("request_id", "run_id")}
 
     async def lineage(self, kind: str, name: str) -> list[dict[str, str]]:
         """All ancestors of something, as edges from child to parent, nearest first."""
-        rows = await self.pool.fetch(ANCESTORS, kind, name)
-        return [dict(row) for row in rows]
+        return [dict(row) for row in await self.pool.fetch(ANCESTORS, kind, name)]

@@ -13,7 +13,6 @@ from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import FeatureVector, Prediction, Timer, Watermark
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_engine.onnx import schema_digest
 from tidemill_serving.domain.answers import Recent, Record, recall
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Query
@@ -96,7 +95,7 @@ def test_the_log_record_is_the_contracts_prediction_and_makes_the_same_answer() 
     drafts = answer(at, queries)
     record = logged(drafts)
     assert record.vector == [1.5, None, 100.0, 10.0]
-    assert record.features == schema_digest(SPEC.feature_names())
+    assert record.features == SPEC.vector_digest(SPEC.feature_names())
     assert (record.score, record.shadows, record.members) == (0.75, {"baseline": 0.25}, {})
     assert record.request == inputs()
     assert record.trace_id == "a" * 32
@@ -213,7 +212,7 @@ def test_features_are_taken_by_name_in_the_releases_order() -> None:
     (found,), _ = desk().reader.read({"inputs": inputs()})
     lines = plan.lines(plan.tables(replica()), [found, found], None)
     assert lines.vectors.tolist() == [[10.0, 1.5]] * 2
-    assert plan.digest == schema_digest([names[0], names[-1]])
+    assert plan.digest == SPEC.vector_digest([names[0], names[-1]])
     with pytest.raises(UnservableError):
         Plan(SPEC, ["by-carrier.nothing"])
 

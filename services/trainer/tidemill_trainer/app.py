@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from tidemill_contracts import Envelope, derived_id, topic
-from tidemill_contracts.events import RunFinished, TrainingRequested, encode
+from tidemill_contracts.events import Released, RunFinished, TrainingRequested, encode
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime import telemetry
 from tidemill_runtime.backoff import Backoff
@@ -33,7 +33,7 @@ from tidemill_trainer.worker import Job as Order
 
 SCHEMA = "trainer"
 _FIRST = """SELECT payload::text FROM trainer.jobs WHERE key = $1 AND status = 'succeeded'
-    AND payload->'cause'->>'kind' = 'cold_start' ORDER BY sequence LIMIT 1"""
+    AND payload->'cause'->>'kind' = 'cold_start' ORDER BY sequence DESC LIMIT 1"""
 _log = logging.getLogger(__name__)
 
 
@@ -76,6 +76,14 @@ class Trainer:
         """The newest definition of a pipeline."""
         applied = self.watcher.pipelines.get(pipeline)
         return None if applied is None else PipelineSpec.model_validate_json(json.dumps(applied.spec))
+
+    def _file_of(self, release: Released | None) -> PipelineSpec | None:
+        """The file that a release was made for, where it is not the pipeline's own any more."""
+        applied = None if release is None else self.watcher.pipelines.get(release.pipeline)
+        if release is None or applied is None:
+            return None
+        files = [file.spec for file in applied.kept if file.digest == release.spec]
+        return PipelineSpec.model_validate_json(json.dumps(files[0])) if files else None
 
     async def ask(self, request: TrainingRequested, envelope: Envelope) -> None:
         """Publish a request, as monitoring would; raises HttpProblem before the store is open."""
@@ -168,8 +176,8 @@ class Trainer:
             return {"error": f"there is no pipeline {request.pipeline}"}
         champion = await self.champions.champion(request.pipeline)
         order = Order(
-            request=request, spec=spec, champion=champion, first=await self._first(request), lock=self._lock(),
-            cache=self.settings.state / "outcomes",
+            request=request, spec=spec, champion=champion, champion_spec=self._file_of(champion),
+            first=await self._first(request), lock=self._lock(), cache=self.settings.state / "outcomes",
         )  # fmt: skip
 
         def note(name: str, share: float) -> None:
@@ -180,7 +188,7 @@ class Trainer:
         return {**result, "champion_epoch": champion.epoch if champion is not None else 0}
 
     async def _first(self, request: TrainingRequested) -> TrainingRequested | None:
-        """The request of the pipeline's first model, when that was trained from the archive."""
+        """The newest request that was answered from the archive: its rows stand before the logged ones."""
         assert self.pool is not None  # noqa: S101 - as above
         if request.cause.kind == "cold_start":
             return None

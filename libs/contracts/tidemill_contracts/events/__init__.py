@@ -6,6 +6,7 @@ from tidemill_contracts.events.control import (
     DriftDetected,
     GateCheck,
     GateDecided,
+    KeptFile,
     PipelineApplied,
     QualityBreached,
     QualityJudged,
@@ -35,8 +36,8 @@ from tidemill_contracts.events.releases import Challenger, Member, ModelSwapped,
 
 __all__ = [
     "EVENTS", "Cause", "CauseKind", "Challenger", "DeadLetter", "DriftDetected", "Event", "Fallback", "FeatureVector",
-    "GateCheck", "GateDecided", "Inference", "LoggedTensor", "Member", "ModelAnswered", "ModelImported", "ModelSwapped",
-    "ModelSwitched", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "QualityJudged",
+    "GateCheck", "GateDecided", "Inference", "KeptFile", "LoggedTensor", "Member", "ModelAnswered", "ModelImported",
+    "ModelSwapped", "ModelSwitched", "Outcome", "PipelineApplied", "Prediction", "QualityBreached", "QualityJudged",
     "QuarantineReleased", "ReleaseReason", "Released", "RunFinished", "RunProgress", "Shadowed", "Timer",
     "TrainingCoalesced", "TrainingManifest", "TrainingRequested", "VersionRegistered", "ViewRevision", "Watermark",
     "decode", "encode",

@@ -15,6 +15,13 @@ PositionVector = dict[str, dict[str, int]]
 """Topic family and name (`events.flights`) to partition to dense sequence number (exclusive)."""
 
 
+class KeptFile(Contract):
+    """An earlier file of a pipeline, by its digest: a release on hand was made for it."""
+
+    digest: Digest
+    spec: dict[str, Any]
+
+
 class PipelineApplied(Event):
     """A pipeline file was accepted; compacted by pipeline name, so a late service knows all pipelines at once."""
 
@@ -25,6 +32,11 @@ class PipelineApplied(Event):
     digest: Digest
     spec: dict[str, Any] = Field(
         description="the pipeline file as JSON; tidemill_contracts.pipeline.PipelineSpec reads it"
+    )
+    kept: list[KeptFile] = Field(
+        default_factory=list,
+        description="earlier files that the release which answers, and the one before it, were made for: "
+        "their versions of views are computed on beside this file's",
     )
 
 

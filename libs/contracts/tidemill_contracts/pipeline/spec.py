@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -134,6 +134,11 @@ class PipelineSpec(Contract):
         parts = [definition, self.entities[spec.entity].key]
         fields = {name: field.model_dump(mode="json") for name, field in source.fields.items()}
         return canonical_digest([view, *parts, fields, source.time])[:16]
+
+    def vector_digest(self, features: Sequence[str]) -> str:
+        """Digest of what a vector of these features is: their names in order, and the versions of the views behind."""
+        used = {name.partition(".")[0] for name in features} & set(self.views)
+        return canonical_digest([list(features), {view: self.view_version(view) for view in sorted(used)}])
 
     def is_repartitioned(self, view: str) -> bool:
         """Whether the view's entity key is not its source's key."""

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.pipeline import PipelineSpec, ViewSpec
-from tidemill_engine.onnx import schema_digest
 
 Places = NDArray[np.intp]
 _REQUEST = "request."
@@ -30,7 +29,7 @@ class Layout:
     def __init__(self, spec: PipelineSpec, features: Sequence[str]) -> None:
         """Raises ValueError for a feature that the pipeline file does not define."""
         self.spec, self.features = spec, tuple(features)
-        self.digest = schema_digest(self.features)
+        self.digest = spec.vector_digest(self.features)
         places = {name: place for place, name in enumerate(features)}
         self.views = [part for view in spec.views if len((part := _columns(spec, view, places)).at)]
         self.expressions = {

@@ -81,15 +81,23 @@ def train(  # noqa: PLR0913 - the options of a command
     at: AtOption = None,
     detail: DetailOption = "",
     wait: Annotated[bool, typer.Option("--wait", help="Return once it is decided; exit code 1 if no release.")] = False,
+    from_archive: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-archive/--from-predictions",
+            help="Learn from archived events, or from logged predictions; else the archive only where views are new.",
+            show_default=False,
+        ),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for a training by hand. Before the first release it learns from the archive, later from labelled predictions.
+    """Ask for a training by hand. It learns from labelled predictions, or from the archive where there are none.
 
     Example: [bold]tidemill train flight-delay[/bold]
     """
     with connected(home) as client:
-        request_id = client.train(pipeline, at=at, detail=detail)
+        request_id = client.train(pipeline, at=at, detail=detail, from_archive=from_archive)
         if wait:
             asked = f"the outcome of request {request_id}"
             outcome = wait_for(lambda: client.training_outcome(request_id), asked, timeout_s=TRAINED_S)

@@ -23,7 +23,6 @@ BATCH = 1000
 EXPLAINED = 64
 """Instances in one request that asks for explanations."""
 NOT_FOUND = 404
-DECIDED = frozenset({"released", "failed", "refused", "coalesced", "inconclusive", "rejected", "suggested"})
 Json = Any
 T = TypeVar("T")
 
@@ -148,38 +147,6 @@ def runs(pipeline: str | None = None) -> Steps[list[r.Run]]:
     return [run for run in found if pipeline in {None, run.pipeline}]
 
 
-def train(pipeline: str, *, at: str | int | None = None, detail: str = "") -> Steps[str]:
-    """Ask for a training by hand and return the request's id.
-
-    It learns from the labelled predictions known now; before the first release from the archive (a cold start). `at` is
-    the event time from which it is seen; else where the pipeline's stream stands.
-    """
-    status = (yield Call("serving", "GET", "/v1/status"))["pipelines"].get(pipeline)
-    if status is None:
-        raise TidemillError(f"there is no pipeline {pipeline}: apply its file first")
-    body: dict[str, Any] = {"detail": detail}
-    if status["epoch"] is None:
-        sources = (yield Call("ingestion", "GET", "/v1/status"))["sources"]
-        wanted = (yield from _spec(pipeline)).sources
-        positions = {f"events.{name}": sources[name]["positions"] for name in wanted if name in sources}
-        body |= {"cause": "cold_start", "at": _now(at, status["watermark_us"]), "positions": positions}
-    else:
-        merged = (yield Call("monitoring", "GET", "/v1/status"))["pipelines"][pipeline]
-        body |= {"cause": "hand", "at": _now(at, merged["watermark_us"]), "outcomes_to": merged["outcomes"]}
-    answer = yield Call("trainer", "POST", f"/v1/pipelines/{part_of(pipeline)}/train", body)
-    return str(answer["request_id"])
-
-
-def training_outcome(request_id: str) -> Steps[r.TrainingOutcome | None]:
-    """What became of a training request; None while that is open, and while a release is not yet loaded by serving."""
-    for service in ("trainer", "registry"):
-        answer = yield from or_none(_json(service, f"/v1/requests/{part_of(request_id)}"))
-        if answer is not None and answer["status"] in DECIDED:
-            outcome = r.TrainingOutcome.model_validate(answer)
-            return outcome if (yield from _is_loaded(answer.get("pipeline"), outcome.epoch)) else None
-    return None
-
-
 def is_known(pipeline: PipelineSpec) -> Steps[bool]:
     """Whether the services that are sent events and requests have taken up a pipeline's name and sources."""
     sources = (yield from status("ingestion"))["sources"]
@@ -234,20 +201,14 @@ def or_none(steps: Steps[T]) -> Steps[T | None]:
         return None
 
 
-def _json(service: str, path: str) -> Steps[dict[str, Any]]:
+def read_json(service: str, path: str) -> Steps[dict[str, Any]]:
+    """The answer to a plain read."""
     answer: dict[str, Any] = yield Call(service, "GET", path)
     return answer
 
 
-def _is_loaded(pipeline: str | None, epoch: int | None) -> Steps[bool]:
-    """Whether serving has a release; None: there is none to wait for."""
-    if epoch is None:
-        return True
-    mine = (yield from status("serving"))["pipelines"].get(pipeline) or {}
-    return (mine.get("epoch") or 0) >= epoch or epoch in (mine.get("staged") or [])
-
-
-def _spec(name: str) -> Steps[PipelineSpec]:
+def spec_of(name: str) -> Steps[PipelineSpec]:
+    """The file of a pipeline."""
     return PipelineSpec.model_validate_json(json.dumps((yield from pipeline(name)).spec))
 
 
@@ -256,10 +217,11 @@ def time_of(name: str, at: str | int | None) -> Steps[str]:
     if at is not None:
         return _instant(at)
     status = (yield Call("serving", "GET", "/v1/status"))["pipelines"].get(name)
-    return _now(None, None if status is None else status["watermark_us"])
+    return now_or(None, None if status is None else status["watermark_us"])
 
 
-def _now(at: str | int | None, watermark_us: int | None) -> str:
+def now_or(at: str | int | None, watermark_us: int | None) -> str:
+    """An event time as given, else where the watermark stands; raises TidemillError when that is not known."""
     if at is not None:
         return _instant(at)
     if watermark_us is None or watermark_us < 0:

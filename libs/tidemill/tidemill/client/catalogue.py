@@ -20,8 +20,8 @@ class FeatureView(r.Result):
 
     `rows` are entities, `lag` events of its source that it has not seen, `behind_s` seconds of event time between the
     source's newest event and the view's watermark. `consumers` are `pipeline` for a definition and `pipeline epoch N`
-    for the release that answers. `quarantined` counts windows of the source that are kept from training, None where
-    the source declares no quality.
+    for the release that answers; a version without any is kept for the release before it. `quarantined` counts windows
+    of the source that are kept from training, None where the source declares no quality.
     """
 
     name: str
@@ -46,27 +46,28 @@ class FeatureView(r.Result):
 
 def feature_views() -> Steps[list[FeatureView]]:
     """All views of all pipelines by name; a view that several pipelines define in the same way stands once."""
-    running = {each["view"]: each for each in (yield from status("features"))["views"]}
+    running = {(each["view"], each["version"]): each for each in (yield from status("features"))["views"]}
     sources = (yield from status("ingestion"))["sources"]
     held = [each.source for each in (yield from quarantine(limit=_MOST))]
     found: dict[tuple[str, str], FeatureView] = {}
     for name in (yield from pipelines()):
-        spec = PipelineSpec.model_validate_json(json.dumps((yield from pipeline(name)).spec))
+        standing = yield from pipeline(name)
         release = yield from or_none(champion(name))
         used = {} if release is None else release.views
-        for view in spec.views:
+        files = [standing.spec, *(file["spec"] for file in standing.kept)]
+        specs = [PipelineSpec.model_validate_json(json.dumps(file)) for file in files]
+        for spec, view in [(each, view) for each in specs for view in each.views]:
             place = view, spec.view_version(view)
-            consumers = [name]
+            consumers = [name] if spec is specs[0] else []
             if release is not None and used.get(view) == place[1]:
                 consumers.append(f"{name} epoch {release.epoch}")
             if place in found:
                 known = found[place]
-                found[place] = known.model_copy(update={"consumers": [*known.consumers, *consumers]})
+                merged = dict.fromkeys([*known.consumers, *consumers])
+                found[place] = known.model_copy(update={"consumers": list(merged)})
                 continue
-            stands = running.get(view, {})
-            state = (
-                _state(stands, sources.get(spec.views[view].source, {})) if stands.get("version") == place[1] else {}
-            )
+            stands = running.get(place)
+            state = {} if stands is None else _state(stands, sources.get(spec.views[view].source, {}))
             found[place] = _view(spec, view, state, consumers, held)
     return [found[place] for place in sorted(found)]
 

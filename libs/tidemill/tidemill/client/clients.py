@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 
 import httpx
 
-from tidemill.client import calls, catalogue, decisions, frames
+from tidemill.client import calls, catalogue, decisions, frames, training
 from tidemill.client import imports as foreign
 from tidemill.client import letters as dead
 from tidemill.client import quarantine as ward
@@ -70,8 +70,8 @@ class Operations:
     versions = Operation(calls.versions)
     gates = Operation(calls.gates)
     runs = Operation(calls.runs)
-    train = Operation(calls.train)
-    training_outcome = Operation(calls.training_outcome)
+    train = Operation(training.train)
+    training_outcome = Operation(training.training_outcome)
     promote = Operation(decisions.promote)
     canary = Operation(decisions.canary)
     shadow = Operation(decisions.shadow)

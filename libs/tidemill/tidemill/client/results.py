@@ -49,7 +49,10 @@ class Applied(Result):
 
 
 class Pipeline(Result):
-    """A pipeline as it stands; `spec` is its file as JSON, `epoch` the newest release (0: none)."""
+    """A pipeline as it stands; `spec` is its file as JSON, `epoch` the newest release (0: none).
+
+    `kept` are earlier files that releases on hand were made for, each with its digest.
+    """
 
     pipeline: str
     revision: int
@@ -57,6 +60,7 @@ class Pipeline(Result):
     frozen: bool
     epoch: int
     spec: dict[str, Any]
+    kept: list[dict[str, Any]] = []
 
 
 class Part(Result):

@@ -1,7 +1,7 @@
 """From pipeline files to what this service runs: the views, their topics, and which partitions feed which."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidemill_contracts.pipeline import PipelineSpec
@@ -33,6 +33,8 @@ class View:
     """Event id, time and body to a row, None where the view does not want it. Raises ValueError for a bad body."""
     needs: Needs = field(compare=False)
     """The same for many bodies at once."""
+    is_kept: bool = False
+    """Only a release on hand reads this version; the pipeline's file has another one, or none."""
 
     @property
     def owner(self) -> str:
@@ -70,8 +72,10 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def compile_program(pipelines: Sequence[PipelineSpec], prefix: str) -> Program:
+def compile_program(pipelines: Sequence[PipelineSpec], prefix: str, kept: Sequence[PipelineSpec] = ()) -> Program:
     """The program of all pipelines. The same view in two of them runs once.
+
+    Of the `kept` files, which releases on hand were made for, every other version of a view runs beside.
 
     Refused, by `pipeline/view`: a view that the engine cannot run, one whose name another definition holds already
     (pipelines in order of their names), one whose source has another number of partitions in a pipeline before.
@@ -88,7 +92,17 @@ def compile_program(pipelines: Sequence[PipelineSpec], prefix: str) -> Program:
                 refused[f"{spec.name}/{name}"] = str(error)
             else:
                 views.setdefault(name, view)
-    return Program(tuple(views[name] for name in sorted(views)), refused)
+    program = {view.owner: view for view in views.values()}
+    for spec in sorted(kept, key=lambda item: (item.name, item.digest())):
+        for name in spec.views:
+            try:
+                view = replace(compile_one(spec, name, prefix), is_kept=True)
+                _check(view, None, partitions.setdefault(view.source, view.partitions))
+            except ValueError as error:
+                refused.setdefault(f"{spec.name}/{name}", str(error))
+            else:
+                program.setdefault(view.owner, view)
+    return Program(tuple(program[owner] for owner in sorted(program)), refused)
 
 
 def _check(view: View, held: View | None, partitions: int) -> None:

@@ -57,7 +57,7 @@ class Catalogue:
 def catalogue(specs: Sequence[PipelineSpec], program: Program) -> Catalogue:
     """The names of all pipelines. A pipeline of which a view is not run as it is defined there has no service."""
     by_name = {spec.name: spec for spec in specs}
-    views = {view.name: _view(view, by_name[view.pipeline]) for view in program.views}
+    views = {view.name: _view(view, by_name[view.pipeline]) for view in program.views if not view.is_kept}
     services, sources = {}, dict[str, SourceSpec]()
     for spec in sorted(specs, key=lambda item: item.name):
         for name, source in spec.sources.items():

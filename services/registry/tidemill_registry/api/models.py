@@ -5,6 +5,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 from tidemill_contracts.base import Contract
+from tidemill_contracts.events import KeptFile
 
 
 class PipelineAnswer(BaseModel):
@@ -16,6 +17,7 @@ class PipelineAnswer(BaseModel):
     frozen: bool
     epoch: int
     spec: dict[str, Any]
+    kept: list[KeptFile] = Field(description="earlier files that releases on hand were made for")
 
 
 class Applied(BaseModel):

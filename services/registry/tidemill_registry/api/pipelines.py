@@ -5,9 +5,17 @@ from starlette.requests import Request
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_registry.api.fields import invalid
 from tidemill_registry.api.models import Applied, PipelineAnswer
-from tidemill_registry.api.ports import Registry
+from tidemill_registry.api.ports import Registry, Unit
+from tidemill_registry.domain.kept import taken_away
 from tidemill_registry.domain.views import missing_views
 from tidemill_runtime.http import HttpProblem, Route, read_model
+
+
+async def _taken_away(unit: Unit, spec: PipelineSpec) -> list[str]:
+    """What the newest release needs of its own file and `spec` does not bring."""
+    releases = await unit.releases(spec.name)
+    before = await unit.file(releases[-1].spec) if releases else None
+    return [] if before is None else list(taken_away(before, spec))
 
 
 def routes(registry: Registry) -> list[Route]:
@@ -26,6 +34,8 @@ def routes(registry: Registry) -> list[Route]:
                 raise HttpProblem(
                     409, f"the release that answers reads {', '.join(gone)}: release a model without first"
                 )
+            if lost := await _taken_away(unit, spec):
+                raise HttpProblem(409, f"the release that answers needs {', '.join(lost)}, which this file takes away")
             event = await unit.apply(spec)
         return Applied(pipeline=spec.name, revision=event.revision, digest=event.digest)
 

@@ -1,6 +1,6 @@
 """One pipeline's desk: takes checked requests, answers with the active release, drafts what goes to the log."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +25,16 @@ PartitionOf = Callable[[bytes, int], int]
 
 @dataclass(slots=True, eq=False)
 class Desk:
-    """Everything about one pipeline. `floor_us` is the progress declared in its log: no record may lie below it."""
+    """Everything about one pipeline. `floor_us` is the progress declared in its log: no record may lie below it.
+
+    `files` are the pipeline's earlier files by digest, for releases that were made for one of them.
+    """
 
     spec: PipelineSpec
     prefix: str
     source: str
     partition_of: PartitionOf
+    files: Mapping[str, PipelineSpec] = field(default_factory=dict)
     champion: Champion[Loaded] = field(default_factory=Champion)
     recent: Recent = field(default_factory=Recent)
     floor_us: int | None = None

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_engine.expressions import compile_expression, field_types
-from tidemill_engine.onnx import schema_digest
 from tidemill_serving.domain.replica import Floats, Place, Replica, Row, unknown_row
 
 SECOND_US = 1_000_000
@@ -86,7 +85,7 @@ class Plan:
         types = field_types(spec.request.fields)
         expressions = {name: compile_expression(text, types) for name, text in spec.request.features.items()}
         self.features = tuple(features)
-        self.digest = schema_digest(self.features)
+        self.digest = spec.vector_digest(self.features)
         self.places = places_of(spec)
         wanted, have = set(features), list[str]()
         self.parts: list[ViewPart] = []

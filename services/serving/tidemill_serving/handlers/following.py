@@ -78,6 +78,7 @@ class Follower:
             spec = _spec(applied)
             if spec is not None:
                 self._configure(name, spec)
+                self._house.desks[name].files = _kept(applied)
         await self.follow()
         for tell in self.configured:
             tell()
@@ -149,6 +150,16 @@ class Follower:
         finally:
             for task in list(self._tasks):
                 task.cancel()
+
+
+def _kept(applied: PipelineApplied) -> dict[str, PipelineSpec]:
+    """Earlier files by digest; one that cannot be read any more is left out, and its releases are refused."""
+    found: dict[str, PipelineSpec] = {}
+    for file in applied.kept:
+        spec = _spec(applied.model_copy(update={"spec": file.spec}))
+        if spec is not None:
+            found[file.digest] = spec
+    return found
 
 
 def _spec(applied: PipelineApplied) -> PipelineSpec | None:

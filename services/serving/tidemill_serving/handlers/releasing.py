@@ -146,7 +146,8 @@ class Releaser:
     async def _stage(self, desk: Desk, arrived: Arrived) -> None:
         envelope = arrived.envelope
         with processing(self._topic, "serving", [envelope.traceparent] if envelope.traceparent else []):
-            loaded = await opening.load(self._models, arrived.released, desk.spec)
+            spec = desk.files.get(arrived.released.spec, desk.spec)
+            loaded = await opening.load(self._models, arrived.released, spec)
             loaded.cause = Cause(envelope.id, envelope.correlation, current_traceparent(), envelope.traceparent)
         await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)

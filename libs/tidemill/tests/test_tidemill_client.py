@@ -153,27 +153,36 @@ def test_the_first_training_is_a_cold_start_from_where_the_sources_stand() -> No
     standing = {"pipeline": spec.name, "revision": 1, "digest": DIGEST, "frozen": False, "epoch": 0,
                 "spec": spec.model_dump(mode="json")}  # fmt: skip
     wire = Wire(
-        json_answer({"pipelines": {spec.name: {"epoch": None, "watermark_us": 9}}}),
+        json_answer({"pipelines": {spec.name: {"epoch": None, "watermark_us": 9}}}), json_answer(standing),
+        json_answer({"title": "no release yet"}, 404),
         json_answer({"sources": {"arrivals": {"positions": {"0": 5}}, "others": {"positions": {"0": 1}}}}),
-        json_answer(standing), json_answer({"request_id": "r"}, 202),
+        json_answer({"request_id": "r"}, 202),
     )  # fmt: skip
     with wire.client() as client:
         assert client.train(spec.name) == "r"
-    sent = json.loads(wire.requests[3].content)
+    sent = json.loads(wire.requests[-1].content)
     assert sent["cause"] == "cold_start"
     assert sent["positions"] == {"events.arrivals": {"0": 5}}
 
 
-def test_a_later_training_learns_from_what_was_labelled() -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_later_training_learns_from_what_was_labelled_unless_views_have_changed(changed: bool) -> None:
+    spec = load_pipeline(PIPELINE)
+    views = {view: spec.view_version(view) for view in spec.views} | ({"airport-weather": "0" * 16} if changed else {})
+    standing = {"pipeline": "p", "revision": 1, "digest": DIGEST, "frozen": False, "epoch": 1,
+                "spec": spec.model_dump(mode="json")}  # fmt: skip
     wire = Wire(
-        json_answer({"pipelines": {"p": {"epoch": 1, "watermark_us": 9}}}),
-        json_answer({"pipelines": {"p": {"watermark_us": 3_000_000, "outcomes": 77}}}),
+        json_answer({"pipelines": {"p": {"epoch": 1, "watermark_us": 9}}}), json_answer(standing),
+        json_answer(released(views=views)),
+        json_answer({"sources": {}, "pipelines": {"p": {"watermark_us": 3_000_000, "outcomes": 77}}}),
         json_answer({"request_id": "r"}, 202),
-    )
+    )  # fmt: skip
     with wire.client() as client:
         client.train("p", detail="why")
-    sent = json.loads(wire.requests[2].content)
-    assert sent == {"detail": "why", "cause": "hand", "at": "1970-01-01T00:00:03Z", "outcomes_to": 77}
+    sent = json.loads(wire.requests[-1].content)
+    assert sent["detail"] == "why"
+    assert sent["cause"] == ("cold_start" if changed else "hand")
+    assert changed or sent == {"detail": "why", "cause": "hand", "at": "1970-01-01T00:00:03Z", "outcomes_to": 77}
 
 
 def test_ids_with_slashes_and_names_with_spaces_stay_one_part_of_the_path() -> None:

@@ -116,11 +116,11 @@ class PostgresUnit:
         """Announce the pipeline's file again where the release changes which earlier ones stay in use."""
         row = await self.db.fetchrow(PIPELINE, release.pipeline)
         assert row is not None  # noqa: S101 - the epoch of this row has just moved
-        digests = kept_files([*before, release.spec], row["digest"])
-        if digests != kept_files(before, row["digest"]):
+        kept = await files(self.db, kept_files([*before, release.spec], row["digest"]))
+        if kept != await files(self.db, kept_files(before, row["digest"])):
             event = PipelineApplied(
                 pipeline=release.pipeline, revision=row["revision"], digest=row["digest"], spec=json.loads(row["spec"]),
-                kept=await files(self.db, digests),
+                kept=kept,
             )  # fmt: skip
             event_id = derived_id("pipeline", release.pipeline, row["revision"], "kept", release.epoch)
             await self.announce(event, release.pipeline, event_id, release.at_us)

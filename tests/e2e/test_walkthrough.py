@@ -2,19 +2,16 @@
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 from e2e_garbage import poison
+from e2e_reader import Reader
 from e2e_shop import SHOP, SPEC, TRACE, Shop
 from onnx import TensorProto, helper
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -27,51 +24,15 @@ from tidemill_contracts.events import Event, RunFinished, RunProgress, TrainingC
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_contracts.topics import topic, view_topic
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_testkit.otlp import Receiver, otlp_receiver
+from tidemill_testkit.otlp import otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
-from tidemill_testkit.traces import Traces, attribute
+from tidemill_testkit.traces import attribute
 from tidemill_testkit.waiting import until_sync
 
 ROOT = Path(__file__).parents[2]
 HEADING = "Your own pipeline in ten minutes"
 START, STOP = "tidemill up", "tidemill down"
 pytestmark = [pytest.mark.timeout(600)]
-
-
-@dataclass
-class Reader:
-    """Somebody who follows the README in an empty folder; `said` is what each block of commands printed."""
-
-    folder: Path
-    receiver: Receiver
-    said: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "home"
-
-    def follow(self, block: Block) -> None:
-        """Write the file, or run the commands; a command that fails ends it."""
-        if block.file is not None:
-            (self.folder / "here" / block.file).write_text(block.text)
-            return
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        told = {"PATH": path, "TIDEMILL_HOME": str(self.home), "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.endpoint}
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.text], cwd=self.folder / "here", env={**os.environ, **told},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-        self.said[block.text] = done.stdout
-
-    def traces(self) -> Traces:
-        """What has arrived until now."""
-        return Traces(list(self.receiver.spans))
-
-    def read(self, command: str) -> str:
-        """What the block with this command printed."""
-        [found] = [text for commands, text in self.said.items() if command in commands]
-        return found
 
 
 @pytest.fixture(scope="module")

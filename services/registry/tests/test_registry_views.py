@@ -106,6 +106,9 @@ class Fake:
 
     async def make_topics(self, _spec: PipelineSpec) -> None: ...
 
+    async def imported(self, _name: str) -> bool:
+        return False
+
 
 class Request:
     """As much of a request as the route looks at."""

@@ -46,9 +46,9 @@ async def stack(kafka_bootstrap: str, topic_prefix: str, tmp_path: Path, small_d
         yield opened
 
 
-async def fill(stack: Stack, load: Load, round_: int) -> int:
+async def fill(stack: Stack, load: Load, round_: int, count: int = 100) -> int:
     """Many instances in one request; the status of the answer."""
-    names = [f"fill-{round_}-{number}" for number in range(100)]
+    names = [f"fill-{round_}-{number}" for number in range(count)]
     instances = [{"id": name, "inputs": inputs(flight=f"F-{name}")} for name in names]
     answer = await stack.client.post(f"/v1/predict/{SPEC.name}", json={"instances": instances})
     if answer.status_code == 200:
@@ -78,7 +78,7 @@ async def test_a_full_disk_refuses_and_mends_itself(stack: Stack, small_disk: Pa
     rounds = iter(range(100, 10_000))
 
     async def goes_on() -> bool:
-        return await fill(stack, load, next(rounds)) == 200
+        return await fill(stack, load, next(rounds), 10) == 200  # more than what is left of a page
 
     await until(goes_on, "what Kafka has makes room, on a disk as full as before")
     ballast.unlink()

@@ -56,6 +56,8 @@ def _feature(plan: ViewPlan, item: Aggregation, events: Sequence[Seen], at_us: i
         window = plan.windows[item.window]
         oldest = (at_us // window.pane_us - window.panes + 1) * window.pane_us
         events = [event for event in events if oldest <= event.time_us]
+        if window.gap_us is not None:
+            events = session(events, window.gap_us, at_us)
     column = None if item.field is None else plan.fields.index(item.field)
     stamped = [(e.time_us, _signed(e.mark), 1.0 if column is None else e.values[column]) for e in events]
     known = sorted(seen for seen in stamped if not math.isnan(seen[2]))
@@ -64,6 +66,17 @@ def _feature(plan: ViewPlan, item: Aggregation, events: Sequence[Seen], at_us: i
     if item.function == "ewma":
         return _ewma(plan.windows[item.window or 0].pane_us, item.parameter or 1, known)
     return _value(item.function, known, at_us)
+
+
+def session(events: Sequence[Seen], gap_us: int, at_us: int) -> list[Seen]:
+    """The newest run of events of which each is at most the gap before the next one, and the last before `at_us`."""
+    found, before = list[Seen](), at_us
+    for event in sorted(events, key=lambda event: -event.time_us):
+        if before - event.time_us > gap_us:
+            break
+        found.append(event)
+        before = event.time_us
+    return found
 
 
 def _signed(mark: int) -> int:
@@ -122,32 +135,38 @@ def _value(function: str, known: Sequence[tuple[int, int, float]], at_us: int) -
 # What hypothesis draws.
 
 
-def _everything(windows: int) -> list[Aggregation]:
-    """All that a view with so many windows may hold, ratios aside."""
+def _everything(windows: Sequence[Window]) -> list[Aggregation]:
+    """All that a view with these windows may hold, ratios aside."""
+    places = range(len(windows))
     found = [
         Aggregation(function, field, window)
         for function in SIMPLE
-        for window in [*range(windows), None]
+        for window in [*places, None]
         for field in (*FIELDS, None)
         if field is not None or function in {"count", "age_of_last"}
     ]
-    for window in [*range(windows), None]:
+    for window in [*places, None]:
         found += [Aggregation("lag", field, window, n) for field in ("a", "c") for n in (1, 3)]
         found.append(Aggregation("top", "c", window, CATEGORIES))
-    return found + [Aggregation("ewma", "a", window, half * SECOND) for window in range(windows) for half in (1, 7)]
+    plain = [place for place in places if windows[place].gap_us is None]
+    return found + [Aggregation("ewma", "a", window, half * SECOND) for window in plain for half in (1, 7)]
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> ViewPlan:
     shapes = st.sampled_from([(1, 1), (1, 5), (2, 3), (5, 4), (6, 2), (10, 7), (60, 1)])
-    windows = tuple(Window(pane * n * SECOND, n) for pane, n in draw(st.lists(shapes, min_size=0, max_size=4)))
-    chosen = draw(st.lists(st.sampled_from(_everything(len(windows))), min_size=1, max_size=25))
+    windows = [Window(pane * n * SECOND, n) for pane, n in draw(st.lists(shapes, min_size=0, max_size=4))]
+    runs = st.sampled_from([(1, 6, 1), (1, 30, 3), (2, 3, 2), (2, 10, 3), (5, 8, 20)])
+    for pane, n, gap in draw(st.lists(runs, max_size=2)):
+        windows.append(Window(pane * n * SECOND, n, gap * SECOND))
+    windows = draw(st.permutations(windows))
+    chosen = draw(st.lists(st.sampled_from(_everything(windows)), min_size=1, max_size=25))
     parts = [place for place, item in enumerate(chosen) if item.function != "age_of_last"]
     counts = [place for place in parts if chosen[place].function == "count"]  # others may be 0 by rounding alone
     pairs = st.lists(st.tuples(st.sampled_from(parts), st.sampled_from(counts)), max_size=2) if counts else st.just([])
     ratios = [Aggregation("ratio", of=pair) for pair in draw(pairs)]
     ttl = draw(st.sampled_from([None, 100 * SECOND]))
-    return ViewPlan(FIELDS, windows, (*chosen, *ratios), draw(st.sampled_from([(), (45, 50, 0)])), ttl)
+    return ViewPlan(FIELDS, tuple(windows), (*chosen, *ratios), draw(st.sampled_from([(), (45, 50, 0)])), ttl)
 
 
 VALUES = st.one_of(

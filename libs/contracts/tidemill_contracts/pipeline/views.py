@@ -1,6 +1,6 @@
 """Sources, entities and feature views of a pipeline file."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,15 @@ CAME_LATER = ("n", "half_life", "dividend", "divisor")
 _ALL_TIME = {"first", "last", "age_of_last", "lag"}
 _DAY = 86_400_000_000
 _SECOND = 1_000_000
+_SESSION_GAPS = 48
+
+
+def _micros(value: Any) -> Any:  # noqa: ANN401 - a validator sees whatever the file holds
+    """A duration's microseconds; anything else stays for its own validator to refuse."""
+    try:
+        return parse_duration(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class SourceSpec(Contract):
@@ -63,15 +72,35 @@ class EntitySpec(Contract):
 
 
 class WindowSpec(Contract):
-    """A window of fixed panes, aligned to the epoch; `panes` 1 is a tumbling window."""
+    """A window of fixed panes, aligned to the epoch; `panes` 1 is a tumbling window.
 
-    length: Duration
+    `{session: 30m}` is the entity's newest run of events of which each follows the one before within 30 minutes. It has
+    no events any more once time is further on than that. Of one that is longer than `length` (48 times the gap unless
+    declared) the newest panes count, each as long as the gap or, with `panes`, shorter.
+    """
+
+    length: Duration = 0
     panes: int = Field(default=12, ge=1, le=366)
+    session: Duration | None = Field(
+        default=None, exclude_if=lambda session: session is None, description="gap that ends a session"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_session(cls, data: Any) -> Any:  # noqa: ANN401 - a validator sees whatever the file holds
+        """Length and panes follow from the gap where they are not declared."""
+        if not isinstance(data, dict) or not isinstance(gap := _micros(data.get("session")), int) or gap <= 0:
+            return data
+        length = _micros(data.get("length", _SESSION_GAPS * gap))
+        return {"panes": length // gap if isinstance(length, int) else 1, **data, "length": length}
 
     @model_validator(mode="after")
     def _whole_panes(self) -> Self:
         if self.length <= 0 or self.length % self.panes:
             msg = "length must be a positive multiple of panes"
+            raise ValueError(msg)
+        if self.session is not None and not self.length // self.panes <= self.session <= self.length // 2:
+            msg = "session must not be shorter than length / panes, nor longer than half of length"
             raise ValueError(msg)
         return self
 

@@ -1,8 +1,8 @@
 """The stored form of one key: little-endian words, the same for the same set of events and evaluation time.
 
 Version and plan fingerprint; number of positions, then (source partition, sequence number) by partition; latest event
-time; events applied; the all-time body; then for each grid the number of live panes and (index, body) of each, oldest
-first. Totals of windows are not stored: they are built again from the panes.
+time; events applied; the all-time body; then for each grid, session windows last, the number of live panes and (index,
+body) of each, oldest first. Totals of windows are not stored: they are built again from the panes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,12 @@ from tidemill_engine.windows.layout import (
     NEXT,
     PANE,
     ROW_WORDS,
+    SESSION,
+    SESSION_END,
     SLOT,
 )
-from tidemill_engine.windows.memory import Memory, next_change, roll, take_record, total_at
+from tidemill_engine.windows.lists import take_record
+from tidemill_engine.windows.memory import Memory, next_change, roll, total_at
 from tidemill_engine.windows.records import copy_words
 
 VERSION = 1
@@ -40,6 +43,15 @@ PREFIX, POSITIONS = 0, 1
 def prefix_word(fingerprint: int) -> int:
     """First word of every blob: the version in the first byte, the plan's fingerprint in the last four."""
     return int.from_bytes(bytes([VERSION, 0, 0, 0]) + fingerprint.to_bytes(4, "little"), "little", signed=True)
+
+
+@inlined
+def _panes_words(code: Words, memory: Memory, row: int, grid: int) -> int:
+    size, pointer = 1, memory.rows[row + code[grid + SLOT] + HEAD]
+    while pointer >= 0:
+        size += 1 + code[grid + BODY_WORDS]
+        pointer = memory.pool[pointer + NEXT]
+    return int(size)
 
 
 @kernel
@@ -55,11 +67,9 @@ def blob_words(code: Words, memory: Memory, keys: Words, watermark: int, sizes: 
         if code[all_time + SLOT] >= 0:
             size += code[all_time + BODY_WORDS]
         for grid in range(code[GRID], all_time, GRID_WIDTH):
-            size += 1
-            pointer = memory.rows[row + code[grid + SLOT] + HEAD]
-            while pointer >= 0:
-                size += 1 + code[grid + BODY_WORDS]
-                pointer = memory.pool[pointer + NEXT]
+            size += _panes_words(code, memory, row, grid)
+        for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
+            size += _panes_words(code, memory, row, grid)
         sizes[i] = size
 
 
@@ -103,6 +113,9 @@ def write_blobs(  # noqa: PLR0913 - compiled
         for grid in range(code[GRID], all_time, GRID_WIDTH):
             head = memory.rows[row + code[grid + SLOT] + HEAD]
             at = _write_panes(memory, head, code[grid + BODY_WORDS], out, at)
+        for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
+            head = memory.rows[row + code[grid + SLOT] + HEAD]
+            at = _write_panes(memory, head, code[grid + BODY_WORDS], out, at)
 
 
 @kernel
@@ -130,6 +143,9 @@ def _read_blob(code: Words, memory: Memory, key: int, blob: Words, start: int, w
         at += code[all_time + BODY_WORDS]
     for grid in range(code[GRID], all_time, GRID_WIDTH):
         at = _read_panes(code, memory, row, grid, blob, at)
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
+        at = _read_panes(code, memory, row, grid, blob, at)
+        rows[row + code[grid + SLOT] + DUE] = rows[row + LATEST]  # early, never late: found at once
     newest = rows[row + LATEST]
     total_at(code, rows, memory.pool, row, newest, rows, row)
     for grid in range(code[GRID], all_time, GRID_WIDTH):

@@ -35,6 +35,8 @@ from tidemill_engine.windows.layout import (
     ROW_WORDS,
     SCALE,
     SEEN,
+    SESSION,
+    SESSION_END,
     SLOT,
     STEP,
     TIME,
@@ -43,10 +45,12 @@ from tidemill_engine.windows.layout import (
     WINDOW_END,
     WINDOW_WIDTH,
 )
-from tidemill_engine.windows.memory import Memory, find_or_add, forget, has_died, next_change, roll, total_at
+from tidemill_engine.windows.lists import find_or_add
+from tidemill_engine.windows.memory import Memory, forget, has_died, next_change, roll, total_at
 from tidemill_engine.windows.prefetch import ask_for
 from tidemill_engine.windows.reading import read
 from tidemill_engine.windows.records import add_event, as_float, as_word, copy_words
+from tidemill_engine.windows.sessions import place_in_session, sessions_at
 
 Floats = NDArray[np.float64]
 NOT_YET = -1  # no watermark: evaluation times come from events and queries alone
@@ -108,11 +112,14 @@ def _apply_event(code: Words, memory: Memory, key: int, event: Words, watermark:
         memory.due[key] = time + code[LIFETIME]
     rows[row + APPLIED] += 1
     rows[row + LATEST] = max(rows[row + LATEST], time)
-    roll(code, rows, memory.pool, row, max(rows[row + LATEST], watermark))
+    now = max(rows[row + LATEST], watermark)
+    roll(code, rows, memory.pool, row, now)
     placed = False
     all_time = code[GRID_END]
     for grid in range(code[GRID], all_time, GRID_WIDTH):
         placed |= _place_event(code, memory, key, grid, event)
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
+        placed |= place_in_session(code, rows, memory.pool, memory.due, key, grid, event, now)
     if code[all_time + SLOT] >= 0:
         add_event(code, all_time, rows, row + code[all_time + SLOT], event)
         placed = True
@@ -165,9 +172,9 @@ def apply_events(  # noqa: PLR0913 - compiled
             touched[count] = key
             count += 1
         if wants_vectors:
-            read(
-                code, memory.rows, memory.pool, row, max(memory.rows[row + LATEST], watermark), out, i * code[FEATURES]
-            )
+            now = max(memory.rows[row + LATEST], watermark)
+            sessions_at(code, memory.rows, memory.pool, row, now, memory.rows, row)
+            read(code, memory.rows, memory.pool, row, now, out, i * code[FEATURES])
     return count, late
 
 
@@ -182,6 +189,7 @@ def read_keys(  # noqa: PLR0913 - compiled
         row = keys[i] * code[ROW_WORDS]
         time = max(memory.rows[row + LATEST], watermark)
         roll(code, memory.rows, memory.pool, row, time)
+        sessions_at(code, memory.rows, memory.pool, row, time, memory.rows, row)
         read(code, memory.rows, memory.pool, row, time, values, i * code[FEATURES])
         at[i] = time
         revisions[i] = (time // code[STEP] << 31) | memory.rows[row + APPLIED]
@@ -233,6 +241,7 @@ def evaluate_keys(  # noqa: PLR0913 - compiled
         row = keys[i] * code[ROW_WORDS]
         copy_words(len(scratch), scratch, start, memory.rows, row)
         total_at(code, memory.rows, memory.pool, row, times[i], scratch, start)
+        sessions_at(code, memory.rows, memory.pool, row, times[i], scratch, start)
         read(code, scratch, memory.pool, start, times[i], values, i * code[FEATURES])
 
 
@@ -240,6 +249,8 @@ def evaluate_keys(  # noqa: PLR0913 - compiled
 def _has_room(code: Words, pool: Words) -> bool:
     room = len(pool) - pool[TOP]
     for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
+        room -= code[grid + RECORD]
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
         room -= code[grid + RECORD]
     return bool(room >= 0)
 
@@ -274,5 +285,6 @@ def replay(  # noqa: PLR0913 - compiled
         if _is_known(code, memory.rows, queries[q], times[q]):
             row = queries[q] * code[ROW_WORDS]
             roll(code, memory.rows, memory.pool, row, times[q])
+            sessions_at(code, memory.rows, memory.pool, row, times[q], memory.rows, row)
             read(code, memory.rows, memory.pool, row, times[q], out, q * code[FEATURES])
     return True

@@ -5,7 +5,8 @@ Kernels get few arrays: handing a compiled function a dozen of them costs more t
 Code (a plan laid out, see `program`): a header, then records of grids, windows, operations, columns and features.
 A row (one key): latest event time, events applied, the last batch that touched it, then for each grid the newest pane
 (-1 none), the index of the pane that holds the evaluation time, the end of that pane and when the next pane leaves a
-window; then the all-time body, then one body for each window.
+window; for each session window the newest pane, whether the session has ended, nothing, and when a pane leaves or the
+session ends; then the all-time body, then one body for each window.
 The pool: first word never used, first free record of each grid (-1 none), then pane records in linked lists.
 An event: time, hash of its id, then for each column its value and exact limbs.
 """
@@ -34,7 +35,9 @@ OTHERS_END: Final = 15
 RATIOS: Final = 16
 RATIOS_END: Final = 17
 FEATURES: Final = 18
-HEADER: Final = 19
+SESSION: Final = 19  # session windows, each with a grid of its own
+SESSION_END: Final = 20
+HEADER: Final = 21
 
 # a grid, in the code
 PANE: Final = 0  # microseconds
@@ -54,6 +57,11 @@ GRID_WIDTH: Final = 11
 PANES: Final = 0
 AT: Final = 1  # its body, in a row
 WINDOW_WIDTH: Final = 2
+
+# a session window goes on
+GAP: Final = 2  # microseconds
+FROM: Final = 3  # time of the first event in a pane's body
+UNTIL: Final = 4  # time of the last one
 
 # an operation, in the code: a field's part of a body; offsets inside the body, 0 for absent
 CELL: Final = 0  # in the event
@@ -123,6 +131,7 @@ CURRENT: Final = 1
 END: Final = 2
 DUE: Final = 3
 PER_GRID: Final = 4
+ENDED: Final = 1  # of a session: whether it had ended when last looked at
 
 # a record of the pool
 INDEX: Final = 0

@@ -30,17 +30,19 @@ from tidemill_engine.windows.layout import (
     NEXT,
     PANE,
     PANES,
-    RECORD,
     ROW_WORDS,
     SEEN,
+    SESSION,
+    SESSION_END,
     SLOT,
     STEP,
-    TOP,
     WINDOW,
     WINDOW_END,
     WINDOW_WIDTH,
 )
+from tidemill_engine.windows.lists import drop_until
 from tidemill_engine.windows.records import clear, clear_extremes, copy_words, merge, merge_extremes, take_away
+from tidemill_engine.windows.sessions import roll_session
 
 
 class Memory(NamedTuple):
@@ -51,56 +53,6 @@ class Memory(NamedTuple):
     due: Words  # (K,) no pane of the key leaves and the key does not die before this time; NEVER for a free row
     dirty: NDArray[np.uint8]  # (K,) changed since the last snapshot
     positions: Words  # (K, source partitions) highest sequence number, -1 none
-
-
-@inlined
-def take_record(code: Words, pool: Words, grid: int) -> int:
-    """A cleared record; the caller has made sure that there is room."""
-    free = code[grid + FREE]
-    pointer = pool[free]
-    if pointer >= 0:
-        pool[free] = pool[pointer + NEXT]
-    else:
-        pointer = pool[TOP]
-        pool[TOP] += code[grid + RECORD]
-    clear(code, grid, pool, pointer + BODY)
-    return int(pointer)
-
-
-@inlined
-def find_or_add(code: Words, rows: Words, pool: Words, slot: int, grid: int, index: int) -> int:  # noqa: PLR0913 - compiled
-    """Pointer to the pane of a list; `slot` is the grid's place in the rows."""
-    before, pointer = -1, rows[slot + HEAD]
-    while pointer >= 0 and pool[pointer + INDEX] > index:
-        before, pointer = pointer, pool[pointer + NEXT]
-    if pointer >= 0 and pool[pointer + INDEX] == index:
-        return int(pointer)
-    new = take_record(code, pool, grid)
-    pool[new + INDEX], pool[new + NEXT] = index, pointer
-    if before >= 0:
-        pool[before + NEXT] = new
-    else:
-        rows[slot + HEAD] = new
-    return new
-
-
-@kernel
-def drop_until(rows: Words, pool: Words, slot: int, free: int, oldest: int) -> None:
-    """Free the panes of a list whose index is `oldest` or less."""
-    before, pointer = -1, rows[slot + HEAD]
-    while pointer >= 0 and pool[pointer + INDEX] > oldest:
-        before, pointer = pointer, pool[pointer + NEXT]
-    if pointer < 0:
-        return
-    if before >= 0:
-        pool[before + NEXT] = -1
-    else:
-        rows[slot + HEAD] = -1
-    while pointer >= 0:
-        following = pool[pointer + NEXT]
-        pool[pointer + NEXT] = pool[free]
-        pool[free] = pointer
-        pointer = following
 
 
 @kernel
@@ -154,6 +106,9 @@ def roll(code: Words, rows: Words, pool: Words, row: int, time: int) -> bool:
     for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
         if time >= rows[row + code[grid + SLOT] + END]:
             changed |= _roll_grid(code, rows, pool, row, grid, time)
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
+        if time >= rows[row + code[grid + SLOT] + DUE]:
+            changed |= roll_session(code, rows, pool, row, grid, time)
     return changed
 
 
@@ -164,6 +119,8 @@ def next_change(code: Words, rows: Words, row: int) -> int:
     if code[LIFETIME] != NEVER:
         due = rows[row + LATEST] + code[LIFETIME]
     for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
+        due = min(due, rows[row + code[grid + SLOT] + DUE])
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
         due = min(due, rows[row + code[grid + SLOT] + DUE])
     return int(due)
 
@@ -196,6 +153,8 @@ def forget(code: Words, memory: Memory, key: int) -> None:
     """Free everything a key holds."""
     row = key * code[ROW_WORDS]
     for grid in range(code[GRID], code[GRID_END], GRID_WIDTH):
+        drop_until(memory.rows, memory.pool, row + code[grid + SLOT], code[grid + FREE], NEVER)
+    for grid in range(code[SESSION], code[SESSION_END], GRID_WIDTH):
         drop_until(memory.rows, memory.pool, row + code[grid + SLOT], code[grid + FREE], NEVER)
     seen = memory.rows[row + SEEN]
     copy_words(code[ROW_WORDS], memory.rows, row, code, code[BLANK])

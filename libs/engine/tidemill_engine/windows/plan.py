@@ -24,16 +24,23 @@ _PARAMETERS = {"lag": (1, 8), "top": (1, 256), "ewma": (SECOND_US, 366 * 86_400 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`panes` panes of `length_us / panes` microseconds, aligned to the epoch; one pane makes a tumbling window."""
+    """`panes` panes of `length_us / panes` microseconds, aligned to the epoch; one pane makes a tumbling window.
+
+    With `gap_us` it is a session: of those panes' events the newest ones that follow each other within the gap; see
+    `sessions`.
+    """
 
     length_us: int
     panes: int
+    gap_us: int | None = None
 
     def __post_init__(self) -> None:
         if self.panes < 1 or self.length_us <= 0 or self.length_us % self.panes:
             raise ValueError("a window's length must be a positive multiple of its panes")
         if self.pane_us % SECOND_US:
             raise ValueError("a pane must be a whole number of seconds")
+        if self.gap_us is not None and not self.pane_us <= self.gap_us <= self.length_us // 2:
+            raise ValueError("a session's gap must not be shorter than a pane, nor longer than half of its length")
 
     @property
     def pane_us(self) -> int:
@@ -107,6 +114,8 @@ class ViewPlan:
             raise ValueError(f"{aggregation.field} is not a field of this view")
         if aggregation.window is not None and not 0 <= aggregation.window < len(self.windows):
             raise ValueError(f"there is no window {aggregation.window}")
+        if aggregation.function == "ewma" and self.windows[aggregation.window or 0].gap_us is not None:
+            raise ValueError("ewma has no meaning over a session")
         for index in aggregation.of or ():
             if not 0 <= index < len(self.aggregations) or self.aggregations[index].function in _NOT_IN_RATIOS:
                 raise ValueError(f"there is no feature {index} that a ratio may be of")
@@ -147,9 +156,15 @@ class ViewPlan:
     @cached_property
     def fingerprint(self) -> int:
         """32 bits that name this plan inside stored state."""
-        parts = (self.fields, self.bits, [(w.length_us, w.panes) for w in self.windows], self.lifetime_us)
+        parts = (self.fields, self.bits, [_shape(w) for w in self.windows], self.lifetime_us)
         features = [(a.function, a.field, a.window, *_more(a)) for a in self.aggregations]
         return int.from_bytes(hashlib.sha256(repr((parts, features)).encode()).digest()[:4], "little")
+
+
+def _shape(window: Window) -> tuple[int, ...]:
+    """As `_more`."""
+    plain = (window.length_us, window.panes)
+    return plain if window.gap_us is None else (*plain, window.gap_us)
 
 
 def _more(item: Aggregation) -> tuple[object, ...]:
@@ -172,7 +187,7 @@ def compile_view(view: ViewSpec, source: SourceSpec) -> ViewPlan:
         for item in view.aggregations
         for window in [*map(names.index, view.windows_of(item))] or _ALL_TIME
     ]
-    windows = tuple(Window(window.length, window.panes) for window in view.windows.values())
+    windows = tuple(Window(window.length, window.panes, window.session) for window in view.windows.values())
     longest = max((window.length_us for window in windows), default=0)
     return ViewPlan(fields, windows, tuple(aggregations), _bits(fields, source), max(view.ttl, longest))
 

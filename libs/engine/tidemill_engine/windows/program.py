@@ -1,8 +1,8 @@
 """A plan laid out for the kernels as one array of words, its parts named in `layout`.
 
-Windows with the same pane length share one grid of panes. A record's body is `[events, blocks...]`, one block for
-each field that a window of the grid uses; a window's running totals have the same body as its panes, so one set of
-operations serves both.
+Windows with the same pane length share one grid of panes, a session has one of its own. A record's body is `[events,
+blocks...]`, one block for each field that a window of the grid uses; a window's running totals have the same body as
+its panes, so one set of operations serves both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,8 +79,9 @@ def _column(item: Aggregation, plan: ViewPlan) -> int:
     return len(plan.fields) if item.field is None else plan.fields.index(item.field)
 
 
-def _body(aggregations: Iterable[Aggregation], plan: ViewPlan) -> Body:
-    needs: dict[int, set[int]] = {}
+def _body(aggregations: Iterable[Aggregation], plan: ViewPlan, *, stamped: bool = False) -> Body:
+    """`stamped`: with the times of the first and the last event, as sessions need them."""
+    needs: dict[int, set[int]] = {len(plan.fields): {at.COUNT, at.FIRST, at.LAST}} if stamped else {}
     sizes: dict[tuple[int, int], int] = {}
     for item in aggregations:
         for part in (at.LAG, at.TALLY):
@@ -123,14 +124,16 @@ class _Layout:
 
     def __init__(self, plan: ViewPlan) -> None:
         self.plan = plan
-        self.panes = sorted({window.pane_us for window in plan.windows})
+        self.panes = sorted({window.pane_us for window in plan.windows if window.gap_us is None})
+        self.sessions = [w for w, window in enumerate(plan.windows) if window.gap_us is not None]
         self.order = sorted(range(len(plan.windows)), key=lambda w: (plan.windows[w].pane_us, w))
+        all_time = len(self.panes)
         self.bodies = [
-            _body([a for a in plan.aggregations if a.of is None and self._grid(a) == g], plan)
-            for g in range(len(self.panes) + 1)
+            _body([a for a in plan.aggregations if a.of is None and self._grid(a) == g], plan, stamped=g > all_time)
+            for g in range(all_time + 1 + len(self.sessions))
         ]
         self.row = [at.NOTHING_YET, 0, 0]
-        for _ in self.panes:
+        for _ in [*self.panes, *self.sessions]:
             self.row += [-1, 0, 0, at.NEVER]
         has_all_time = any(item.window is None and item.of is None for item in plan.aggregations)
         self.all_time_at = self._place(len(self.panes)) if has_all_time else -1
@@ -140,6 +143,8 @@ class _Layout:
         return len(self.panes) if item.window is None else self.grid_of(item.window)
 
     def grid_of(self, window: int) -> int:
+        if window in self.sessions:
+            return len(self.panes) + 1 + self.sessions.index(window)
         return self.panes.index(self.plan.windows[window].pane_us)
 
     def _place(self, grid: int) -> int:
@@ -233,18 +238,21 @@ class _Words:
 
 def _grid_record(layout: _Layout, grid: int, code: _Words) -> list[int]:
     body, windows = layout.bodies[grid], [layout.plan.windows[w] for w in layout.windows_of(grid)]
-    is_all_time = grid == len(layout.panes)
+    is_all_time, number = grid == len(layout.panes), grid - (grid > len(layout.panes))
     record = [0] * at.GRID_WIDTH
-    record[at.PANE] = 0 if is_all_time else layout.panes[grid]
+    record[at.PANE] = windows[0].pane_us if windows else 0
     record[at.KEPT] = max((window.panes for window in windows), default=0)
     record[at.RECORD] = at.BODY + len(body.blank)
     places = [[layout.plan.windows[w].panes, layout.window_at[w]] for w in layout.windows_of(grid)]
+    if grid > len(layout.panes):
+        op = body.ops[len(layout.plan.fields)]
+        places[0] += [windows[0].gap_us or 0, op[at.FIRST], op[at.LAST]]
     record[at.WINDOW], record[at.WINDOW_END] = code.add(places)
     record[at.OP], record[at.OP_END] = code.add(list(body.ops.values()))
     record[at.EMPTY], _ = code.add([body.blank])
     record[at.BODY_WORDS] = len(body.blank)
-    record[at.SLOT] = layout.all_time_at if is_all_time else at.GRIDS + at.PER_GRID * grid
-    record[at.FREE] = at.TOP + 1 + grid
+    record[at.SLOT] = layout.all_time_at if is_all_time else at.GRIDS + at.PER_GRID * number
+    record[at.FREE] = at.TOP + 1 + number
     return record
 
 
@@ -266,7 +274,9 @@ def compile_plan(plan: ViewPlan) -> Program:
     code.words[at.FEATURES] = len(plan.aggregations)
     code.words[at.BLANK], _ = code.add([layout.row])
     records = [_grid_record(layout, grid, code) for grid in range(len(layout.bodies))]
-    code.section(at.GRID, records)
+    plain, others = records[: len(layout.panes) + 1], records[len(layout.panes) + 1 :]
+    code.section(at.SESSION, others)
+    code.section(at.GRID, plain)
     code.words[at.GRID_END] -= at.GRID_WIDTH  # there the all-time body's record stands
     code.section(at.COLUMN, _columns(layout))
     code.section(at.COUNTS, features.counts)
@@ -278,7 +288,7 @@ def compile_plan(plan: ViewPlan) -> Program:
         feature[at.WEIGHTS], _ = code.add([weights])
     code.section(at.OTHERS, features.others)
     code.section(at.RATIOS, features.ratios)
-    sizes = tuple(record[at.RECORD] for record in records[:-1])
+    sizes = tuple(record[at.RECORD] for record in [*plain[:-1], *others])
     words = np.array(code.words, np.int64)
     return Program(words, len(layout.row), sizes, len(plan.aggregations), plan.fingerprint, _scratch_event(plan))
 

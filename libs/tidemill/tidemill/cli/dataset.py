@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tidemill.cli.output import HomeOption, JsonOption, emit, errors, say
 
 if TYPE_CHECKING:
+    from tidemill.datasets.gather import Solve
+    from tidemill.datasets.timeline import Compute
     from tidemill_contracts.pipeline import PipelineSpec
 
 PipelineOption = Annotated[
@@ -33,6 +35,10 @@ KnownTimeOption = Annotated[
 ]
 ManifestOption = Annotated[
     Path | None, typer.Option("--manifest", help="Build the dataset of this manifest again.", exists=True)
+]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="ray: the entities split over a Ray cluster (RAY_ADDRESS, else a local one)."),
 ]
 NameArgument = Annotated[str | None, typer.Argument(help="The name of an applied pipeline; or give --pipeline.")]
 
@@ -72,6 +78,7 @@ def build(  # noqa: PLR0913 - the options of a command
     time: TimeOption = None,
     known_time: KnownTimeOption = None,
     manifest: ManifestOption = None,
+    engine: EngineOption = "local",
     archive: ArchiveOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -93,7 +100,7 @@ def build(  # noqa: PLR0913 - the options of a command
     with _progress() as tell:
         options = Options(
             views=view or None, as_known=as_known, time=time, known_time=known_time, manifest=manifest,
-            archive=archive, home=home, tell=tell,
+            archive=archive, home=home, tell=tell, solve=_solve(engine),
         )  # fmt: skip
         made = build_table(_pipeline(pipeline, file), asked, options).save(output)
     if as_json:
@@ -115,6 +122,7 @@ def backfill(  # noqa: PLR0913 - the options of a command
     every: Annotated[
         str | None, typer.Option("--every", help="A grid, such as 1h.", show_default="at every change")
     ] = None,
+    engine: EngineOption = "local",
     archive: ArchiveOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -139,7 +147,8 @@ def backfill(  # noqa: PLR0913 - the options of a command
     spec = spec_of(_pipeline(pipeline, file), home)
     place, below = _archived(spec, view, archive, home)
     with _progress() as tell:
-        rows, digest = write_tables(backfill_view(spec, view, when, archive=place, below=below, tell=tell), output)
+        tables = backfill_view(spec, view, when, archive=place, below=below, tell=tell, compute=_compute(engine))
+        rows, digest = write_tables(tables, output)
     if as_json:
         emit({
             "view": view, "version": spec.view_version(view), "rows": rows, "sha256": digest,
@@ -147,6 +156,20 @@ def backfill(  # noqa: PLR0913 - the options of a command
         })  # fmt: skip
     else:
         say(f"[bold]{output}[/bold]: {rows:,} rows of {view} from {sum(below.values()):,} events")
+
+
+def _solve(engine: str) -> "Solve":
+    from tidemill.datasets.gather import solve_here  # noqa: PLC0415 - see build
+    from tidemill.datasets.on_ray import solve_on_ray  # noqa: PLC0415 - see build
+
+    return solve_on_ray if engine == "ray" else solve_here
+
+
+def _compute(engine: str) -> "Compute":
+    from tidemill.datasets.on_ray import parts_on_ray  # noqa: PLC0415 - see build
+    from tidemill.datasets.timeline import parts_here  # noqa: PLC0415 - see build
+
+    return parts_on_ray if engine == "ray" else parts_here
 
 
 def _pipeline(name: str | None, file: Path | None) -> str | Path:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +40,32 @@ class Timeline:
             raise DatasetError("the step of the grid must be positive")
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some entities of a view with all their events: complete in itself, so it may be computed anywhere."""
+
+    spec: PipelineSpec
+    view: str
+    events: Events
+    when: Timeline
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Rows of the part's entities, in chunks."""
+        return _shard(self.spec, ViewReader(self.spec, self.view), self.events, self.when)
+
+
+Compute = Callable[[Iterable[Part]], Iterator[Iterable[pa.Table]]]
+"""Tables of parts, in their order."""
+
+
+def parts_here(parts: Iterable[Part]) -> Iterator[Iterable[pa.Table]]:
+    """One after the other in this process."""
+    return (part.tables() for part in parts)
+
+
 def backfill_view(  # noqa: PLR0913 - what, when, from where, and who is told
     spec: PipelineSpec, view: str, when: Timeline, *, archive: str, below: Mapping[int, int],
-    tell: Progress = lambda _what, _done, _of: None,
+    tell: Progress = lambda _what, _done, _of: None, compute: Compute = parts_here,
 ) -> Iterator[pa.Table]:  # fmt: skip
     """Tables of (key columns, `time`, features), entities together and times rising within each.
 
@@ -63,11 +86,11 @@ def backfill_view(  # noqa: PLR0913 - what, when, from where, and who is told
                 newest, done = max(newest, int(band.times_us.max(initial=0))), done + len(band.ids)
                 tell(f"read {reader.source}", done, total)
         end = newest + 2 if when.to_us is None else when.to_us
-        for shard in range(spill.shards):
-            yield from _shard(spec, reader, spill.part(shard)[0], Timeline(
-                from_us=when.from_us, to_us=max(end, when.from_us + 1), every_us=when.every_us,
-            ))  # fmt: skip
-            tell(f"compute {view}", shard + 1, spill.shards)
+        inside = Timeline(from_us=when.from_us, to_us=max(end, when.from_us + 1), every_us=when.every_us)
+        parts = (Part(spec, view, spill.part(shard)[0], inside) for shard in range(spill.shards))
+        for number, tables in enumerate(compute(parts)):
+            yield from tables
+            tell(f"compute {view}", number + 1, spill.shards)
 
 
 def _shard(spec: PipelineSpec, reader: ViewReader, events: Events, when: Timeline) -> Iterator[pa.Table]:

@@ -66,6 +66,18 @@ def test_a_row_holds_numbers_and_null_is_nan() -> None:
     assert row[1:] == [7.0, 1.0, 1e6]
 
 
+def test_a_filtered_column_is_null_where_its_filter_is_not_true() -> None:
+    fields: dict[str, FieldSpec] = FIELDS | {"delay": NumberField(type="float", required=False)}
+    read = RowReader(["delay", "delay?delay > 15", "?delay > 15", "flight?flight == 7"], fields)
+    assert read({"flight": 7, "delay": 20.0}) == [20.0, 20.0, 1.0, 7.0]
+    row = read({"flight": 8, "delay": 15.0})
+    assert row[0] == 15.0
+    assert all(math.isnan(value) for value in row[1:])
+    assert math.isnan(read({"flight": 7})[2])  # null is not true
+    with pytest.raises(ValueError, match="delay is not of its declared type"):
+        read({"flight": 8, "delay": "long"})
+
+
 @pytest.mark.parametrize(
     "event", [{"flight": "7"}, {"flight": True}, {"flight": [7]}, {"at": 7}, {"at": "yesterday"}, {"flight": 10**400}]
 )

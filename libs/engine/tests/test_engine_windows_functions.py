@@ -169,3 +169,75 @@ def test_a_function_without_meaning_for_its_field_is_refused(item: dict[str, Any
 def test_an_impossible_plan_is_refused(item: Any, rule: str) -> None:  # noqa: ANN401 - builds anything
     with pytest.raises(ValueError, match=rule):
         item()
+
+
+def test_filtered_aggregates_are_of_the_events_that_pass() -> None:
+    """Against plain Python, and a ratio of two of them."""
+    view = ViewSpec.model_validate(
+        {
+            "source": "s", "entity": "e", "windows": {"1h": {"length": "1h", "panes": 60}},
+            "aggregations": [
+                {"function": "count"},
+                {"function": "count", "name": "dear", "where": "price > 5 and is_new"},
+                {"function": "mean", "field": "price", "name": "red", "where": "colour == 'red'"},
+                {"function": "top", "field": "colour", "name": "new", "where": "is_new"},
+                {"function": "ratio", "dividend": "dear_count_1h", "divisor": "count_1h"},
+            ],
+        }
+    )  # fmt: skip
+    assert view.feature_names("v") == [
+        "v.count_1h", "v.dear_count_1h", "v.red_price_mean_1h", "v.new_colour_top_1h",
+        "v.dear_count_1h_per_count_1h",
+    ]  # fmt: skip
+    plan = compile_view(view, SOURCE)
+    draw = np.random.default_rng(0)
+    colours = ["red", "green", "blue"]
+    events = [
+        {"price": float(draw.integers(0, 10)), "is_new": bool(draw.integers(2)), "colour": colours[i % 3]}
+        for i in range(60)
+    ]
+    read, n = RowReader(plan.fields, SOURCE.fields), len(events)
+    values = np.array([read(event) for event in events])
+    where = np.zeros(n, np.int32), np.arange(n)
+    times = NOON + np.arange(n) * 1_000_000
+    found = ViewState(plan).apply_each([b"k"] * n, times, np.arange(n, dtype=np.uint64), values, where)[-1]
+    dear = [e for e in events if e["price"] > 5 and e["is_new"]]
+    red = [e["price"] for e in events if e["colour"] == "red"]
+    new = [e["colour"] for e in events if e["is_new"]]
+    best = max(range(3), key=lambda place: (new.count(colours[place]), -place))
+    assert found.tolist() == pytest.approx([60, len(dear), sum(red) / len(red), best, len(dear) / 60], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("item", "rule"),
+    [
+        ({"function": "count", "where": "is_new"}, "where and name go together"),
+        ({"function": "count", "name": "new"}, "where and name go together"),
+        ({"function": "count", "name": "new", "where": "x" * 5000}, "at most 4096"),
+    ],
+)
+def test_a_filter_without_a_name_is_refused(item: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        ViewSpec.model_validate(
+            {"source": "s", "entity": "e", "windows": {"1h": {"length": "1h"}}, "aggregations": [item]}
+        )
+
+
+def test_two_filters_may_not_make_one_name() -> None:
+    items = [{"function": "count", "name": "new", "where": text} for text in ("is_new", "not is_new")]
+    with pytest.raises(ValidationError, match="two features are called new_count_1h"):
+        ViewSpec.model_validate(
+            {"source": "s", "entity": "e", "windows": {"1h": {"length": "1h"}}, "aggregations": items}
+        )
+
+
+@pytest.mark.parametrize(
+    ("where", "rule"), [("price", "true or false"), ("nothing > 1", "nothing"), ("price >", "new: .* too early")]
+)
+def test_a_filter_that_is_none_is_refused(where: str, rule: str) -> None:
+    item = {"function": "count", "name": "new", "where": where}
+    view = ViewSpec.model_validate(
+        {"source": "s", "entity": "e", "windows": {"1h": {"length": "1h"}}, "aggregations": [item]}
+    )
+    with pytest.raises(ValueError, match=rule):
+        compile_view(view, SOURCE)

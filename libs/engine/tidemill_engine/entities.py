@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill_contracts.base import format_time, parse_time
 from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, StringField, TimestampField
+from tidemill_engine.expressions import compile_expression, field_types
 
 NULL = float("nan")
 """How a column of numbers holds null."""
@@ -67,20 +68,48 @@ def event_mark(event_id: str) -> int:
     return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "little")
 
 
+EVENT = ""
+"""In the place of a field's name: the event itself, which is always 1."""
+
+
+def read_column(name: str) -> tuple[str, str | None]:
+    """Field and filter of a plan's column, `field?where`; the field is `EVENT` where only events are counted."""
+    field, mark, where = name.partition("?")
+    return field, where if mark else None
+
+
 class RowReader:
     """Reads what a view needs out of an event of its source: the entity and the fields of its plan, as numbers.
 
-    The stream and the backfill both use it, so an event means the same to both. `where` is tested by the caller.
+    The stream and the backfill both use it, so an event means the same to both. The view's own `where` is tested by
+    the caller; the one of a column `field?where` here.
     """
 
     def __init__(self, names: Sequence[str], fields: Mapping[str, FieldSpec]) -> None:
         """`names` are the plan's fields, all of them in `fields`; raises KeyError otherwise."""
-        self._readers = [(name, number_reader(fields[name])) for name in names]
+        columns = [read_column(name) for name in names]
+        self._readers = [(name, _number if name == EVENT else number_reader(fields[name])) for name, _ in columns]
+        wheres = sorted({where for _, where in columns if where is not None})
+        types = field_types(fields) if wheres else {}
+        self._filters = [compile_expression(where, types) for where in wheres]
+        self._filtered = [(at, wheres.index(where)) for at, (_, where) in enumerate(columns) if where is not None]
 
     def __call__(self, event: Mapping[str, Any]) -> list[float]:
         """One number per field, NaN for null or absent; raises ValueError naming a field that holds another type."""
+        values = self._values(event)
+        if self._filters:
+            passed = [where.row(event) == 1.0 for where in self._filters]
+            for at, which in self._filtered:
+                if not passed[which]:
+                    values[at] = NULL
+        return values
+
+    def _values(self, event: Mapping[str, Any]) -> list[float]:
         values = []
         for name, read in self._readers:
+            if name == EVENT:
+                values.append(1.0)
+                continue
             value = event.get(name)
             try:
                 values.append(NULL if value is None else read(value))

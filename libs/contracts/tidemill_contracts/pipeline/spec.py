@@ -129,8 +129,8 @@ class PipelineSpec(Contract):
         definition = spec.model_dump(mode="json", exclude={"owner", "description"})
         for item in definition["aggregations"]:
             for name in CAME_LATER:
-                if item[name] is None:
-                    del item[name]
+                if item.get(name) is None:
+                    item.pop(name, None)
         parts = [definition, self.entities[spec.entity].key]
         fields = {name: field.model_dump(mode="json") for name, field in source.fields.items()}
         return canonical_digest([view, *parts, fields, source.time])[:16]

@@ -12,7 +12,8 @@ Function = Literal[
     "count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last",
     "lag", "distinct", "top", "ewma", "ratio",
 ]  # fmt: skip
-CAME_LATER = ("n", "half_life", "dividend", "divisor")
+_PARAMETERS = ("n", "half_life", "dividend", "divisor")
+CAME_LATER = (*_PARAMETERS, "where", "name")
 """Fields of an aggregation that are no part of a view's version where they are not used: state is stored by version."""
 _ALL_TIME = {"first", "last", "age_of_last", "lag"}
 _DAY = 86_400_000_000
@@ -92,7 +93,7 @@ class WindowSpec(Contract):
         if not isinstance(data, dict) or not isinstance(gap := _micros(data.get("session")), int) or gap <= 0:
             return data
         length = _micros(data.get("length", _SESSION_GAPS * gap))
-        return {"panes": length // gap if isinstance(length, int) else 1, **data, "length": length}
+        return {"panes": -(-length // gap) if isinstance(length, int) else 1, **data, "length": length}
 
     @model_validator(mode="after")
     def _whole_panes(self) -> Self:
@@ -112,7 +113,8 @@ class AggregationSpec(Contract):
     values there were (HyperLogLog, standard error 6.5 %). `top` is the most frequent value of a category or boolean
     as its place in the declared list, of equals the first. `ewma` is the mean with weights that halve every
     `half_life`, by the age of panes. `ratio` divides the feature `dividend` by `divisor`, both of the same view and
-    named without it (`delay_sum_1h`); null where the divisor is 0.
+    named without it (`delay_sum_1h`); null where the divisor is 0. With `where` only the events count for which that
+    is true, and the feature's name begins with `name`: `late_count_1h`.
     """
 
     function: Function
@@ -123,6 +125,14 @@ class AggregationSpec(Contract):
     half_life: Duration | None = Field(default=None, description="ewma: age at which a value weighs half")
     dividend: str | None = Field(default=None, description="ratio: a feature of the same view")
     divisor: str | None = Field(default=None, description="ratio: a feature of the same view")
+    where: str | None = Field(
+        default=None, max_length=4096, exclude_if=lambda where: where is None,
+        description="expression over the source's fields; only events for which it is true count",
+    )  # fmt: skip
+    name: FieldName | None = Field(
+        default=None, exclude_if=lambda name: name is None,
+        description="with where: what the feature's name begins with",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -137,8 +147,11 @@ class AggregationSpec(Contract):
             msg = "a ratio has the windows of its features"
             raise ValueError(msg)
         wanted = {"lag": {"n"}, "ewma": {"half_life"}, "ratio": {"dividend", "divisor"}}.get(self.function, set())
-        if wanted != {name for name in CAME_LATER if getattr(self, name) is not None}:
+        if wanted != {name for name in _PARAMETERS if getattr(self, name) is not None}:
             msg = "n is for lag, half_life for ewma, dividend and divisor for ratio, and they need it"
+            raise ValueError(msg)
+        if (self.where is None) != (self.name is None) or (self.where is not None and self.function == "ratio"):
+            msg = "where and name go together, and a ratio has the filters of its features"
             raise ValueError(msg)
         if self.half_life is not None and self.half_life < _SECOND:
             msg = "half_life must be a second or more"
@@ -151,7 +164,12 @@ class AggregationSpec(Contract):
         if self.function == "ratio":
             return f"{self.dividend}_per_{self.divisor}"
         function = self.function if self.n is None else f"{self.function}{self.n}"
-        return function if self.field is None else f"{self.field}_{function}"
+        return "_".join(part for part in (self.name, self.field, function) if part is not None)
+
+    @property
+    def column(self) -> str | None:
+        """What the engine reads of an event: a field, or `field?where` (`?where` for events themselves)."""
+        return self.field if self.where is None else f"{self.field or ''}?{self.where}"
 
 
 class ViewSpec(Contract):
@@ -194,6 +212,15 @@ class ViewSpec(Contract):
                 if name not in names:
                     msg = f"ratio: {name} is no feature of this view, or an age, which grows by itself"
                     raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _filters_named(self) -> Self:
+        names = [name for item in self.aggregations for name in self._names(item)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice and any(item.name is not None for item in self.aggregations):
+            msg = f"aggregations: two features are called {twice[0]}"
+            raise ValueError(msg)
         return self
 
     def windows_of(self, aggregation: AggregationSpec) -> list[str]:

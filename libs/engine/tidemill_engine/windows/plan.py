@@ -8,6 +8,8 @@ from math import gcd
 from typing import Literal, get_args
 
 from tidemill_contracts.pipeline import AggregationSpec, CategoryField, NumberField, SourceSpec, ViewSpec
+from tidemill_engine.expressions import ExpressionError, compile_expression, field_types
+from tidemill_engine.expressions.kinds import FieldType
 
 Function = Literal[
     "count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last",
@@ -176,14 +178,15 @@ def compile_view(view: ViewSpec, source: SourceSpec) -> ViewPlan:
     """The plan of a view of the pipeline file; features in the order of `view.feature_names`.
 
     Raises ValueError where the engine is narrower than the file: panes that are no whole seconds, more than 256
-    categories for `top`; and for functions that their field's type has no meaning for.
+    categories for `top`; for functions that their field's type has no meaning for; and for filters that are none. A
+    filtered aggregation is of a column of its own, `field?where`, which `entities.RowReader` fills in.
     """
     _check_types(view, source)
-    fields = tuple(sorted({item.field for item in view.aggregations if item.field is not None}))
+    fields = tuple(sorted({item.column for item in view.aggregations if item.column is not None}))
     names = list(view.windows)
     places = {name: place for place, name in enumerate(view.feature_names(""))}
     aggregations = [
-        Aggregation(item.function, item.field, window, _parameter(item, source), _of(item, places))
+        Aggregation(item.function, item.column, window, _parameter(item, source), _of(item, places))
         for item in view.aggregations
         for window in [*map(names.index, view.windows_of(item))] or _ALL_TIME
     ]
@@ -204,7 +207,10 @@ def _of(item: AggregationSpec, places: Mapping[str, int]) -> tuple[int, int] | N
 
 
 def _check_types(view: ViewSpec, source: SourceSpec) -> None:
+    types = field_types(source.fields)
     for item in view.aggregations:
+        if item.where is not None:
+            _check_filter(item, types)
         kind = None if item.field is None else source.fields[item.field].type
         if item.function == "top" and kind not in {"category", "boolean"}:
             raise ValueError(f"top: {item.field} is neither a category nor a boolean")
@@ -212,6 +218,15 @@ def _check_types(view: ViewSpec, source: SourceSpec) -> None:
             raise ValueError(f"{item.function}: {item.field} is text, of which only distinct values can be counted")
 
 
+def _check_filter(item: AggregationSpec, types: Mapping[str, FieldType]) -> None:
+    try:
+        is_boolean = compile_expression(item.where or "", types).is_boolean
+    except ExpressionError as error:
+        raise ValueError(f"{item.name}: where: {error}") from None
+    if not is_boolean:
+        raise ValueError(f"{item.name}: where must be true or false")
+
+
 def _bits(fields: tuple[str, ...], source: SourceSpec) -> tuple[int, ...]:
-    specs = (source.fields[name] for name in fields)
+    specs = (source.fields.get(name.partition("?")[0]) for name in fields)
     return tuple(-spec.quantum if isinstance(spec, NumberField) else DEFAULT_QUANTUM_BITS for spec in specs)

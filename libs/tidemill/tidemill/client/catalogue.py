@@ -9,7 +9,7 @@ from tidemill.client.calls import Steps, champion, or_none, pipeline, pipelines,
 from tidemill.client.errors import TidemillError
 from tidemill.client.quarantine import quarantine
 from tidemill_contracts import format_duration
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import PipelineSpec, WindowSpec
 
 _SECOND_US = 1_000_000
 _MOST = 1000
@@ -85,7 +85,7 @@ def _view(
 ) -> FeatureView:
     view = spec.views[name]
     declares = spec.sources[view.source].quality is not None
-    windows = {each: format_duration(window.length) for each, window in view.windows.items()}
+    windows = {each: _length(window) for each, window in view.windows.items()}
     stands = {key: state.get(key) for key in ("watermark_us", "behind_s", "lag", "rows", "state_bytes")}
     return FeatureView(
         name=name, version=spec.view_version(name), owner=view.owner, description=view.description, pipeline=spec.name,
@@ -93,6 +93,11 @@ def _view(
         windows=windows, features=view.feature_names(name), consumers=consumers,
         quarantined=held.count(view.source) if declares else None, **stands,
     )  # fmt: skip
+
+
+def _length(window: WindowSpec) -> str:
+    length = format_duration(window.length)
+    return length if window.session is None else f"session {format_duration(window.session)} (at most {length})"
 
 
 def _state(running: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.pipeline import BooleanField, CategoryField, FieldSpec, StringField, TimestampField
-from tidemill_engine.entities import NULL, EntityKey, number_reader
-from tidemill_engine.expressions import Compiled
+from tidemill_engine.entities import EVENT, NULL, EntityKey, number_reader, read_column
+from tidemill_engine.expressions import Compiled, compile_expression, field_types
 from tidemill_features.domain.repartition import MOST_KEY_BYTES
 from tidemill_features.domain.scan import PLAIN, TAME, VALUE, VALUE_END, Columns, Words
 
@@ -49,21 +49,34 @@ class Needs:
         self, key: EntityKey, numbers: Sequence[str], where: Compiled | None, fields: Mapping[str, FieldSpec]
     ) -> None:
         self.key, self._key, self._where = key.key, key, where
-        self.numbers = {name: _number_type(fields[name]) for name in numbers}
+        self._columns = [read_column(name) for name in numbers]
+        types = field_types(fields)
+        self._filters = {w: compile_expression(w, types) for _, w in self._columns if w is not None}
+        self.numbers = {name: _number_type(fields[name]) for name, _ in self._columns if name != EVENT}
         self._readers = {name: number_reader(fields[name]) for name, kind in self.numbers.items() if _is_text(kind)}
-        self.others = {*key.key, *(where.fields if where else ())}
+        wheres = [*([where] if where else []), *self._filters.values()]
+        self.others = {*key.key, *(name for each in wheres for name in each.fields)}
 
     def read(self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]) -> Wanted:
         """What the view wants of decoded bodies; `names` are their attributes. Reasons go to `bad`, by place."""
         places, keys = self._keys(bodies, names, bad)
         if len(places) != len(bodies):
             bodies = [bodies[place] for place in places]
-        values = np.empty((len(bodies), len(self.numbers)), np.float64)
-        for column, name in enumerate(self.numbers):
-            found = list(map(attrgetter(names[name]), bodies))
-            read = self._readers.get(name)
-            values[:, column] = found if read is None else [NULL if x is None else read(x) for x in found]
-        return Wanted(places, keys, values)
+        return Wanted(places, keys, self._values(bodies, names))
+
+    def _values(self, bodies: Sequence[Any], names: Mapping[str, str]) -> Floats:
+        values = np.empty((len(bodies), len(self._columns)), np.float64)
+        passed = {where: self._true(filter_, bodies, names) for where, filter_ in self._filters.items()}
+        for column, (name, where) in enumerate(self._columns):
+            if name == EVENT:
+                values[:, column] = 1.0
+            else:
+                found = list(map(attrgetter(names[name]), bodies))
+                read = self._readers.get(name)
+                values[:, column] = found if read is None else [NULL if x is None else read(x) for x in found]
+            if where is not None:
+                values[~passed[where], column] = NULL
+        return values
 
     def _keys(
         self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]
@@ -92,9 +105,14 @@ class Needs:
     def _filtered(self, bodies: Sequence[Any], names: Mapping[str, str]) -> Sequence[int]:
         if self._where is None:
             return range(len(bodies))
-        columns = {name: _objects(map(attrgetter(names[name]), bodies), len(bodies)) for name in self._where.fields}
-        kept: list[int] = np.flatnonzero(self._where(columns, rows=len(bodies)) == 1.0).tolist()
+        kept: list[int] = np.flatnonzero(self._true(self._where, bodies, names)).tolist()
         return kept
+
+    @staticmethod
+    def _true(where: Compiled, bodies: Sequence[Any], names: Mapping[str, str]) -> NDArray[np.bool_]:
+        """For which bodies an expression is true."""
+        columns = {name: _objects(map(attrgetter(names[name]), bodies), len(bodies)) for name in where.fields}
+        return np.asarray(where(columns, rows=len(bodies)) == 1.0)
 
 
 def _objects(values: Any, count: int) -> NDArray[np.object_]:  # noqa: ANN401 - whatever bodies hold

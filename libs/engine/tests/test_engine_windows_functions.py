@@ -192,7 +192,7 @@ def test_filtered_aggregates_are_of_the_events_that_pass() -> None:
     plan = compile_view(view, SOURCE)
     draw = np.random.default_rng(0)
     colours = ["red", "green", "blue"]
-    events = [
+    events: list[dict[str, Any]] = [
         {"price": float(draw.integers(0, 10)), "is_new": bool(draw.integers(2)), "colour": colours[i % 3]}
         for i in range(60)
     ]

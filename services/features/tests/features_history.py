@@ -66,6 +66,7 @@ class History:
     last: dict[bytes, int] = field(default_factory=dict)
     marks: dict[int, int] = field(default_factory=dict)
     contradictions: list[tuple[bytes, int]] = field(default_factory=list)
+    fallen: list[tuple[bytes, int]] = field(default_factory=list)
     records: int = 0
     events: int = 0
     arrived: dict[int, float] = field(default_factory=dict)
@@ -91,6 +92,8 @@ class History:
         known = self.told.setdefault(entity, {}).setdefault(count, {}).setdefault(vector.revision, told)
         if known != told:
             self.contradictions.append((entity, vector.revision))
+        if vector.revision < self.last.get(entity, 0):
+            self.fallen.append((entity, vector.revision))
         self.last[entity] = vector.revision
         before = self.newest.get(entity, 0)
         if vector.revision > before:
@@ -98,8 +101,8 @@ class History:
             self.events += count - (before & COUNT)
 
     def is_settled(self, until_us: int, partitions: int) -> bool:
-        """Whether the newest records are of the end: after a crash older ones are told again first, up to it."""
-        return sorted(self.marks.values()) == [until_us] * partitions and self.last == self.newest
+        """Whether every partition has told that nothing follows."""
+        return sorted(self.marks.values()) == [until_us] * partitions
 
     def vectors(self) -> int:
         """How many different (entity, revision)."""

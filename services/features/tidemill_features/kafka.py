@@ -5,17 +5,21 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
+from tidemill_contracts.events import Watermark
+from tidemill_features.domain.aggregate import Told
+from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter, Letters, Mail
 from tidemill_runtime.errors import Later
-from tidemill_runtime.kafka import close_client, open_producer, transaction
+from tidemill_runtime.kafka import close_client, open_consumer, open_producer, transaction
 from tidemill_runtime.packed import pack
 from tidemill_runtime.settings import ServiceSettings
 
 _DEADLINE_S = 15.0
+_TAIL = 32  # records that are looked through at the end of a topic, then this many times more
 
 
 @lru_cache(maxsize=200_000)
@@ -80,7 +84,8 @@ class TransactionLog:
     """Writes a partition number's vectors in transactions; opening it shuts out whoever wrote them before."""
 
     def __init__(self, settings: ServiceSettings, partition: int) -> None:
-        self._settings, self._id = settings, f"{settings.prefix}-features-{partition}"
+        self._settings, self._partition = settings, partition
+        self._id = f"{settings.prefix}-features-{partition}"
         self._producer: AIOKafkaProducer | None = None
 
     @property
@@ -91,6 +96,18 @@ class TransactionLog:
     async def open(self) -> None:
         """Fence the earlier owner and abort what it left open; raises Later."""
         self._producer = await open_producer(self._settings, transactional_id=self._id, linger_ms=0)
+
+    async def told(self, topics: Sequence[str]) -> dict[str, Told]:
+        """By topic its newest watermark, if it has one; raises Later. Once this is open nobody else adds to it."""
+        consumer = await open_consumer(self._settings)
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                found = {topic: await _newest(consumer, TopicPartition(topic, self._partition)) for topic in topics}
+        except (KafkaError, TimeoutError) as error:
+            raise Later(f"what was told last is not known: {error!r}") from error
+        finally:
+            await close_client(consumer, timeout_s=1.0)
+        return {topic: told for topic, told in found.items() if told is not None}
 
     async def write(self, letters: Sequence[Letter]) -> None:
         """All or nothing. Raises Fenced when a successor has opened it, Later when the outcome is not known."""
@@ -117,6 +134,23 @@ class TransactionLog:
         if self._producer is not None:
             producer, self._producer = self._producer, None
             await close_client(producer)
+
+
+async def _newest(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Told | None:
+    """The last watermark: in the last transaction, but one that was aborted may lie behind that."""
+    consumer.assign([tp])
+    begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+    start, back, found = end, _TAIL, None
+    while found is None and start > begin:
+        start, back = max(begin, end - back), back * _TAIL
+        consumer.seek(tp, start)
+        while await consumer.position(tp) < end:
+            for record in (await consumer.getmany(tp, timeout_ms=100)).get(tp, []):
+                found = record.value if record.key == WATERMARK_KEY else found
+    if found is None:
+        return None
+    mark = Watermark.read(found)
+    return Told(mark.watermark_us, {int(source): seq for source, seq in mark.positions.items()})
 
 
 def _apart(letters: Sequence[Letter]) -> tuple[list[Letters], list[Letter]]:

@@ -33,6 +33,13 @@ class Capture(NamedTuple):
     marks: Marks
 
 
+class Told(NamedTuple):
+    """How far a partition was when its readers were told last: its watermark, and the positions told with it."""
+
+    watermark_us: int
+    positions: Mapping[int, int]
+
+
 class ViewPartition:
     """Takes events in any order and any number of times; every event counts once.
 
@@ -48,6 +55,8 @@ class ViewPartition:
         self.watermark_us: int | None = None
         self.emitted = self.repeats = self.skipped = 0
         self._told: int | None = None
+        self._told_seqs: dict[int, int] = {}
+        self._quiet: Told | None = None
         self._sources = view.sources(partition)
         self._encoder = Encoder(view.name, view.version, topic=view.output_topic, partition=partition)
         self._singles: list[Single] = []
@@ -67,6 +76,7 @@ class ViewPartition:
         self.state = ViewState.restore(view.plan, stored, -1 if marks.watermark_us is None else marks.watermark_us)
         self.seqs, self.watermarks = dict(marks.seqs), dict(marks.watermarks)
         self.watermark_us = self._told = marks.watermark_us
+        self._told_seqs = dict(marks.seqs)
         self._captured = marks
         self._forget()
         return self
@@ -166,12 +176,37 @@ class ViewPartition:
 
     # out
 
+    def quiet_until(self, told: Told | None) -> None:
+        """Tell nothing before this partition is as far as `told`: readers know all that, and newer things.
+
+        Else a key's last record in the log would be an old one for a while, and compaction keeps the last one.
+        """
+        self._quiet = told
+
+    def speak(self) -> bool:
+        """Tell what there is from now on; whether it was quiet."""
+        was_quiet, self._quiet = self._is_quiet(), None
+        return was_quiet
+
+    def _is_quiet(self) -> bool:
+        told = self._quiet
+        if told is None or self.watermark_us is None or self.watermark_us < told.watermark_us:
+            return told is not None
+        if all(self.seqs.get(source, -1) >= seq for source, seq in told.positions.items()):
+            self._quiet = None
+        return self._quiet is not None
+
     def drain(self) -> Outgoing:
-        """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark."""
-        watermark = None
-        if self.watermark_us is not None and self.watermark_us != self._told:
+        """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark.
+
+        A watermark goes with all that is told, so that whoever takes over knows how far that was.
+        """
+        if self._is_quiet():
+            return Outgoing(self._encoder, None, [], None)
+        watermark, is_more = None, bool(self._changed or self._gone) and self.seqs != self._told_seqs
+        if self.watermark_us is not None and (is_more or self.watermark_us != self._told):
             watermark = self.watermark_us, dict(self.seqs)
-            self._told = self.watermark_us
+            self._told, self._told_seqs = self.watermark_us, dict(self.seqs)
         out = Outgoing(self._encoder, self._vectors(list(self._changed)), sorted(self._gone), watermark)
         self._changed.clear()
         self._gone.clear()

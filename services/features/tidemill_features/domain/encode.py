@@ -115,7 +115,8 @@ class Encoder:
         named = {str(source): seq for source, seq in sorted(positions.items())}
         body = Watermark(view=self._view, partition=self._partition, watermark_us=watermark_us, positions=named)
         headers = [
-            _VERSION, ("ce_id", b"%b%d/%d" % (self._id, self._partition, watermark_us)),
+            _VERSION,
+            ("ce_id", b"%b%d/%d/%d" % (self._id, self._partition, watermark_us, sum(positions.values()))),
             ("ce_type", Watermark.TYPE.encode()), self._source, ("ce_time", format_time(watermark_us).encode()),
             _CONTENT,
         ]  # fmt: skip

@@ -57,6 +57,10 @@ class AggregatePartition:
         """What readers do not know yet, by view; the caller tells them, or this partition is built anew."""
         return [out for part in self.views if (out := part.drain()).records]
 
+    def speak(self) -> bool:
+        """Let every view tell what it has; whether one of them was quiet."""
+        return sum(part.speak() for part in self.views) > 0
+
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""
         return self._offsets.get(part.view.input_topic, 0)

@@ -1,6 +1,7 @@
 """The aggregator's task: one partition number of all inputs in, vectors of all views out."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter
@@ -27,29 +28,39 @@ class Parts:
     every_s: float
     every_records: int
     linger_s: float
+    quiet_s: float = 30.0
+    clock: Callable[[], float] = time.monotonic
 
 
 class AggregateTask:
-    """Owns one partition number. A failed transaction ends the task; the next one starts from the last checkpoint."""
+    """Owns one partition number. A failed transaction ends the task; the next one starts from the last checkpoint.
+
+    What it reads again it does not tell again, unless that takes longer than `quiet_s`: an input that ends before what
+    was told (somebody has made it anew) must not silence a view for ever.
+    """
 
     def __init__(self, partition: int, views: Sequence[View], parts: Parts) -> None:
         self.partition, self.state = partition, AggregatePartition([])
         self._views, self._parts = views, parts
         self._teller: Teller | None = None
+        self._quiet_until = 0.0
 
     async def open(self) -> Mapping[str, int]:
         """Fence the writer before, then the store, then restore: nobody can write behind what is read here."""
         parts = self._parts
         await parts.log.open()
+        told = await parts.log.told(sorted({view.output_topic for view in self._views}))
         owner = await parts.store.own(self.partition)
         views, offsets = [], dict[str, int]()
         for view in self._views:
             marks, entries = await parts.store.load(owner, view)
             views.append(ViewPartition.restored(view, self.partition, marks, entries))
+            views[-1].quiet_until(told.get(view.output_topic))
             offsets[view.input_topic] = min(marks.next_offset, offsets.get(view.input_topic, marks.next_offset))
         self.state = AggregatePartition(views)
         for topic, offset in offsets.items():
             self.state.start_at(topic, offset)
+        self._quiet_until = parts.clock() + parts.quiet_s
         checkpointer = Checkpointer(parts.store, owner, every_s=parts.every_s, every_records=parts.every_records)
         self._teller = Teller(
             self.partition, self.state, log=parts.log, checkpointer=checkpointer, linger_s=parts.linger_s
@@ -66,8 +77,11 @@ class AggregateTask:
         await teller.room()
 
     async def idle(self) -> None:
-        """Raise what went wrong beside the reading, store what is due."""
-        self._opened().check()
+        """Raise what went wrong beside the reading, store what is due, end a silence that takes too long."""
+        teller = self._opened()
+        teller.check()
+        if self._quiet_until <= self._parts.clock() and self.state.speak():
+            teller.note(0, [])
 
     def _opened(self) -> Teller:
         if self._teller is None:

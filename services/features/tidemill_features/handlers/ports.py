@@ -1,9 +1,9 @@
 """What the tasks need of the outside, no more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from tidemill_features.domain.aggregate import Capture, Marks
+from tidemill_features.domain.aggregate import Capture, Marks, Told
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner
@@ -23,6 +23,9 @@ class FencedLog(Log, Protocol):
 
     async def open(self) -> None:
         """Shut out whoever wrote before."""
+
+    async def told(self, topics: Sequence[str]) -> Mapping[str, Told]:
+        """By topic how far its readers were told, without those that were told nothing; once it is open."""
 
     async def close(self) -> None:
         """Let go."""

@@ -28,5 +28,5 @@ def test_a_hot_key_is_exact_and_costs_no_more(name: str) -> None:
         began = time.process_time()
         readers = play(view, inputs, size=500)
         seconds[share] = time.process_time() - began
-        assert check_against_backfill(view, stream, readers) >= 4  # carriers
+        assert check_against_backfill(view, stream, readers) >= 3  # carriers
     assert seconds[0.9] < 2 * seconds[0.0] + 0.2

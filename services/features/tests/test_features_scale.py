@@ -11,7 +11,7 @@ from features_stack import Process, Stack, open_stack, say, until
 from features_verdict import check_everything
 
 PARTITIONS = 4
-EVENTS = 40_000
+EVENTS = 60_000
 UNTIL_US = START_US + EVENTS * 1_000_000 + HOUR_US
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos]
 
@@ -26,11 +26,12 @@ async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_
 
 async def flow(stack: Stack, stream: Stream, moves: "Moves") -> None:
     """Events at a steady pace for as long as somebody comes and goes, then the rest at once."""
-    size, longest = 10, max(map(len, stream.by_partition.values()))
-    for at in range(0, longest, size):
-        await stack.send_events(stream, part=slice(at, at + size))
-        if not moves.over:
-            await asyncio.sleep(0.05)
+    at, longest = 0, max(map(len, stream.by_partition.values()))
+    while at < longest:
+        size = max(1, (longest - at) // 1000)  # so that it lasts for minutes, however slow the machine is
+        await stack.send_events(stream, part=slice(at, longest if moves.over else at + size))
+        at = longest if moves.over else at + size
+        await asyncio.sleep(0.05)
     await stack.send_events(Stream({p: [] for p in stream.by_partition}), until_us=UNTIL_US)
 
 

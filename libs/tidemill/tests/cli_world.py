@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from tidemill.cli.main import build
 from tidemill.client.transport import SERVICES
+from tidemill_contracts.pipeline import PipelineSpec
 
 DIGEST = "0" * 64
 RELEASE = {
@@ -30,6 +31,13 @@ class Services:
 
     def on(self, method: str, path: str, body: object, status: int = 200) -> None:
         self.answers[method, path] = status, body
+
+    def stands(self, name: str, spec: PipelineSpec) -> None:
+        """A pipeline with its file, and a release that reads the same versions of views."""
+        views = {view: spec.view_version(view) for view in spec.views}
+        about = {"pipeline": name, "revision": 1, "digest": DIGEST, "frozen": False, "epoch": 1}
+        self.on("GET", f"/v1/pipelines/{name}", about | {"spec": spec.model_dump(mode="json")})
+        self.on("GET", f"/v1/pipelines/{name}/champion", RELEASE | {"views": views})
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         sent: Any = json.loads(body) if body[:1] in {b"{", b"["} else body or None

@@ -75,6 +75,7 @@ def test_what_is_asked_to_wait_returns_when_the_services_are_done(services: Serv
     services.on("GET", "/v1/status", {"sources": sources, "pipelines": pipelines | {"p": pipelines["flight-delay"]}})
     assert "revision 4" in run("apply", PIPELINE, "--wait").stdout
     assert run("events", "send", "arrivals", "--wait", text='{"data": {}}\n{"data": {}}').exit_code == 0
+    services.stands("p", load_pipeline(PIPELINE))
     services.on("POST", "/v1/pipelines/p/train", {"request_id": "r-1"}, 202)
     services.on("GET", "/v1/requests/r-1", {"request_id": "r-1", "status": "failed", "detail": "too few [rows]"})
     services.on("GET", "/v1/status", {"pipelines": {"p": {"epoch": 1, "watermark_us": 1, "outcomes": 0}}})
@@ -165,6 +166,7 @@ def test_decisions_by_hand(services: Services) -> None:
     services.on("GET", "/v1/status", {"pipelines": {"p": {"watermark_us": 1_000_000, "epoch": 1, "outcomes": 5}}})
     services.on("POST", "/v1/pipelines/p/promote", RELEASE)
     services.on("POST", "/v1/pipelines/p/rollback", RELEASE)
+    services.stands("p", load_pipeline(PIPELINE))
     services.on("POST", "/v1/pipelines/p/train", {"request_id": "r-1"}, 202)
     services.on("POST", "/v1/pipelines/p/freeze", {"frozen": True})
     assert run("promote", "p", "3").exit_code == 0

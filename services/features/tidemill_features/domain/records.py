@@ -91,7 +91,7 @@ def _any_source(record: Record) -> Event | Progress:
 
 
 def read_routed(record: Record, version: bytes) -> Rows | None:
-    """A record of a view's repartition topic, None when written for another version of the view; raises BadRecordError."""
+    """A record of a view's repartition topic, None when it is of another version of the view; raises BadRecordError."""
     headers = dict(record.headers)
     if headers.get(VIEW_HEADER) != version:
         if not isinstance(headers.get(VIEW_HEADER), bytes):

@@ -28,6 +28,7 @@ from tidemill_runtime.settings import ServiceSettings
 PATIENCE_S = 30.0
 """The archive is some seconds behind the stream."""
 _COLUMNS = ("partition", "seq", "offset", "id", "event_us", "body")
+_NUMBERS = ("partition", "seq", "offset", "event_us")
 
 
 class Order(BaseModel):
@@ -58,8 +59,9 @@ async def run(order: Order, settings: ServiceSettings) -> Told:
     async for record in _records(settings, topic("pipelines", prefix=settings.prefix), {}):
         applied = _event(record, PipelineApplied)
         if applied is not None:
-            spec = PipelineSpec.model_validate_json(json.dumps(applied.spec))
-            specs.setdefault(applied.pipeline, {})[applied.digest] = spec
+            files = [(applied.digest, applied.spec), *((file.digest, file.spec) for file in applied.kept)]
+            read = {digest: PipelineSpec.model_validate_json(json.dumps(spec)) for digest, spec in files}
+            specs.setdefault(applied.pipeline, {}).update(read)
     layouts: dict[str, dict[int, Layout]] = {}
     async for record in _records(settings, topic("releases", prefix=settings.prefix), {}):
         release = _event(record, Released)
@@ -130,19 +132,25 @@ def _reader(artifacts: str, logged: Logged) -> Any:  # noqa: ANN401 - what `chec
 
 def _read(path: str, below: dict[int, int], logged: Logged, source: str) -> Archived:
     """Events that may count for what was sampled, read in bands: memory follows the sample and not the log."""
-    chosen = logged.chooser(source)
-    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    chosen, fields = logged.chooser(source), logged.fields(source)
+    ids, bodies, numbers = list[str](), list[dict[str, Any]](), {name: [np.zeros(0, np.int64)] for name in _NUMBERS}
     for table in read_bands(path, below, columns=_COLUMNS):
-        bodies = [json.loads(raw) for raw in table.column("body").to_pylist()]
-        index = [at for at, body in enumerate(bodies) if chosen(body)]
-        columns["body"] += [bodies[at] for at in index]
+        found = [json.loads(raw) for raw in table.column("body").to_pylist()]
+        index = [at for at, body in enumerate(found) if chosen(body)]
+        bodies += [_lean(found[at], fields) for at in index]
         part = table.take(index)
-        for name in _COLUMNS[:-1]:
-            columns[name] += part.column(name).to_pylist()
-    numbers = {name: np.array(columns[name], np.int64) for name in ("partition", "seq", "offset", "event_us")}
-    return Archived(
-        numbers["partition"], numbers["seq"], numbers["offset"], columns["id"], numbers["event_us"], columns["body"]
-    )
+        ids += part.column("id").to_pylist()
+        for name, parts in numbers.items():
+            parts.append(part.column(name).to_numpy().astype(np.int64))
+    columns = {name: np.concatenate(parts) for name, parts in numbers.items()}
+    return Archived(columns["partition"], columns["seq"], columns["offset"], ids, columns["event_us"], bodies)
+
+
+def _lean(body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+    """What views look at, each text once: a year of events is mostly the same few names."""
+    return {
+        name: sys.intern(value) if isinstance(value, str) else value for name, value in body.items() if name in fields
+    }
 
 
 if __name__ == "__main__":

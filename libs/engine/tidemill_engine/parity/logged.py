@@ -153,6 +153,21 @@ class Logged:
                 known[1].update(states.entities)
         return lambda body: any(_names(key, body, entities) for key, entities in keys.values())
 
+    def fields(self, source: str) -> frozenset[str]:
+        """Fields of a source's events that its views look at; nobody needs the others."""
+        found: set[str] = set()
+        for view, version in self.states:
+            spec = self.specs[view, version]
+            declared = spec.views[view]
+            if declared.source != source:
+                continue
+            texts = [text for text in (declared.where, *(item.where for item in declared.aggregations)) if text]
+            found.update(
+                spec.entities[declared.entity].key, (item.field for item in declared.aggregations if item.field)
+            )
+            found.update(name for name in spec.sources[source].fields if any(name in text for text in texts))
+        return frozenset(found)
+
     def wanted(self) -> dict[str, dict[int, int]]:
         """For each source and partition the number of events that must be replayed."""
         out: dict[str, dict[int, int]] = {}

@@ -1,4 +1,4 @@
-"""How long an accepted event takes until a prediction reads it: 2,000 events per second through the whole path.
+"""How long an accepted event takes until a prediction reads it: RATE (2,000) events per second through the whole path.
 
 Every batch holds one event whose destination and tail are nobody else's. From its 202 on, one poller asks for
 predictions of the oldest of such entities, in one request every twenty milliseconds; an event counts as readable with
@@ -7,6 +7,7 @@ the first answer in which both views know its entity, so the figures contain the
 
 import asyncio
 import json
+import os
 import time
 from typing import Any
 
@@ -21,7 +22,8 @@ from tidemill_contracts import topic
 from tidemill_contracts.pipeline import PipelineSpec
 
 SOURCE = "departures"
-RATE, BATCH, SECONDS, WARM_UP_S, CONNECTIONS = 2000, 100, 20, 8, 8
+RATE = int(os.environ.get("RATE", "2000"))
+BATCH, SECONDS, WARM_UP_S, CONNECTIONS = 100, 20, 8, 8
 POLL_S, AT_ONCE = 0.02, 8
 OWN_VIEWS = frozenset({"destination-departures", "aircraft-departures"})
 

@@ -28,7 +28,7 @@ def edge() -> Edge:
     made.release()
     made.imported("pair", 1, two_and_two())
     made.imported("pair", 3, two_and_two())
-    made.imported("root", 1, root())
+    made.imported("sqrt", 1, root())
     made.imported("reshaped", 1, reshaped())
     return made
 
@@ -84,7 +84,7 @@ async def test_what_cannot_be_logged_is_not_answered(edge: Edge) -> None:
     ("pair", {"inputs": [tensor("a", "FP64", [1, 2, 3], [1, 3]), *PAIR["inputs"][1:]]}, "FP32"),
     ("pair", {"inputs": [tensor("a", "FP32", [1, 2], [1, 2]), *PAIR["inputs"][1:]]}, "shape"),
     ("pair", {"outputs": [{"name": "nothing"}]}, "sum"),
-    ("root", {"inputs": [tensor("x", "FP32", [-1])]}, "binary"),
+    ("sqrt", {"inputs": [tensor("x", "FP32", [-1])]}, "binary"),
     ("reshaped", {"inputs": [tensor("x", "FP32", [1, 2]), tensor("shape", "INT64", [7])]}, "failed"),
 ])  # fmt: skip
 async def test_what_a_model_cannot_take_is_said(edge: Edge, model: str, change: dict[str, Any], word: str) -> None:
@@ -112,14 +112,14 @@ async def test_every_datatype_goes_through_a_model(edge: Edge, datatype: str) ->
 
 async def test_index_configuration_and_statistics(edge: Edge) -> None:
     async with client(edge.front) as http:
-        edge.house.catalogue.switch("root", loaded=False)
+        edge.house.catalogue.switch("sqrt", loaded=False)
         index = (await http.post("/v2/repository/index")).json()
         states = {(each["name"], each["version"]): each["state"] for each in index}
         assert states[SPEC.name, "3"] == states["pair", "1"] == "READY"
-        assert states["root", "1"] == "UNAVAILABLE"
+        assert states["sqrt", "1"] == "UNAVAILABLE"
         ready = (await http.post("/v2/repository/index", json={"ready": True})).json()
         assert {each["state"] for each in ready} == {"READY"}
-        assert (await http.post("/v2/models/root/infer", json=PAIR)).status_code == 404
+        assert (await http.post("/v2/models/sqrt/infer", json=PAIR)).status_code == 404
         config = (await http.get("/v2/models/pair/versions/1/config")).json()
         assert config["input"][2] == {"name": "names", "data_type": "TYPE_STRING", "dims": [-1]}
         rows = {"inputs": [tensor("features", "FP32", [0.5] * 2 * len(NAMES), [2, len(NAMES)])]}

@@ -63,10 +63,9 @@ class Nursery:
             "cpu_s": limits.cpu_s, "wall_s": limits.wall_s,
             "memory_mib": limits.memory_mib,
         }  # fmt: skip
-        process = await self._started()
         try:
             async with asyncio.timeout(START_S + limits.wall_s + GRACE_S):
-                verdict = await _converse(process, json.dumps(ask).encode() + b"\n")
+                verdict = await _converse(await self._asked(json.dumps(ask).encode() + b"\n"))
         except TimeoutError:
             await self._end()
             raise UnusableModelError(f"no verdict within {limits.wall_s:g} s, and the sandbox hangs") from None
@@ -77,6 +76,19 @@ class Nursery:
             status = await self._end()
             raise UnusableModelError(f"the sandbox gave no verdict (status {status})")
         _judge(verdict, limits)
+
+    async def _asked(self, ask: bytes) -> asyncio.subprocess.Process | None:
+        """A nursery that was asked; None when two of them ended before they could be."""
+        for _ in range(2):
+            process = await self._started()
+            try:
+                if process.stdin is not None:
+                    process.stdin.write(ask)
+                    await process.stdin.drain()
+                    return process
+            except (ConnectionError, RuntimeError):  # uvloop's word for a pipe that is closed
+                await self._end()
+        return None
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None:
@@ -103,13 +115,11 @@ async def examine(file: Path, features: Sequence[str] | None, limits: SandboxLim
         await nursery.examine(file, features)
 
 
-async def _converse(process: asyncio.subprocess.Process, ask: bytes) -> Mapping[str, Any] | None:
+async def _converse(process: asyncio.subprocess.Process | None) -> Mapping[str, Any] | None:
     """What the nursery says of one model; None when it says nothing that can be read."""
-    if process.stdin is None or process.stdout is None:
+    if process is None or process.stdout is None:
         return None
     try:
-        process.stdin.write(ask)
-        await process.stdin.drain()
         found = json.loads(await process.stdout.readline())
     except (ConnectionError, ValueError):
         return None

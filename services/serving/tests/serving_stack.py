@@ -207,4 +207,6 @@ async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec, 
         finally:
             if process.child is not None and process.child.poll() is None:
                 process.stop(signal.SIGKILL)
+            if process.logs.exists():  # shown where a test fails
+                sys.stderr.write(f"the end of serving's log:\n{process.logs.read_text(errors='replace')[-8000:]}\n")
             await producer.stop()

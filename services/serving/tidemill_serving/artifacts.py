@@ -8,6 +8,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.errors import Later
 from tidemill_serving.onnx import Scorer, UnusableModelError
 from tidemill_serving.onnx.bounded import Bounded
 from tidemill_serving.onnx.graph import Graph
@@ -25,6 +26,8 @@ class Models:
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob("*.part"):  # of a process that was killed
+            torn.unlink()
 
     async def open(self, digest: str, features: list[str]) -> Scorer:
         """The opened model; raises UnusableModelError for one that must not be used, Later when it cannot be had."""
@@ -37,18 +40,24 @@ class Models:
         return scorer
 
     async def open_graph(self, digest: str) -> Graph:
-        """As `open` for a model with inputs and outputs of its own; not in the folder of those that `open` opens."""
+        """As `open` for a model with inputs and outputs of its own; not in the folder of those that `open` opens.
+
+        `keep` may be called while it waits.
+        """
         known = self._graphs.get(digest)
         if known is None:
             known = self._graphs[digest] = await asyncio.to_thread(Graph, await self._examined(digest, None))
         return known
 
     async def _examined(self, digest: str, features: list[str] | None) -> bytes:
-        data = await asyncio.to_thread(self._fetch, digest)
-        accepted = self._file(digest, "accepted")
-        if not accepted.exists():
-            await examine(self._file(digest, "onnx"), features, self._limits)
-            accepted.touch()
+        try:
+            data = await asyncio.to_thread(self._fetch, digest)
+            accepted = self._file(digest, "accepted")
+            if not accepted.exists():
+                await examine(self._file(digest, "onnx"), features, self._limits)
+                accepted.touch()
+        except OSError as error:  # a full disk, no more processes: nothing that the model is to blame for
+            raise Later(f"model {digest} cannot be kept or examined on this machine: {error}") from error
         return data
 
     async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Bounded:
@@ -61,9 +70,10 @@ class Models:
 
     def keep(self, digests: Iterable[str]) -> None:
         """Delete every model on disk that is not among these."""
-        names = {f"{digest}.{suffix}" for digest in digests for suffix in ("onnx", "accepted")}
+        wanted = set(digests)
         for file in self._folder.iterdir():
-            if file.name not in names:
+            # What another thread is writing now is not touched: it would fail at the file's last step.
+            if file.suffix != ".part" and file.stem not in wanted:
                 file.unlink(missing_ok=True)
 
     def _file(self, digest: str, suffix: str) -> Path:

@@ -1,0 +1,37 @@
+"""The folder of models on disk: what may be deleted while another thread fetches, and what a full disk means."""
+
+from pathlib import Path
+
+import pytest
+from serving_cases import linear
+
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.errors import Later
+from tidemill_serving.artifacts import Models
+
+NAMES = ["a", "b"]
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_file_that_is_being_written_is_not_deleted_by_what_is_kept(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    digest = artifacts.put(linear(NAMES))
+    models = Models(artifacts, tmp_path / "models")
+    await models.open(digest, NAMES)
+    under_way = tmp_path / "models" / f"{'0' * 64}.part"
+    under_way.write_bytes(b"half of it")
+    models.keep([])
+    assert [file.name for file in (tmp_path / "models").iterdir()] == [under_way.name]
+    Models(artifacts, tmp_path / "models")
+    assert not under_way.exists(), "nobody writes it after a start"
+
+
+async def test_a_disk_that_takes_nothing_is_no_fault_of_the_model(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    digest = artifacts.put(linear(NAMES))
+    models = Models(artifacts, tmp_path / "models")
+    (tmp_path / "models" / f"{digest}.part").mkdir()  # in the way of the file, whoever runs this
+    with pytest.raises(Later, match="cannot be kept"):
+        await models.open(digest, NAMES)
+    (tmp_path / "models" / f"{digest}.part").rmdir()
+    assert (await models.open(digest, NAMES)).width == len(NAMES)

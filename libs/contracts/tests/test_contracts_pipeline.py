@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_contracts import PipelineError, PipelineSpec, format_duration, parse_duration, parse_pipeline
-from tidemill_contracts.pipeline import PolicySpec, Problem
+from tidemill_contracts.events import PipelineApplied
+from tidemill_contracts.events.control import KeptFile
+from tidemill_contracts.pipeline import PolicySpec, Problem, files_of
 
 FILE = """\
 version: 1
@@ -112,6 +114,24 @@ def test_defaults_are_nobodys_own() -> None:
     first.retrain_on.append("quality")
     assert PolicySpec().retrain_on == ["drift", "volume"]
     assert json.loads(PolicySpec().model_dump_json())["drift_kinds"] == ["concept", "calibration"]
+
+
+def test_a_file_that_cannot_be_read_hides_no_other() -> None:
+    newest, older = read(), read(("panes: 24", "panes: 12"))
+    unreadable = "0" * 64
+    kept = [
+        KeptFile(digest=unreadable, spec={"version": 1, "name": "demo", "of": "another time"}),
+        KeptFile(digest=older.digest(), spec=older.model_dump(mode="json")),
+    ]
+    applied = PipelineApplied(
+        pipeline="demo", revision=3, digest=newest.digest(), spec=newest.model_dump(mode="json"), kept=kept
+    )
+    found = files_of(applied)
+    assert found.by_digest == {newest.digest(): newest, older.digest(): older}
+    assert (found.newest, found.kept) == (newest, {older.digest(): older})
+    assert [unreadable[:12] in problem and "revision 3 of demo" in problem for problem in found.problems] == [True]
+    without = files_of(applied.model_copy(update={"spec": {}}))
+    assert (without.newest, without.by_digest, len(without.problems)) == (None, {older.digest(): older}, 2)
 
 
 @given(st.integers(0, 10**9))

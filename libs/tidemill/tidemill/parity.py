@@ -1,7 +1,6 @@
 """Parity of a running pipeline: predictions from their topic, events from the archive; the engine does the rest."""
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from tidemill.client.errors import TidemillError
 from tidemill.ledger.topics import read_topic
 from tidemill_contracts import topic
 from tidemill_contracts.events import PipelineApplied, Prediction, Released
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import PipelineSpec, files_of
 from tidemill_engine.parity import Answer, Archived, Layout, Logged, Parity, check
 from tidemill_runtime.archive import archive_path, read_events
 from tidemill_runtime.errors import RuntimeFailure
@@ -79,21 +78,15 @@ async def _specs(client: "AsyncClient", pipeline: str, prefix: str) -> dict[str,
     A later version of the contracts may give the same file another one.
     """
     standing = await client.pipeline(pipeline)
-    found = {standing.digest: PipelineSpec.model_validate_json(json.dumps(standing.spec))}
+    found = {standing.digest: PipelineSpec.of(standing.spec)}
     name = topic("pipelines", prefix=prefix)
     async with aclosing(read_topic(client.transport.endpoints.bootstrap(), name)) as records:
         async for record in records:
             if record.envelope is not None and record.envelope.type == PipelineApplied.TYPE:
-                with suppress(ValidationError):  # garbage, or a file of another time: its answers count as unknown
-                    found |= _files(PipelineApplied.read(record.envelope.data), pipeline)
+                with suppress(ValidationError):  # garbage; of a file of another time the answers count as unknown
+                    applied = PipelineApplied.read(record.envelope.data)
+                    found |= files_of(applied).by_digest if applied.pipeline == pipeline else {}
     return found
-
-
-def _files(applied: PipelineApplied, pipeline: str) -> dict[str, PipelineSpec]:
-    if applied.pipeline != pipeline:
-        return {}
-    files = [(applied.digest, applied.spec), *((file.digest, file.spec) for file in applied.kept)]
-    return {digest: PipelineSpec.model_validate_json(json.dumps(spec)) for digest, spec in files}
 
 
 def _layouts(releases: Iterable[Released], specs: Mapping[str, PipelineSpec]) -> Iterable[tuple[int, Layout]]:

@@ -2,11 +2,9 @@
 
 import asyncio
 import gc
-import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import TopicSpec, dead_letters, view_topics
@@ -81,8 +79,8 @@ class Features:
             await pool.close()
 
     async def _apply(self, pipelines: Pipelines) -> None:
-        specs = [_read(applied.spec) for applied in pipelines.values()]
-        kept = [_read(file.spec) for applied in pipelines.values() for file in applied.kept]
+        specs = [PipelineSpec.of(applied.spec) for applied in pipelines.values()]
+        kept = [PipelineSpec.of(file.spec) for applied in pipelines.values() for file in applied.kept]
         program = compile_program(specs, self._settings.prefix, kept)
         self.feast.apply(specs, program)
         for name, reason in program.refused.items():
@@ -146,10 +144,6 @@ def _warm() -> None:
     packed.warm_up()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-
-
-def _read(spec: Mapping[str, Any]) -> PipelineSpec:
-    return PipelineSpec.model_validate_json(json.dumps(spec))
 
 
 def _topics(program: Program, prefix: str) -> list[TopicSpec]:

@@ -1,7 +1,6 @@
 """Composition root: settings to resources to routes. Nothing here decides anything about an event."""
 
 import asyncio
-import json
 import time
 from contextlib import suppress
 
@@ -116,7 +115,7 @@ class Composition:
                     await self._store.prune(row.source, row.partition, row.position.newest_us - source.spec.keep_ids)
 
     async def _apply(self, pipelines: Pipelines) -> None:
-        specs = [PipelineSpec.model_validate_json(json.dumps(event.spec)) for event in pipelines.values()]
+        specs = [PipelineSpec.of(event.spec) for event in pipelines.values()]
         found = catalogue(specs, self._edge.sources)
         usable = {name: source for name, source in found.sources.items() if await self._has_topics(source)}
         self._health.set(

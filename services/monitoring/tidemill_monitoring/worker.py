@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from tidemill_contracts import EnvelopeError, read_envelope, topic
 from tidemill_contracts.events import PipelineApplied, Prediction, Released
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import PipelineSpec, files_of
 from tidemill_engine.parity import Answer, Archived, Layout, Logged, check
 from tidemill_runtime.archive import archive_path, read_bands
 from tidemill_runtime.errors import Later
@@ -59,9 +59,7 @@ async def run(order: Order, settings: ServiceSettings) -> Told:
     async for record in _records(settings, topic("pipelines", prefix=settings.prefix), {}):
         applied = _event(record, PipelineApplied)
         if applied is not None:
-            files = [(applied.digest, applied.spec), *((file.digest, file.spec) for file in applied.kept)]
-            read = {digest: PipelineSpec.model_validate_json(json.dumps(spec)) for digest, spec in files}
-            specs.setdefault(applied.pipeline, {}).update(read)
+            specs.setdefault(applied.pipeline, {}).update(files_of(applied).by_digest)
     layouts: dict[str, dict[int, Layout]] = {}
     async for record in _records(settings, topic("releases", prefix=settings.prefix), {}):
         release = _event(record, Released)

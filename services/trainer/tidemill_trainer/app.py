@@ -9,7 +9,7 @@ from typing import Any
 
 from tidemill_contracts import Envelope, derived_id, topic
 from tidemill_contracts.events import Released, RunFinished, TrainingRequested, encode
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import PipelineSpec, files_of
 from tidemill_runtime import telemetry
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.control import Unit, control_router, on, run_control
@@ -75,15 +75,14 @@ class Trainer:
     def spec(self, pipeline: str) -> PipelineSpec | None:
         """The newest definition of a pipeline."""
         applied = self.watcher.pipelines.get(pipeline)
-        return None if applied is None else PipelineSpec.model_validate_json(json.dumps(applied.spec))
+        return None if applied is None else PipelineSpec.of(applied.spec)
 
     def _file_of(self, release: Released | None) -> PipelineSpec | None:
         """The file that a release was made for, where it is not the pipeline's own any more."""
         applied = None if release is None else self.watcher.pipelines.get(release.pipeline)
         if release is None or applied is None:
             return None
-        files = [file.spec for file in applied.kept if file.digest == release.spec]
-        return PipelineSpec.model_validate_json(json.dumps(files[0])) if files else None
+        return files_of(applied).kept.get(release.spec)
 
     async def ask(self, request: TrainingRequested, envelope: Envelope) -> None:
         """Publish a request, as monitoring would; raises HttpProblem before the store is open."""

@@ -1,5 +1,6 @@
 """The pipeline file: one YAML document that says what is ingested, computed, predicted and watched."""
 
+from tidemill_contracts.pipeline.applied import AppliedFiles, files_of
 from tidemill_contracts.pipeline.fields import (
     BooleanField,
     CategoryField,
@@ -25,8 +26,8 @@ from tidemill_contracts.pipeline.spec import PipelineSpec
 from tidemill_contracts.pipeline.views import AggregationSpec, EntitySpec, SourceSpec, ViewSpec, WindowSpec
 
 __all__ = [
-    "AggregationSpec", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec", "FieldQuality",
-    "FieldSpec", "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError", "PipelineSpec",
-    "PolicySpec", "Problem", "QualitySpec", "RequestSpec", "RolloutSpec", "SourceSpec", "StringField",
-    "TimestampField", "ViewSpec", "WindowSpec", "load_pipeline", "parse_pipeline",
+    "AggregationSpec", "AppliedFiles", "BooleanField", "CategoryField", "ColdStartSpec", "DriftSpec", "EntitySpec",
+    "FieldQuality", "FieldSpec", "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField", "PipelineError",
+    "PipelineSpec", "PolicySpec", "Problem", "QualitySpec", "RequestSpec", "RolloutSpec", "SourceSpec", "StringField",
+    "TimestampField", "ViewSpec", "WindowSpec", "files_of", "load_pipeline", "parse_pipeline",
 ]  # fmt: skip

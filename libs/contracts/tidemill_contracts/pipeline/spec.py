@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,11 @@ class PipelineSpec(Contract):
     monitor: MonitorSpec = MonitorSpec()
     rollout: RolloutSpec = RolloutSpec()
     policy: PolicySpec = PolicySpec()
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """Read a file as events and answers carry it, JSON that has been decoded; raises ValidationError."""
+        return cls.model_validate_json(json.dumps(spec))  # JSON's rules for types are others than Python's
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

@@ -92,7 +92,7 @@ def ledger(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOpt
     from tidemill_contracts.pipeline import PipelineSpec  # noqa: PLC0415 - see above
 
     with connected(home) as client:
-        spec = PipelineSpec.model_validate_json(json.dumps(client.pipeline(pipeline).spec))
+        spec = PipelineSpec.of(client.pipeline(pipeline).spec)
         mine = client.transport
 
     async def read() -> Ledger:

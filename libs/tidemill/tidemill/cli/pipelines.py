@@ -59,7 +59,7 @@ def plan(file: FileArgument, home: HomeOption = None, as_json: JsonOption = Fals
     spec = load_pipeline(file)
     with connected(home) as client:
         standing = client.run(calls.or_none(calls.pipeline(spec.name)))
-    before = None if standing is None else PipelineSpec.model_validate_json(json.dumps(standing.spec))
+    before = None if standing is None else PipelineSpec.of(standing.spec)
     found = difference(before, spec)
     if as_json:
         emit({"pipeline": spec.name, **found.to_json()})

@@ -209,7 +209,7 @@ def read_json(service: str, path: str) -> Steps[dict[str, Any]]:
 
 def spec_of(name: str) -> Steps[PipelineSpec]:
     """The file of a pipeline."""
-    return PipelineSpec.model_validate_json(json.dumps((yield from pipeline(name)).spec))
+    return PipelineSpec.of((yield from pipeline(name)).spec)
 
 
 def time_of(name: str, at: str | int | None) -> Steps[str]:

@@ -1,6 +1,5 @@
 """The catalogue of feature views: what they are, how they stand, and who uses them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,7 +54,7 @@ def feature_views() -> Steps[list[FeatureView]]:
         release = yield from or_none(champion(name))
         used = {} if release is None else release.views
         files = [standing.spec, *(file["spec"] for file in standing.kept)]
-        specs = [PipelineSpec.model_validate_json(json.dumps(file)) for file in files]
+        specs = [PipelineSpec.of(file) for file in files]
         for spec, view in [(each, view) for each in specs for view in each.views]:
             place = view, spec.view_version(view)
             consumers = [name] if spec is specs[0] else []

@@ -1,6 +1,5 @@
 """`build`: features of every entity row, as of its time, from the archive; the same manifest gives the same bytes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def spec_of(pipeline: PipelineSpec | Path | str, home: Path | None) -> PipelineS
     if isinstance(pipeline, Path):
         return load_pipeline(pipeline)
     with Client(home) as client:
-        return PipelineSpec.model_validate_json(json.dumps(client.pipeline(pipeline).spec))
+        return PipelineSpec.of(client.pipeline(pipeline).spec)
 
 
 def _repeated(earlier: DatasetManifest, spec: PipelineSpec, options: Options) -> Options:

@@ -1,7 +1,6 @@
 """The walk itself: prediction record, release, model, run, request and cause; views and label down to source events."""
 
 import asyncio
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ async def walk(client: "AsyncClient", prediction_id: str) -> Lineage:
     outcome = await client.run(calls.or_none(_outcome(prediction_id)))
     names = [outcome["pipeline"]] if outcome is not None else await client.pipelines()
     prediction = await _prediction(places.bootstrap(), names, prediction_id, places.prefix)
-    spec = PipelineSpec.model_validate_json(json.dumps((await client.pipeline(prediction.pipeline)).spec))
+    spec = PipelineSpec.of((await client.pipeline(prediction.pipeline)).spec)
     await client.run(_flush())
     events = await resolve(places.store(), _wanted(spec, prediction, outcome))
     steps = [_about(prediction)]

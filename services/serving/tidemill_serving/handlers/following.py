@@ -1,15 +1,12 @@
 """Follows pipelines and views: configures the desks and keeps the replica, also when Kafka is away at the start."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from tidemill_contracts.events import PipelineApplied
-from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_contracts.pipeline import PipelineSpec, files_of
 from tidemill_contracts.topics import view_topic
 from tidemill_runtime import telemetry
 from tidemill_serving.domain.desk import Desk
@@ -75,10 +72,12 @@ class Follower:
         for name in self._house.desks.keys() - pipelines.keys():
             del self._house.desks[name]
         for name, applied in pipelines.items():
-            spec = _spec(applied)
-            if spec is not None:
-                self._configure(name, spec)
-                self._house.desks[name].files = _kept(applied)
+            files = files_of(applied)
+            for problem in files.problems:
+                _log.error("%s", problem)
+            if files.newest is not None:
+                self._configure(name, files.newest)
+                self._house.desks[name].files = files.kept  # a release made for one that is left out is refused
         await self.follow()
         for tell in self.configured:
             tell()
@@ -150,21 +149,3 @@ class Follower:
         finally:
             for task in list(self._tasks):
                 task.cancel()
-
-
-def _kept(applied: PipelineApplied) -> dict[str, PipelineSpec]:
-    """Earlier files by digest; one that cannot be read any more is left out, and its releases are refused."""
-    found: dict[str, PipelineSpec] = {}
-    for file in applied.kept:
-        spec = _spec(applied.model_copy(update={"spec": file.spec}))
-        if spec is not None:
-            found[file.digest] = spec
-    return found
-
-
-def _spec(applied: PipelineApplied) -> PipelineSpec | None:
-    try:
-        return PipelineSpec.model_validate_json(json.dumps(applied.spec))
-    except ValidationError as error:
-        _log.error("revision %d of pipeline %s cannot be read: %s", applied.revision, applied.pipeline, error)
-        return None

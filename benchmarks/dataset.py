@@ -29,6 +29,7 @@ from _datasets import (
     write_features,
 )  # fmt: skip
 from _results import Progress, Result, report, result
+from pyarrow import compute as pc
 from pyarrow import parquet
 
 from tidemill.datasets import Options, build, join
@@ -37,6 +38,8 @@ from tidemill_engine.windows import Events, Queries, backfill, warm_up
 
 ROWS, FEATURE_ROWS, EVENTS = 100_000, 1_000_000, 1_000_000
 ENTITIES, FEATURES, REPEATS, CHECKED = 1_000, 20, 2, 1_000
+MANY = 10_000
+"""Keys of the windowed features, beside `ENTITIES`."""
 JOINED = 10_000
 """Entities of the join: with a tenth of them Feast would hold a hundred million pairs in memory."""
 FEAST = ("feast[duckdb]==0.67.0",)
@@ -94,49 +97,46 @@ def _check_join(ours: pa.Table, theirs: pa.Table) -> None:
         assert np.array_equal(mine, theirs.column(f"f{n}").to_numpy(), equal_nan=True), n
 
 
-def _names(column: pa.ChunkedArray) -> list[bytes]:
-    coded = column.combine_chunks().dictionary_encode()
-    names = [text.encode() for text in coded.dictionary.to_pylist()]
-    return [names[code] for code in coded.indices.to_numpy().tolist()]
-
-
 def _engine(folder: Path) -> Any:  # noqa: ANN401 - float64 (rows, 60)
     """From the files to a file, as the peers."""
     events = parquet.read_table(folder / "events.parquet", use_threads=False)
     rows = parquet.read_table(folder / "rows.parquet", use_threads=False)
     values = np.column_stack([events.column(field).to_numpy() for field in FIELDS])
-    columns = Events(
-        _names(events.column("key")), events.column("us").to_numpy(), events.column("mark").to_numpy(), values
-    )
-    found = backfill(PLAN, columns, Queries(_names(rows.column("key")), rows.column("us").to_numpy()))
+    names = events.column("key").combine_chunks().dictionary_encode()
+    asked = pc.fill_null(pc.index_in(rows.column("key"), value_set=names.dictionary), len(names.dictionary))
+    columns = Events(names.indices.to_numpy(), events.column("us").to_numpy(), events.column("mark").to_numpy(), values)
+    found = backfill(PLAN, columns, Queries(asked.to_numpy(), rows.column("us").to_numpy()))
     table = pa.table({f"f{n}": pa.array(np.ascontiguousarray(found[:, n]), from_pandas=True) for n in range(60)})
     parquet.write_table(table, folder / "ours.parquet")
     return found
 
 
 def windowed(progress: Progress) -> list[Result]:
-    """Sixty features of each row straight from events."""
+    """Sixty features of each row straight from events, with few keys and with many."""
     warm_up()
-    with tempfile.TemporaryDirectory(prefix="bench-dataset-") as name:
-        folder = Path(name)
-        write_events(folder, events=EVENTS, entities=ENTITIES, asked=ROWS)
-        _engine(folder)
-        ours, theirs = list[float](), dict[str, float]()
-        with peer(environment("frames", FRAMES), "frames.py", folder) as frames:
-            for number in range(REPEATS):
-                begun = time.process_time()
-                found = _engine(folder)
-                ours.append(time.process_time() - begun)
-                progress.step(f"windows {number}: {ours[-1]:.2f} s")
-                _ask(
-                    frames, theirs, QUERIES if number == 0 else (min(theirs, key=lambda each: theirs[each]),), progress
-                )
-        _check_windows(folder, found)
+    with tempfile.TemporaryDirectory(prefix="bench-dataset-") as name, \
+            peer(environment("frames", FRAMES), "frames.py", Path(name)) as frames:  # fmt: skip
+        return [each for keys in (ENTITIES, MANY) for each in _windowed(progress, (frames, Path(name)), keys)]
+
+
+def _windowed(progress: Progress, peers: tuple[Peer, Path], entities: int) -> list[Result]:
+    frames, folder = peers
+    write_events(folder, events=EVENTS, entities=entities, asked=ROWS)
+    _engine(folder)
+    ours, theirs = list[float](), dict[str, float]()
+    for number in range(REPEATS):
+        begun = time.process_time()
+        found = _engine(folder)
+        ours.append(time.process_time() - begun)
+        progress.step(f"windows of {entities:,} keys {number}: {ours[-1]:.2f} s")
+        _ask(frames, theirs, QUERIES if number == 0 else (min(theirs, key=lambda each: theirs[each]),), progress)
+    _check_windows(folder, found)
     progress.step(f"checked: {CHECKED} rows against plain Python")
     best = min(theirs, key=lambda each: theirs[each])
-    shown = [result(f"of {query}", seconds, "CPU s") for query, seconds in theirs.items()]
-    return [result("60 features from events", min(ours), "CPU s", target=1.5 * theirs[best], peer=(best, theirs[best])),
-            *shown]  # fmt: skip
+    what = f"{entities:,} keys"
+    shown = [result(f"of {query}, {what}", seconds, "CPU s") for query, seconds in theirs.items()]
+    return [result(f"60 features from events, {what}", min(ours), "CPU s", target=1.5 * theirs[best],
+                   peer=(best, theirs[best])), *shown]  # fmt: skip
 
 
 def _ask(frames: Peer, best: dict[str, float], queries: tuple[str, ...], progress: Progress) -> None:

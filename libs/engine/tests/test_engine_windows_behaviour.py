@@ -269,10 +269,26 @@ def test_a_backfill_does_not_see_events_of_its_own_instant() -> None:
     assert np.isnan(found[2]).all()
 
 
+def test_keys_may_be_numbers_in_a_backfill() -> None:
+    plan = ViewPlan(("x",), (Window(HOUR, 12),), (Aggregation("sum", "x", 0),))
+    numbers = np.array([2, 70_000, 2, 0])
+    columns = (
+        np.array([NOON, NOON + 2, NOON + 1, NOON]),
+        np.arange(4, dtype=np.uint64),
+        np.array([[1.0], [2], [4], [8]]),
+    )
+    asked, at = np.array([2, 5, 70_000, 2]), np.array([NOON + 2, NOON + 2, NOON + 3, NOON + 1])
+    found = backfill(plan, Events(numbers, *columns), Queries(asked, at))
+    named = Events([b"%d" % number for number in numbers], *columns), Queries([b"%d" % number for number in asked], at)
+    assert found.tobytes() == backfill(plan, *named).tobytes()
+    assert found[[0, 2, 3], 0].tolist() == [5.0, 2.0, 1.0]
+    assert np.isnan(found[1]).all()
+
+
 def test_a_backfill_grows_its_memory_as_it_goes() -> None:
-    plan = ViewPlan(("x",), (Window(300 * MINUTE, 300),), (Aggregation("sum", "x", 0),))
-    n, keys = 60_000, [b"%d" % (i % 500) for i in range(60_000)]
-    times = NOON + np.arange(n) * 200_000
-    events = Events(keys, times, np.arange(n, dtype=np.uint64), np.ones((n, 1)))
-    found = backfill(plan, events, Queries([b"0", b"499"], np.array([NOON + HOUR * 5, NOON + HOUR])))
-    assert found[:, 0].tolist() == [119.0, 36.0]
+    n = 25_000
+    plan = ViewPlan(("x",), (Window(n * MINUTE, n),), (Aggregation("sum", "x", 0),))
+    keys, times = [b"one"] * n + [b"other"], np.append(NOON + np.arange(n) * MINUTE, NOON)
+    events = Events(keys, times, np.arange(n + 1, dtype=np.uint64), np.ones((n + 1, 1)))
+    found = backfill(plan, events, Queries([b"other", b"one"], np.full(2, NOON + n * MINUTE - 1)))
+    assert found[:, 0].tolist() == [1.0, n]

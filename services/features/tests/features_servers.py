@@ -62,6 +62,7 @@ class Chaos:
         process, waiting = self.stack.start(), set[asyncio.Task[None]]()
         victims, shares = chance.sample(VICTIMS, len(VICTIMS)), sorted(chance.uniform(0.01, 0.97) for _ in VICTIMS)
         try:
+            await process.ready()
             for victim, share in zip(victims, shares, strict=True):
                 await until(lambda part=share: progress() >= part, f"{share:.0%} of the events", timeout_s=PATIENCE_S)  # type: ignore[misc]
                 await asyncio.sleep(chance.uniform(0.0, 0.5))  # not waiting for anything: an instant of no meaning

@@ -43,6 +43,8 @@ from tidemill_runtime.kafka import ensure_topics
 from tidemill_runtime.settings import ServiceSettings
 
 DEADLINE_S = 150.0
+START_S = 600.0
+"""The first process on a machine compiles."""
 
 
 def say(text: str) -> None:
@@ -206,7 +208,7 @@ class Process:
                 except httpx.TransportError:
                     return False
 
-            await until(is_ready, "the service is ready")
+            await until(is_ready, "the service is ready", deadline_s=START_S)
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient() as client:

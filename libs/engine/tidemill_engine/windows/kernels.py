@@ -266,24 +266,30 @@ def replay(  # noqa: PLR0913 - compiled
     times: Words,
     out: Floats,
 ) -> bool:
-    """Answer queries (sorted by time) between events (sorted by time): each sees only events before its time.
+    """Answer queries between events, both sorted by key and time: each sees its key's events before its time.
 
-    `place` holds the next event and the next query and is moved. True when all queries are answered, false when the
-    pool is full: grow it and call again. Rows of unknown keys stay as they are in `out` (one behind the other).
+    The keys take turns in the first row, so what a key holds stays in the processor's cache. Its evaluation time runs
+    ahead to the query's: what no query will see is not kept. `place` holds the next event, the next query and the key
+    of the row, and is moved. True when all queries are answered, false when the pool is full: grow it and call again.
+    Rows of unknown keys stay as they are in `out` (one behind the other).
     """
+    row = int(np.int64(0))
     for q in range(place[1], len(queries)):
         place[1] = q
+        if place[2] != queries[q]:
+            forget(code, memory, row)
+            place[2] = queries[q]
         for i in range(place[0], len(batch.times)):
             place[0] = i
-            if batch.times[i] >= times[q]:
+            if batch.keys[i] > queries[q] or (batch.keys[i] == queries[q] and batch.times[i] >= times[q]):
                 break
-            if not _has_room(code, memory.pool):
-                return False
-            _load_event(code, batch, i, event)
-            _apply_event(code, memory, batch.keys[i], event, int(np.int64(NOT_YET)))
+            if batch.keys[i] == queries[q]:
+                if not _has_room(code, memory.pool):
+                    return False
+                _load_event(code, batch, i, event)
+                _apply_event(code, memory, row, event, times[q])
             place[0] = i + 1
-        if _is_known(code, memory.rows, queries[q], times[q]):
-            row = queries[q] * code[ROW_WORDS]
+        if _is_known(code, memory.rows, row, times[q]):
             roll(code, memory.rows, memory.pool, row, times[q])
             sessions_at(code, memory.rows, memory.pool, row, times[q], memory.rows, row)
             read(code, memory.rows, memory.pool, row, times[q], out, q * code[FEATURES])

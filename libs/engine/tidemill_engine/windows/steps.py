@@ -57,8 +57,11 @@ def recompute(plan: ViewPlan, events: Events, places: Positions, told: Told) -> 
 
     Events of keys that are not asked for are left out. A vector that claims an evaluation time before an event that it
     reflects has no value: its row is NaN. Events that no exact accumulator holds are left out, as the
-    stream leaves them out. A key that died and came back between two vectors starts anew, as in the stream.
+    stream leaves them out. A key that died and came back between two vectors starts anew, as in the stream. Raises
+    ValueError where the events' keys are numbers: vectors name theirs.
     """
+    if isinstance(events.keys, np.ndarray):
+        raise ValueError("the events' keys must be names")  # noqa: TRY004 - what was given is wrong, not its type alone
     values = np.full((len(told.keys), len(plan.aggregations)), np.nan)
     applied = np.full(len(told.keys), -1, np.int64)
     state = ViewState(plan)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from tidemill.cli import main
 from tidemill.cli.follow import follow, last_lines
 from tidemill.cli.main import build
+from tidemill.cli.stack import WORKERS
 from tidemill.stack import Service
 from tidemill.stack.files import Plan
 
@@ -21,6 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 print("a line [not markup]", flush=True)
+print("workers:", os.environ.get("TIDEMILL_SERVING_WORKERS"), flush=True)
 http.server.HTTPServer((os.environ["TIDEMILL_HOST"], int(os.environ["TIDEMILL_PORT"])), Handler).serve_forever()
 """
 
@@ -54,6 +56,15 @@ def test_the_life_of_a_stack(home: Path) -> None:
     assert json.loads(run("status", "--json", "--home", home).stdout)["running"] is False
     assert run("reset", "--yes", "--home", home).exit_code == 0
     assert not home.exists()
+
+
+def test_the_number_of_workers_reaches_the_services(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKERS, "1")  # also so that what the command sets is gone after the test
+    assert run("up", "--detach", "--workers", "3", "--home", home).exit_code == 0
+    assert "workers: 3" in run("logs", "one", "--home", home).stdout
+    refused = run("up", "--workers", "65", "--home", home)
+    assert refused.exit_code == 2
+    assert "--workers" in refused.stderr
 
 
 def test_a_second_up_says_who_is_there(

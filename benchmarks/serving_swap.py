@@ -38,6 +38,10 @@ SWAPS, KILLS = int(os.environ.get("BENCH_SWAPS", "200")), int(os.environ.get("BE
 RATE, QUIET_S = float(os.environ.get("BENCH_RATE", "1000")), float(os.environ.get("BENCH_SECONDS", "10"))
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 CONNECTIONS, VERSIONS, DISTINCT = 64, 6, 128
+LOOK_S = 0.1
+"""Between two looks at the status, which costs all workers something."""
+PAUSE_S = 0.02
+"""Before a request is sent again, as in the client: where a worker ends, its port takes connections for a moment."""
 AT = "2013-01-01T00:00:00Z"
 
 
@@ -97,8 +101,9 @@ class Load:
                 return
         self._spawn(number, due)
 
-    def _spawn(self, number: int, due: float) -> None:
+    def _spawn(self, number: int, due: float, pause: float = 0.0) -> None:
         async def later() -> None:
+            await asyncio.sleep(pause)
             (await self._connect()).ask(number, self.request(number), due)
 
         task = asyncio.ensure_future(later())
@@ -117,7 +122,7 @@ class Load:
         due, sent = found
         if not answer.raw and sent == 1:
             self._asked[answer.number] = due, 2
-            self._spawn(answer.number, due)  # anew: the idle ones may lead to the same dead worker
+            self._spawn(answer.number, due, PAUSE_S)  # anew: the idle ones may lead to the same dead worker
             return
         self.shots.append(Shot(answer.number, due, answer.seconds, sent, answer.status, answer.body))
         if line.is_open:
@@ -164,6 +169,7 @@ class Swaps:
         epoch = await order
 
         async def answers() -> bool:
+            await asyncio.sleep(LOOK_S)
             status = await get(f"{self._serving}/v1/status")
             found = None if status is None else status["pipelines"].get(PLAIN.name)
             return bool(found and found["ready"] and found["epoch"] == epoch)

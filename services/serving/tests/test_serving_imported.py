@@ -13,11 +13,10 @@ from serving_models import echo, reshaped, root, two_and_two
 
 from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import ModelAnswered, decode
-from tidemill_serving.artifacts import SandboxLimits
 from tidemill_serving.domain.imported import Catalogue
 from tidemill_serving.domain.protocol.datatypes import BYTES, NUMPY
 from tidemill_serving.onnx import UnusableModelError
-from tidemill_serving.onnx.sandbox import examine
+from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -181,8 +180,9 @@ async def test_an_imported_model_is_opened_in_the_sandbox_first(make: Any, is_ta
     file = tmp_path / "model.onnx"
     file.write_bytes(make())
     limits = SandboxLimits(cpu_s=2, wall_s=20)
-    if is_taken:
-        await examine(file, None, limits)
-        return
-    with pytest.raises(UnusableModelError):
-        await examine(file, None, limits)
+    async with Nursery(limits) as nursery:
+        if is_taken:
+            await nursery.examine(file, None)
+            return
+        with pytest.raises(UnusableModelError):
+            await nursery.examine(file, None)

@@ -12,7 +12,8 @@ from tidemill_runtime.errors import Later
 from tidemill_serving.onnx import Scorer, UnusableModelError
 from tidemill_serving.onnx.bounded import Bounded
 from tidemill_serving.onnx.graph import Graph
-from tidemill_serving.onnx.sandbox import SandboxLimits, examine
+from tidemill_serving.onnx.sandbox import SandboxLimits
+from tidemill_serving.onnx.verdicts import Examiner
 
 _log = logging.getLogger(__name__)
 
@@ -20,9 +21,9 @@ _log = logging.getLogger(__name__)
 class Models:
     """Opens models of releases. What is on disk here is enough to start with everything else down."""
 
-    def __init__(self, artifacts: Artifacts, folder: Path, limits: SandboxLimits | None = None) -> None:
-        """`folder` is this instance's own."""
-        self._artifacts, self._folder, self._limits = artifacts, folder, limits or SandboxLimits()
+    def __init__(self, artifacts: Artifacts, folder: Path, examiner: Examiner) -> None:
+        """`folder` is this process's own."""
+        self._artifacts, self._folder, self._examiner = artifacts, folder, examiner
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,10 +53,7 @@ class Models:
     async def _examined(self, digest: str, features: list[str] | None) -> bytes:
         try:
             data = await asyncio.to_thread(self._fetch, digest)
-            accepted = self._file(digest, "accepted")
-            if not accepted.exists():
-                await examine(self._file(digest, "onnx"), features, self._limits)
-                accepted.touch()
+            await self._examiner.examine(self._file(digest), digest, features)
         except OSError as error:  # a full disk, no more processes: nothing that the model is to blame for
             raise Later(f"model {digest} cannot be kept or examined on this machine: {error}") from error
         return data
@@ -76,11 +74,11 @@ class Models:
             if file.suffix != ".part" and file.stem not in wanted:
                 file.unlink(missing_ok=True)
 
-    def _file(self, digest: str, suffix: str) -> Path:
-        return self._folder / f"{digest}.{suffix}"
+    def _file(self, digest: str) -> Path:
+        return self._folder / f"{digest}.onnx"
 
     def _fetch(self, digest: str) -> bytes:
-        file = self._file(digest, "onnx")
+        file = self._file(digest)
         if file.exists():
             data = file.read_bytes()
             if hashlib.sha256(data).hexdigest() == digest:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -46,10 +47,14 @@ from tidemill_serving.handlers.running import Runs
 from tidemill_serving.handlers.shadowing import Shadower
 from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.onnx.explaining import Explainers
+from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.settings import Settings
 from tidemill_serving.spool import Shipper, Spool, partition_of
 from tidemill_serving.store import Store
 
+NURSERY_STAYS_S = 20.0
+SWITCH_S = 0.0005
+"""Between two threads: opening a model is work of the interpreter, and who answers must not wait for 5 ms each time."""
 TAIL_RECORDS = 1000
 """Applied at a stretch: more would keep requests waiting for tens of milliseconds."""
 _log = logging.getLogger(__name__)
@@ -59,6 +64,7 @@ def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
     numbers.warm_up()
     bitwise.warm_up()
+    sys.setswitchinterval(SWITCH_S)
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,
@@ -85,6 +91,8 @@ class Serving:
         self.batcher = Batcher(
             self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
         )
+        limits = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
+        self._examiner = Examiner((settings.root or settings.state) / "verdicts", limits, stays_s=NURSERY_STAYS_S)
         self.runs, self.importer = self._imported_models()
         self.models = ModelRepository(self.house, self.batcher, self.runs, self.importer)
         self.batcher.once = self.family.once(self.spool)
@@ -107,9 +115,7 @@ class Serving:
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
     def _opener(self, folder: str) -> Models:
-        settings = self._settings
-        limit = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
-        return Models(Artifacts(settings.artifacts), settings.state / folder, limit)
+        return Models(Artifacts(self._settings.artifacts), self._settings.state / folder, self._examiner)
 
     def _imported_models(self) -> tuple[Runs, Importer]:
         settings, source = self._settings, f"tidemill/serving/{self._settings.instance}"
@@ -171,6 +177,7 @@ class Serving:
             await self._work(watcher, releases, fence, known(), has_all)
         finally:
             self.metrics.unregister()
+            await self._examiner.close()
 
     async def _work(
         self, watcher: PipelineWatcher, releases: Tail, fence: Fence, known: Awaitable[None],

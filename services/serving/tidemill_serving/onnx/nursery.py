@@ -23,7 +23,7 @@ from tidemill_serving.onnx.session import Scorer, UnusableModelError
 _LONGEST_VERDICT = 4096
 _FILES = 64
 _MIB = 1024 * 1024
-NICE = 5
+NICE = 10
 """Starting it and trying a model take most of a second of processor time, beside a process that answers meanwhile."""
 Ask = dict[str, Any]
 

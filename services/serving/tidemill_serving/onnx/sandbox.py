@@ -50,7 +50,12 @@ class Nursery:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """End the process and all that it may have left."""
-        await self._end()
+        await self.end()
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None before the first model and after `end`."""
+        return None if self._process is None else self._process.pid
 
     async def examine(self, file: Path, features: Sequence[str] | None) -> None:
         """Return when the model in a file opened and answered well; raises UnusableModelError with why not.
@@ -67,13 +72,13 @@ class Nursery:
             async with asyncio.timeout(START_S + limits.wall_s + GRACE_S):
                 verdict = await _converse(await self._asked(json.dumps(ask).encode() + b"\n"))
         except TimeoutError:
-            await self._end()
+            await self.end()
             raise UnusableModelError(f"no verdict within {limits.wall_s:g} s, and the sandbox hangs") from None
         except BaseException:
-            await self._end()
+            await self.end()
             raise
         if verdict is None:
-            status = await self._end()
+            status = await self.end()
             raise UnusableModelError(f"the sandbox gave no verdict (status {status})")
         _judge(verdict, limits)
 
@@ -87,7 +92,7 @@ class Nursery:
                     await process.stdin.drain()
                     return process
             except (ConnectionError, RuntimeError):  # uvloop's word for a pipe that is closed
-                await self._end()
+                await self.end()
         return None
 
     async def _started(self) -> asyncio.subprocess.Process:
@@ -99,20 +104,14 @@ class Nursery:
             )  # fmt: skip
         return self._process
 
-    async def _end(self) -> int | None:
-        """Kill the nursery and whatever it still watches, and reap it; its status."""
+    async def end(self) -> int | None:
+        """Kill the process and whatever it still watches, and reap it; its status. The next model starts another."""
         process, self._process = self._process, None
         if process is None:
             return None
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         return await process.wait()
-
-
-async def examine(file: Path, features: Sequence[str] | None, limits: SandboxLimits) -> None:
-    """As `Nursery.examine` for one model."""
-    async with Nursery(limits) as nursery:
-        await nursery.examine(file, features)
 
 
 async def _converse(process: asyncio.subprocess.Process | None) -> Mapping[str, Any] | None:

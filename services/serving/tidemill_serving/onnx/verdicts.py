@@ -1,0 +1,106 @@
+"""Examines models for all workers of an instance: what one sandbox has accepted the others need not try again."""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
+
+KEPT = 256
+"""Newest verdicts that are remembered."""
+_LOOK_S = 0.02
+
+
+class Examiner:
+    """One model at a time over all processes that share `folder`, in a nursery that stays for a while.
+
+    A nursery's imports cost a second of processor time, which is more than all that follows: releases often come in
+    rows, and every worker takes each of them.
+    """
+
+    def __init__(self, folder: Path, limits: SandboxLimits, *, stays_s: float = 0.0) -> None:
+        """`stays_s`: how long a nursery is kept for the next model; 0 ends it at once."""
+        self._folder, self._nursery, self._stays_s = folder, Nursery(limits), stays_s
+        self._mine = asyncio.Lock()
+        self._end: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the nursery, while there is one."""
+        return self._nursery.pid
+
+    async def examine(self, file: Path, digest: str, features: Sequence[str] | None) -> None:
+        """Return when the model in `file` was accepted, now or before; raises UnusableModelError."""
+        mark = self._folder / _name(digest, features)
+        if mark.exists():
+            return
+        async with self._mine, _locked(self._folder / "lock"):
+            if mark.exists():
+                return
+            self._stay()
+            try:
+                await self._nursery.examine(file, features)
+            finally:
+                await self._leave()
+            mark.touch()
+            self._forget()
+
+    async def close(self) -> None:
+        """End the nursery."""
+        self._stay()
+        await self._nursery.end()
+
+    def _stay(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+
+    async def _leave(self) -> None:
+        if self._stays_s > 0:
+            self._end = asyncio.get_running_loop().call_later(self._stays_s, self._end_unused)
+        else:
+            await self._nursery.end()
+
+    def _end_unused(self) -> None:
+        self._end = None
+        self._ending = asyncio.ensure_future(self._end_alone())
+
+    async def _end_alone(self) -> None:
+        async with self._mine:
+            if self._end is None:  # else it was used meanwhile
+                await self._nursery.end()
+
+    def _forget(self) -> None:
+        marks = sorted(self._folder.glob("*.accepted"), key=lambda found: found.stat().st_mtime_ns)
+        for mark in marks[:-KEPT]:
+            mark.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _locked(file: Path) -> AsyncIterator[None]:
+    """Hold a lock that ends with its process, however that ends."""
+    opened = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                await asyncio.sleep(_LOOK_S)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _name(digest: str, features: Sequence[str] | None) -> str:
+    """Of what was accepted: these bytes under these names, by the checks of this version."""
+    what = json.dumps([version("tidemill-serving"), digest, None if features is None else list(features)])
+    return f"{hashlib.sha256(what.encode()).hexdigest()}.accepted"

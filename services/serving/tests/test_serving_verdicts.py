@@ -57,8 +57,7 @@ async def test_a_nursery_stays_for_the_next_model_and_ends_when_none_comes(tmp_p
     assert pid is not None
     await examiner.examine(file, "two", NAMES)
     assert examiner.pid == pid
-    await until(lambda: examiner.pid is None, "the nursery has ended", timeout_s=60)
-    assert not psutil.pid_exists(pid)
+    await until(lambda: examiner.pid is None and not psutil.pid_exists(pid), "the nursery has ended", timeout_s=60)
     await examiner.examine(file, "three", NAMES)
     await examiner.close()
     assert examiner.pid is None

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -26,6 +27,7 @@ class Models:
         self._artifacts, self._folder, self._examiner = artifacts, folder, examiner
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
+        self._under_way: Counter[str] = Counter()
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.part"):  # of a process that was killed
             torn.unlink()
@@ -51,11 +53,14 @@ class Models:
         return known
 
     async def _examined(self, digest: str, features: list[str] | None) -> bytes:
+        self._under_way[digest] += 1
         try:
             data = await asyncio.to_thread(self._fetch, digest)
             await self._examiner.examine(self._file(digest), digest, features)
         except OSError as error:  # a full disk, no more processes: nothing that the model is to blame for
             raise Later(f"model {digest} cannot be kept or examined on this machine: {error}") from error
+        finally:
+            self._under_way -= Counter([digest])
         return data
 
     async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Bounded:
@@ -68,7 +73,7 @@ class Models:
 
     def keep(self, digests: Iterable[str]) -> None:
         """Delete every model on disk that is not among these."""
-        wanted = set(digests)
+        wanted = {*digests, *self._under_way}  # what waits for its verdict would else be refused for want of a file
         for file in self._folder.iterdir():
             # What another thread is writing now is not touched: it would fail at the file's last step.
             if file.suffix != ".part" and file.stem not in wanted:

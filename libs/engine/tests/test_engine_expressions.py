@@ -231,7 +231,7 @@ def _bits(value: float | None) -> bytes:
     return struct.pack("<d", np.nan if value is None else value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, rows=st.lists(ROWS, min_size=1, max_size=5))
 def test_columns_and_rows_agree_bit_for_bit_and_are_total(text: str, rows: list[dict[str, Any]]) -> None:
     compiled = compile_expression(text, FIELDS)
@@ -241,7 +241,7 @@ def test_columns_and_rows_agree_bit_for_bit_and_are_total(text: str, rows: list[
     assert not np.isinf(column).any()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="xyok()[]{}+-*/%<>=!,:.'\"0123456789 andorint_", max_size=40))
 def test_no_text_crashes_the_compiler(text: str) -> None:
     try:

@@ -32,7 +32,7 @@ PLAN = ViewPlan(
     st.sampled_from([None, 0, 3, 10]),
     st.integers(0, 60),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_each_row_gets_the_newest_feature_row_of_its_key_before_it(
     rows: list[tuple[int, int]], features: list[tuple[int, int]], inclusive: bool, age: int | None, cut: int
 ) -> None:
@@ -73,7 +73,7 @@ def a_log(seed: int, *, events: int, queries: int, keys: int) -> tuple[Events, Q
 
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 25), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_row_sees_what_lies_before_it_and_was_known(seed: int, events: int, queries: int, keys: int) -> None:
     """Against one backfill for each query, over the events that it may see."""
     log, asked, known = a_log(seed, events=events, queries=queries, keys=keys)
@@ -94,7 +94,7 @@ def test_without_late_knowledge_it_is_the_backfill() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_between_two_changes_nothing_changes(seed: int, events: int) -> None:
     log, _, _ = a_log(seed, events=events, queries=0, keys=2)
     codes, times = change_times(PLAN, np.array([int(k[1:]) for k in log.keys]), log.times_us)

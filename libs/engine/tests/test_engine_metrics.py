@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_engine.arrays import Float64s
@@ -29,7 +29,6 @@ def columns(rows: list[tuple[bool, int]]) -> tuple[Float64s, Float64s]:
     return np.array([float(label) for label, _ in rows]), np.array([score / 8 for _, score in rows])
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_auc_counts_every_pair(rows: list[tuple[bool, int]]) -> None:
     positives, negatives = ([score for label, score in rows if label is kind] for kind in (True, False))
@@ -39,7 +38,6 @@ def test_auc_counts_every_pair(rows: list[tuple[bool, int]]) -> None:
     assert roc_auc(*columns(rows)) == float(won / (len(positives) * len(negatives)))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_average_precision_walks_down_the_thresholds(rows: list[tuple[bool, int]]) -> None:
     total, before, area = sum(label for label, _ in rows), 0, Fraction(0)

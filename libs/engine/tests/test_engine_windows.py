@@ -16,7 +16,7 @@ from tidemill_engine.windows import Events, Queries, ViewPlan, ViewState, backfi
 pytestmark = pytest.mark.timeout(300)  # the first run on a machine compiles the kernels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans(), logs(), st.integers(0, 95), st.data())
 def test_any_cut_and_restart_is_one_pass(plan: ViewPlan, log: list[Seen], end: int, data: st.DataObject) -> None:
     """Events arrive in any order, but none below a watermark already announced."""
@@ -42,7 +42,7 @@ def test_any_cut_and_restart_is_one_pass(plan: ViewPlan, log: list[Seen], end: i
     assert cut.digest() == once.digest() == restarted(cut, stored).digest()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans(), logs(), st.integers(0, 95), st.randoms(use_true_random=False))
 def test_any_order_gives_the_same_bits(plan: ViewPlan, log: list[Seen], end: int, shuffler: Random) -> None:
     """All of them if keys live for ever; else the features that do not count from a key's first event on."""
@@ -61,7 +61,7 @@ def test_any_order_gives_the_same_bits(plan: ViewPlan, log: list[Seen], end: int
     assert first[1].tolist() == second[1].tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans(), logs(), st.integers(1, 8), st.integers(0, 200))
 def test_values_are_those_of_an_independent_computation(plan: ViewPlan, log: list[Seen], size: int, end: int) -> None:
     state = ViewState(dataclasses.replace(plan, ttl_us=1000 * SECOND))
@@ -84,7 +84,7 @@ def check_values(state: ViewState, log: Sequence[Seen]) -> None:
         assert all(map(close, row, oracle(state.plan, events, time)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(plans(), logs(), st.lists(st.tuples(st.sampled_from([b"k", b"m", b"z"]), st.integers(-1, 130)), max_size=8))
 def test_a_backfill_is_the_stream_stopped_at_each_query(
     plan: ViewPlan, log: list[Seen], asked: list[tuple[bytes, int]]
@@ -98,7 +98,7 @@ def test_a_backfill_is_the_stream_stopped_at_each_query(
         assert row.tobytes() == state.evaluate_at([key], np.array([time]))[0].tobytes()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(plans(), logs())
 def test_a_vector_after_each_event_is_the_vector_of_that_prefix(plan: ViewPlan, log: list[Seen]) -> None:
     state, single = ViewState(plan), ViewState(plan)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from engine_windows_cases import BASE, SECOND, Seen, close, columns, logs, oracle, plans
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -108,7 +108,7 @@ def agrees(plan: ViewPlan, log: list[Seen], seconds: int, data: st.DataObject) -
 
 
 @pytest.mark.timeout(900)  # the first run on a machine compiles the kernels
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(plans(), logs(), st.integers(0, 200), st.data())
 def test_the_stream_is_the_batch(plan: ViewPlan, log: list[Seen], seconds: int, data: st.DataObject) -> None:
     agrees(plan, log, seconds, data)
@@ -116,7 +116,7 @@ def test_the_stream_is_the_batch(plan: ViewPlan, log: list[Seen], seconds: int, 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2_000)
 @given(plans(), logs(), st.integers(0, 200), st.data())
 def test_the_stream_is_the_batch_many_times(plan: ViewPlan, log: list[Seen], seconds: int, data: st.DataObject) -> None:
     agrees(plan, log, seconds, data)

@@ -109,7 +109,7 @@ def test_a_session_is_restored_with_its_panes() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 300)), max_size=30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_between_two_changes_nothing_changes(pairs: list[tuple[int, int]]) -> None:
     keys, minutes = np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.int64)
     times = NOON + minutes * MINUTE
@@ -123,7 +123,7 @@ def test_between_two_changes_nothing_changes(pairs: list[tuple[int, int]]) -> No
 
 
 @given(st.lists(st.floats(0, 2000), min_size=1, max_size=60), st.floats(0, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_values_are_those_of_plain_python(minutes: list[float], later: float) -> None:
     """Sorted times cut where a gap is too long: the last piece."""
     state = ViewState(PLAN)

@@ -159,7 +159,7 @@ def read(log: Log, turns: Sequence[Input], *, restart_at: int | None = None) -> 
 
 
 @given(logs(), st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_reader_comes_to_the_same_and_nothing_is_lost(log: Log, seed: int) -> None:
     """Whatever order partitions are read in, and wherever a reader starts again."""
     chance = random.Random(seed)

@@ -15,15 +15,12 @@ from tidemill.ledger.topics import read_topic
 from tidemill_contracts import topic
 from tidemill_contracts.events import PipelineApplied, Prediction, Released
 from tidemill_contracts.pipeline import PipelineSpec, files_of
-from tidemill_engine.parity import Answer, Archived, Layout, Logged, Parity, check
-from tidemill_runtime.archive import archive_path, read_events
+from tidemill_engine.parity import COLUMNS, Answer, Archived, Layout, Logged, Parity, check, collect
+from tidemill_runtime.archive import archive_path, read_bands
 from tidemill_runtime.errors import RuntimeFailure
 
 if TYPE_CHECKING:
     from tidemill.client.clients import AsyncClient
-
-_COLUMNS = ("partition", "seq", "offset", "id", "event_us", "body")
-_BODY = msgspec.json.Decoder(dict)
 
 
 class _Logged(msgspec.Struct):
@@ -65,7 +62,7 @@ async def read_parity(
             logged.add(epoch, digest, answer)
     del found
     await client.run(_flush())
-    return await asyncio.to_thread(check, logged, _reader(places.store()))
+    return await asyncio.to_thread(check, logged, _reader(places.store(), logged))
 
 
 def _flush() -> Steps[None]:
@@ -119,17 +116,11 @@ async def _answers(bootstrap: str, name: str) -> list[tuple[int, str, Answer]]:
     return out
 
 
-def _reader(artifacts: str) -> Callable[[str, dict[int, int]], Archived]:
+def _reader(artifacts: str, logged: Logged) -> Callable[[str, dict[int, int]], Archived]:
     def read(source: str, below: dict[int, int]) -> Archived:
         try:
-            table = read_events(archive_path(artifacts, source), below, columns=_COLUMNS)
+            return collect(read_bands(archive_path(artifacts, source), below, columns=COLUMNS), logged, source)
         except RuntimeFailure as error:
             raise TidemillError(f"the events of {source} cannot be read: {error}") from error
-        columns = {name: table.column(name).to_numpy() for name in ("partition", "seq", "offset", "event_us")}
-        return Archived(
-            columns["partition"].astype(np.int64), columns["seq"].astype(np.int64),
-            columns["offset"].astype(np.int64), table.column("id").to_pylist(), columns["event_us"].astype(np.int64),
-            [_BODY.decode(body) for body in table.column("body").to_pylist()],
-        )  # fmt: skip
 
     return read

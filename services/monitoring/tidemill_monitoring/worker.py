@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from tidemill_contracts import EnvelopeError, read_envelope, topic
 from tidemill_contracts.events import PipelineApplied, Prediction, Released
 from tidemill_contracts.pipeline import PipelineSpec, files_of
-from tidemill_engine.parity import Answer, Archived, Layout, Logged, check
+from tidemill_engine.parity import COLUMNS, Answer, Archived, Layout, Logged, check, collect
 from tidemill_runtime.archive import archive_path, read_bands
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, end_offsets, open_consumer
@@ -27,8 +27,6 @@ from tidemill_runtime.settings import ServiceSettings
 
 PATIENCE_S = 30.0
 """The archive is some seconds behind the stream."""
-_COLUMNS = ("partition", "seq", "offset", "id", "event_us", "body")
-_NUMBERS = ("partition", "seq", "offset", "event_us")
 
 
 class Order(BaseModel):
@@ -119,36 +117,13 @@ def _reader(artifacts: str, logged: Logged) -> Any:  # noqa: ANN401 - what `chec
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return _read(archive_path(artifacts, source), below, logged, source)
+                return collect(read_bands(archive_path(artifacts, source), below, columns=COLUMNS), logged, source)
             except Later:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
 
     return read
-
-
-def _read(path: str, below: dict[int, int], logged: Logged, source: str) -> Archived:
-    """Events that may count for what was sampled, read in bands: memory follows the sample and not the log."""
-    chosen, fields = logged.chooser(source), logged.fields(source)
-    ids, bodies, numbers = list[str](), list[dict[str, Any]](), {name: [np.zeros(0, np.int64)] for name in _NUMBERS}
-    for table in read_bands(path, below, columns=_COLUMNS):
-        found = [json.loads(raw) for raw in table.column("body").to_pylist()]
-        index = [at for at, body in enumerate(found) if chosen(body)]
-        bodies += [_lean(found[at], fields) for at in index]
-        part = table.take(index)
-        ids += part.column("id").to_pylist()
-        for name, parts in numbers.items():
-            parts.append(part.column(name).to_numpy().astype(np.int64))
-    columns = {name: np.concatenate(parts) for name, parts in numbers.items()}
-    return Archived(columns["partition"], columns["seq"], columns["offset"], ids, columns["event_us"], bodies)
-
-
-def _lean(body: dict[str, Any], fields: frozenset[str]) -> dict[str, Any]:
-    """What views look at, each text once: a year of events is mostly the same few names."""
-    return {
-        name: sys.intern(value) if isinstance(value, str) else value for name, value in body.items() if name in fields
-    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,6 @@
 from tidemill_engine.parity.check import Mismatch, Parity, check
 from tidemill_engine.parity.layout import Layout
 from tidemill_engine.parity.logged import Answer, Logged
-from tidemill_engine.parity.source import Archived
+from tidemill_engine.parity.source import COLUMNS, Archived, collect
 
-__all__ = ["Answer", "Archived", "Layout", "Logged", "Mismatch", "Parity", "check"]
+__all__ = ["COLUMNS", "Answer", "Archived", "Layout", "Logged", "Mismatch", "Parity", "check", "collect"]

@@ -34,7 +34,7 @@ async def test_a_broker_that_is_away_is_later_in_time(settings: ServiceSettings)
     started = time.monotonic()
     with pytest.raises(Later):
         await wait_for_kafka("127.0.0.1:9", 0.5)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 async def test_a_reader_sees_whole_transactions_only(settings: ServiceSettings) -> None:
@@ -100,7 +100,7 @@ async def test_a_tail_catches_up_over_markers_and_goes_on(settings: ServiceSetti
 
     tail = Tail(settings, [name], handle)
     running = asyncio.ensure_future(tail.run())
-    await asyncio.wait_for(tail.caught_up.wait(), 10)
+    await asyncio.wait_for(tail.caught_up.wait(), 60)
     assert seen == [(0, b"a"), (0, b"b")]
     assert tail.position(name, 0) == 3  # two records and the marker of their transaction
     await write_topic(settings, name, [(None, b"c", [])], partition=1)

@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,7 +98,7 @@ def test_a_signal_drains_flushes_and_exits_zero(tmp_path: Path, free_port: int, 
         until_sync((tmp_path / "mark.slow").exists, "the slow request is under way")
         child.send_signal(number)
         assert request.result(5).text == "done"
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
         assert (tmp_path / "mark").read_text() == "flushed"
         assert spoken(child) == []
 
@@ -107,7 +106,7 @@ def test_a_signal_drains_flushes_and_exits_zero(tmp_path: Path, free_port: int, 
 @pytest.mark.parametrize("how", ["crash", "end"])
 def test_background_that_ends_takes_the_process_down_after_a_flush(tmp_path: Path, free_port: int, how: str) -> None:
     with program(tmp_path, how, port=free_port) as child:
-        assert child.wait(15) == 1
+        assert child.wait(60) == 1
         assert (tmp_path / "mark").read_text() == "flushed"
         assert [line["message"] for line in spoken(child)] == [f"background {how} ended"]
 
@@ -115,10 +114,8 @@ def test_background_that_ends_takes_the_process_down_after_a_flush(tmp_path: Pat
 def test_background_that_will_not_stop_does_not_hold_the_exit(tmp_path: Path, free_port: int) -> None:
     with program(tmp_path, "stubborn", port=free_port) as child:
         until_sync(lambda: answers(free_port), "the service is ready")
-        started = time.monotonic()
         child.terminate()
-        assert child.wait(10) == 0
-        assert time.monotonic() - started < 10
+        assert child.wait(60) == 0, "what is stubborn would stay for ever"
         assert "stubborn" in spoken(child)[0]["message"]
         assert (tmp_path / "mark").read_text() == "flushed"
 
@@ -127,12 +124,12 @@ def test_what_started_last_stops_first_and_in_peace(tmp_path: Path, free_port: i
     with program(tmp_path, "leaning", port=free_port) as child:
         until_sync(lambda: answers(free_port), "the service is ready")
         child.terminate()
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
         assert (tmp_path / "mark.leaning").read_text() == "started"
 
 
 def test_an_open_server_without_a_key_does_not_start(tmp_path: Path, free_port: int) -> None:
     with program(tmp_path, port=free_port, host="0.0.0.0") as child:
-        assert child.wait(15) == 2
+        assert child.wait(60) == 2
         [line] = spoken(child)
         assert "TIDEMILL_API_KEY" in line["message"]

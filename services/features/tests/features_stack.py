@@ -233,7 +233,7 @@ class Process:
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            return self._process.wait(15)
+            return self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -150,7 +150,7 @@ async def test_flushing_waits_for_what_is_asked(tmp_path: Path) -> None:
     task = bench.task()
     await task.open()
     await task.process({EVENTS: output(["a"])})
-    found = await bench.archive.flush_to({"events/0": 2, "late/0": 0}, timeout_s=5)
+    found = await bench.archive.flush_to({"events/0": 2, "late/0": 0}, timeout_s=60)
     assert found == {"events/0": 1, "events/0/seq": 0}
     with pytest.raises(Later):
         await bench.archive.flush_to({"events/0": 3}, timeout_s=0.1)

@@ -40,7 +40,7 @@ async def test_without_a_broker_producers_are_told_to_come_back_and_can(own: Run
         started = time.monotonic()
         answer = await client.post("/v1/events/flights", json=[flight(n) for n in range(2, 50)])
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30, "the producer's own patience is longer"
         assert (await client.get("/livez")).status_code == 200
         broker.start()
 

@@ -59,7 +59,7 @@ class Process:
         """Send a signal and wait for the end."""
         assert self.child is not None
         self.child.send_signal(number)
-        return self.child.wait(20)
+        return self.child.wait(60)
 
     @property
     def url(self) -> str:

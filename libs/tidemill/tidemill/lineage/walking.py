@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from tidemill.client import calls
 from tidemill.client.calls import Call, Steps
 from tidemill.client.errors import TidemillError
+from tidemill.client.transport import AsyncTransport
 from tidemill.ledger.topics import read_topic
 from tidemill.lineage.resolve import SourceEvent, Wanted, resolve
 from tidemill.lineage.steps import Lineage, Step
@@ -17,13 +18,20 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import RuntimeFailure
 
-if TYPE_CHECKING:
-    from tidemill.client.clients import AsyncClient
-
+T = TypeVar("T")
 _SHORT = 12
 
 
-async def walk(client: "AsyncClient", prediction_id: str) -> Lineage:
+class Asks(Protocol):
+    """The client, as much of it as a walk needs; that the client itself can walk is no reason to know it here."""
+
+    transport: AsyncTransport
+
+    async def run(self, steps: Steps[T]) -> T:
+        """The result of an operation."""
+
+
+async def walk(client: Asks, prediction_id: str) -> Lineage:
     """The lineage of a prediction.
 
     Raises:
@@ -31,9 +39,9 @@ async def walk(client: "AsyncClient", prediction_id: str) -> Lineage:
     """
     places = client.transport.endpoints
     outcome = await client.run(calls.or_none(_outcome(prediction_id)))
-    names = [outcome["pipeline"]] if outcome is not None else await client.pipelines()
+    names = [outcome["pipeline"]] if outcome is not None else await client.run(calls.pipelines())
     prediction = await _prediction(places.bootstrap(), names, prediction_id, places.prefix)
-    spec = PipelineSpec.of((await client.pipeline(prediction.pipeline)).spec)
+    spec = PipelineSpec.of((await client.run(calls.pipeline(prediction.pipeline))).spec)
     await client.run(_flush())
     events = await resolve(places.store(), _wanted(spec, prediction, outcome))
     steps = [_about(prediction)]
@@ -92,9 +100,9 @@ def _about(prediction: Prediction) -> Step:
     return Step(0, "prediction", which, prediction.model_dump(mode="json", include=kept))
 
 
-async def _up(client: "AsyncClient", prediction: Prediction, artifacts: Artifacts) -> list[Step]:
+async def _up(client: Asks, prediction: Prediction, artifacts: Artifacts) -> list[Step]:
     """Release, model, run, manifest, request and cause."""
-    releases = await client.releases(prediction.pipeline)
+    releases = await client.run(calls.releases(prediction.pipeline))
     edges = await client.run(_edges("model", prediction.model))
     parents = {edge["parent_kind"]: edge["parent"] for edge in edges}
     steps = [_release(release) for release in releases if release.epoch == prediction.epoch][:1]
@@ -129,7 +137,7 @@ async def _manifest(digest: str, artifacts: Artifacts) -> Step:
     return Step(4, "manifest", which, {"digest": digest, **manifest.model_dump(mode="json")})
 
 
-async def _cause(client: "AsyncClient", pipeline: str, request_id: str, run: dict[str, Any] | None) -> list[Step]:
+async def _cause(client: Asks, pipeline: str, request_id: str, run: dict[str, Any] | None) -> list[Step]:
     cause = run["cause"] if run is not None else {}
     when = f" at {format_time(run['at_us'])}" if run is not None else ""
     steps = [Step(4, "request", f"{request_id}{when}", {"request_id": request_id, **({} if run is None else run)})]
@@ -138,7 +146,7 @@ async def _cause(client: "AsyncClient", pipeline: str, request_id: str, run: dic
         if cause:
             steps.append(Step(5, "cause", f"{cause['kind']} {cause.get('detail', '')}".strip(), cause))
         return steps
-    for each in await client.drifts(pipeline):
+    for each in await client.run(calls.drifts(pipeline)):
         if each.event_id == event_id:
             drift = each.drift
             change = f"{_number(drift.before)} to {_number(drift.after)}"

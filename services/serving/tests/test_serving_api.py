@@ -156,7 +156,7 @@ async def test_a_full_log_refuses_what_is_new_and_repeats_what_is_known(http: ht
 
 @pytest.mark.parametrize("path", [PATH, f"/v2/models/{SPEC.name}/infer"])
 async def test_who_comes_above_what_a_tick_takes_is_refused(http: httpx.AsyncClient, edge: Edge, path: str) -> None:
-    edge.batcher.most = 2.0
+    edge.batcher.pace.most = 2.0
     raw = body() if path == PATH else json.dumps(tensor()).encode()
     answers = await asyncio.gather(*[http.post(path, content=raw, headers=JSON) for _ in range(40)])
     assert {answer.status_code for answer in answers} == {200, 503}

@@ -135,11 +135,11 @@ async def test_a_model_that_cannot_be_explained_answers_all_the_same(http: httpx
 
 
 async def test_what_cannot_be_in_time_is_refused_before_it_is_scored(http: httpx.AsyncClient, edge: Edge) -> None:
-    edge.batcher._each_s = 0.5
+    edge.batcher.pace.each_s = 0.5
     late = await http.post(PATH, json=body(), headers={"tidemill-deadline-ms": "100"})
     assert late.status_code == 504
     assert not edge.log.entries
-    edge.batcher._each_s = 0.0
+    edge.batcher.pace.each_s = 0.0
     in_time = await http.post(PATH, json=body(), headers={"tidemill-deadline-ms": "60000"})
     assert in_time.status_code == 200
 

@@ -15,8 +15,9 @@ from test_serving_desk import NOW_US, answer, ask, body, desk, loaded, replica
 from tidemill_runtime.errors import Later
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.house import House
-from tidemill_serving.handlers.batching import HELD, Batcher
+from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.fencing import GAP_S, Fence
+from tidemill_serving.handlers.pacing import HELD
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(200)]
 SPEC = pipeline()

@@ -1,18 +1,18 @@
 """One batch per tick of the event loop: requests that arrive together are scored together and logged with one write.
 
 Nothing waits: an idle process answers one request at once, and the more arrive while a batch is scored the larger is
-the next. How large it may get follows from what a row has cost lately, so that no answer is later than a budget: who
-comes above that is refused at once, which costs next to nothing.
+the next, up to a size above which it would only keep clients idle: another tick takes what is left, so that some read
+their answers and ask again while others are answered. How much may wait follows from what a row has cost lately, so
+that no answer is later than a budget: who comes above that is refused at once, which costs next to nothing.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 
 from tidemill_runtime import telemetry
-from tidemill_serving.domain.body import OVERLOADED, RefusedError
+from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.counting import count_rows
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, LogRefusedError
@@ -22,17 +22,11 @@ from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
 from tidemill_serving.handlers.jobs import Deliver, Job, RowsJob, by_desk
+from tidemill_serving.handlers.pacing import Pace, split
 
 TIMERS_EVERY_S = 0.02
-BUDGET_S = 0.03
-"""Of a tick; an answer waits for two at most, the one under way and its own."""
-LEAST, TELLING = 256.0, 64.0
-"""Instances that a tick takes whatever they have cost lately; and in a tick from which one learns what they cost."""
-HELD = 2048.0
-"""Instances that may wait while batches are held."""
 REQUEST, ROW = 0.6, 0.06
 """What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
-_MEMORY = 0.1
 _log = logging.getLogger(__name__)
 
 
@@ -62,18 +56,17 @@ class Batcher:
         self._appended, self._swapped = appended, swapped
         self._jobs: list[Job] = []
         self._rows_jobs: list[RowsJob] = []
-        self._load, self._began, self._each_s = 0.0, 0.0, 0.0
-        self.most = math.inf
+        self.pace = Pace()
         self._timers_due = False
 
     @property
     def is_full(self) -> bool:
-        """Whether one more would be refused in this tick: who asks need not read a request for that."""
-        return self._load + 1.0 > self.most and self._load > 0.0
+        """Whether one more would be refused: who asks need not read a request for that."""
+        return self.pace.is_full
 
     def expected_s(self, count: int) -> float:
         """Seconds until so many more would be answered, from what instances have cost lately."""
-        return (self._load + count) * self._each_s
+        return self.pace.expected_s(count)
 
     def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
         """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
@@ -108,15 +101,10 @@ class Batcher:
         return await done
 
     def _admit(self, load: float) -> None:
-        """Room in this tick for what costs as much as `load` instances; the first of a tick always has it."""
-        if self._load:
-            if self._load + load > (min(self.most, HELD) if self._is_held else self.most):
-                raise OVERLOADED.with_traceback(None)  # else each raising would keep the frames of all before it
-        else:
+        """Room for what costs as much as `load` instances; raises RefusedError."""
+        if self.pace.admit(load, is_held=self._is_held):
             # What else has arrived is read before a call that is scheduled now.
             asyncio.get_running_loop().call_soon(self._flush)
-            self._began = time.perf_counter()
-        self._load += load
 
     def progress(self) -> None:
         """Event time may have risen: activate what is due at once, and tell the log soon."""
@@ -174,9 +162,13 @@ class Batcher:
         if self.must_wait():
             self._is_held = True
             return
-        jobs, self._jobs = self._jobs, []
-        rows_jobs, self._rows_jobs = self._rows_jobs, []
-        load, self._load = self._load, 0.0
+        jobs, self._jobs = split(self._jobs)
+        rows_jobs, self._rows_jobs = split(self._rows_jobs)
+        is_all = not self._jobs and not self._rows_jobs
+        load = len(jobs) + sum(REQUEST + ROW * job.query.rows.height for job in rows_jobs)
+        self.pace.take(load, is_all=is_all)
+        if not is_all:
+            asyncio.get_running_loop().call_soon(self._flush)
         self._house.counts.rows += len(jobs) + sum(job.query.rows.height for job in rows_jobs)
         drafts = [(desk, found, self._answer(desk, found)) for desk, found in by_desk(jobs)]
         rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in by_desk(rows_jobs)]
@@ -187,7 +179,7 @@ class Batcher:
         for _, asked, draft in rows_drafts:
             for job, result in zip(asked, draft.results, strict=True):
                 job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
-        self._learn(time.perf_counter() - self._began, load)
+        self.pace.learn(load)
         if is_logged:
             for desk, _, draft in drafts:
                 if draft.beside:
@@ -211,13 +203,6 @@ class Batcher:
             draft.remembered[:] = [(identity, known.get(identity, new)) for identity, new in draft.remembered]
         return True
 
-    def _learn(self, seconds: float, load: float) -> None:
-        """From the time that this tick took: how much the next may take. Small ticks tell nothing of large ones."""
-        if load >= TELLING:
-            each = seconds / load
-            self._each_s += _MEMORY * (each - self._each_s) if self._each_s else each
-            self.most = max(LEAST, BUDGET_S / self._each_s)
-
     def _answer(self, desk: Desk, jobs: Sequence[Job]) -> Drafts:
         queries = [job.query for job in jobs]
         self._house.counts.batches += 1
@@ -240,7 +225,7 @@ class Batcher:
     def _answer_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
         started = time.perf_counter()
         drafts = self._draft_rows(desk, jobs)
-        times = self._now_us() // 1000, started - self._began, time.perf_counter() - started
+        times = self._now_us() // 1000, started - self.pace.began, time.perf_counter() - started
         return count_rows(self._house, desk, [job.query for job in jobs], drafts, times)
 
     def _draft_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:

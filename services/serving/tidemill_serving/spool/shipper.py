@@ -28,6 +28,8 @@ BATCH = 500
 """Records read and handed over at a stretch: more would keep requests waiting."""
 LINGER_S = 0.02
 """Between two batches that are not full: no answer waits for the log, and few large writes cost far less than many."""
+NOTED_S = 0.25
+"""Between two notes of the position while records flow: each replaces a file, for which some file systems wait."""
 PROBE_S = 2.0
 SILENT_S = 5.0
 Numbered = tuple[int, int, Entry]
@@ -60,7 +62,8 @@ class Shipper:
         self.counts = spool.shipped_predictions(self._shipped.position)
         self._landed: dict[tuple[str, int], dict[int, int]] = {}
         self._wake = asyncio.Event()
-        self._heard_at = float("-inf")
+        self._heard_at = self._noted_at = float("-inf")
+        self._is_noted = True
         self._speak = Rarely()
         spool.trim(self._shipped.position)
 
@@ -89,6 +92,7 @@ class Shipper:
                 self._landed.clear()
                 await self._follow(producer, backoff)
             except asyncio.CancelledError:
+                self._note()
                 if producer is not None:
                     await close_client(producer, timeout_s=1.0)
                 raise
@@ -106,6 +110,8 @@ class Shipper:
             self._wake.clear()
             batch = reader.batch(BATCH)
             if not batch:
+                if not self._is_noted:
+                    self._note()
                 await self._wait(producer)
                 continue
             await self._reconcile(batch)
@@ -143,14 +149,19 @@ class Shipper:
         for _, _, entry in batch:
             if entry.kind == "prediction":
                 self.counts[entry.pipeline] = self.counts.get(entry.pipeline, 0) + 1
-        self._shipped.position = position
-        try:
-            self._save()
-        except OSError as error:  # a full disk, which trimming mends; an older position costs a restart some reading
-            if self._speak():
-                _log.warning("the shipping position was not noted: %s", error)
+        self._shipped.position, self._is_noted = position, False
+        if asyncio.get_running_loop().time() - self._noted_at > NOTED_S:
+            self._note()
         self._spool.trim(position)
         self._heard()
+
+    def _note(self) -> None:
+        """An older position costs a restart some reading, no more."""
+        try:
+            self._save()
+        except OSError as error:  # a full disk, which trimming mends
+            if self._speak():
+                _log.warning("the shipping position was not noted: %s", error)
 
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -195,6 +206,7 @@ class Shipper:
         beside = self._file.with_suffix(".part")
         beside.write_bytes(msgspec.json.encode(self._shipped))
         beside.replace(self._file)
+        self._noted_at, self._is_noted = asyncio.get_running_loop().time(), True
 
 
 async def _hand_over(

@@ -1,0 +1,71 @@
+"""How much may wait, and how much is answered together: learnt from what instances have cost lately."""
+
+import math
+import time
+from typing import TypeVar
+
+from tidemill_serving.domain.body import OVERLOADED
+
+BUDGET_S = 0.03
+"""Of what waits; an answer waits for that and what is under way."""
+LEAST, TELLING = 256.0, 64.0
+"""Instances that may wait whatever they cost; and in ticks in a row from which one learns what they cost."""
+HELD = 2048.0
+"""Instances that may wait while batches are held."""
+TOGETHER, PARTS = 32, 8
+"""Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`."""
+_MEMORY = 0.1
+T = TypeVar("T")
+
+
+class Pace:
+    """`load` is what waits, in instances; `most` how much of it may."""
+
+    def __init__(self) -> None:
+        self.load, self.most, self.each_s = 0.0, math.inf, 0.0
+        self._began, self._spent_s, self._done = 0.0, 0.0, 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused: who asks need not read a request for that."""
+        return self.load + 1.0 > self.most and self.load > 0.0
+
+    @property
+    def began(self) -> float:
+        """When what is answered now began to come, or the tick before it ended."""
+        return self._began
+
+    def admit(self, load: float, *, is_held: bool) -> bool:
+        """Whether it is the first to wait, which always has room; raises RefusedError where there is none."""
+        is_first = self.load == 0.0
+        if is_first:
+            self._began = time.perf_counter()
+        elif self.load + load > (min(self.most, HELD) if is_held else self.most):
+            raise OVERLOADED.with_traceback(None)  # else each raising would keep the frames of all before it
+        self.load += load
+        return is_first
+
+    def expected_s(self, count: int) -> float:
+        """Seconds until so many more would be answered."""
+        return (self.load + count) * self.each_s
+
+    def take(self, load: float, *, is_all: bool) -> None:
+        """So much of what waits is answered now."""
+        self.load = 0.0 if is_all else max(self.load - load, 1.0)
+
+    def learn(self, load: float) -> None:
+        """From the time that ticks in a row took. Small ticks tell nothing of large ones."""
+        now = time.perf_counter()
+        self._spent_s, self._done, self._began = self._spent_s + now - self._began, self._done + load, now
+        if self._done >= TELLING:
+            each = self._spent_s / self._done
+            self.each_s += _MEMORY * (each - self.each_s) if self.each_s else each
+            self.most = max(LEAST, BUDGET_S / self.each_s)
+        if self._done >= TELLING or not self.load:
+            self._spent_s = self._done = 0.0
+
+
+def split(jobs: list[T]) -> tuple[list[T], list[T]]:
+    """What a tick takes, and what is left."""
+    most = max(TOGETHER, len(jobs) // PARTS)
+    return (jobs, []) if len(jobs) <= most else (jobs[:most], jobs[most:])

@@ -14,3 +14,12 @@ def derived_id(*parts: str | int) -> UUID:
 def prediction_id(pipeline: str, idempotency_key: str) -> UUID:
     """The id of the one answer that a pipeline gives for an idempotency key."""
     return derived_id("prediction", pipeline, idempotency_key)
+
+
+def request_key(source: str, event_id: str, place: int | None = None) -> str:
+    """The idempotency key of an instance without one in a request event: its event is told from others by both.
+
+    `place` is that among the instances of an event with a list of them.
+    """
+    parts = (source, event_id) if place is None else (source, event_id, place)
+    return str(derived_id("request", *parts))

@@ -8,7 +8,7 @@ VERSION = "v1"
 DEFAULT_PARTITIONS = 6
 
 Family = Literal[
-    "raw", "events", "late", "future", "repartition", "features", "predictions", "outcomes",
+    "raw", "events", "late", "future", "repartition", "features", "requests", "predictions", "outcomes",
     "pipelines", "drift", "training", "runs", "versions", "releases", "swaps", "quality", "models", "inferences",
 ]  # fmt: skip
 CONTROL: tuple[Family, ...] = (
@@ -16,6 +16,8 @@ CONTROL: tuple[Family, ...] = (
 )  # fmt: skip
 _COMPACTED = frozenset({"pipelines", "releases", "features", "models"})
 
+REQUESTS_KEPT_MS = 7 * 86_400_000
+"""Requests that came over Kafka: what they were answered stays with the predictions."""
 RELEASES_LAG_MS = 7 * 86_400_000
 """So long every decision can be read in order, also from the topics that keep only the newest of each pipeline."""
 
@@ -84,13 +86,27 @@ def view_topics(
 
 
 def pipeline_topics(pipeline: str, partitions: int, *, prefix: str = PREFIX) -> list[TopicSpec]:
-    """Predictions (partitioned by join key) and outcomes (one partition: they are one ordered merge).
+    """Requests (partitioned by their id), predictions (by join key) and outcomes (one partition: one ordered merge).
 
     Predictions are compressed by the broker: the process that answers has no time for it.
     """
     predictions = topic("predictions", pipeline, prefix=prefix)
     outcomes = topic("outcomes", pipeline, prefix=prefix)
     return [
+        *request_topics(pipeline, partitions, prefix=prefix),
         TopicSpec(predictions, partitions, compression="zstd"), TopicSpec(dead_letters(predictions), 1),
         TopicSpec(outcomes, 1), TopicSpec(dead_letters(outcomes), 1),
     ]  # fmt: skip
+
+
+def request_topics(pipeline: str, partitions: int, *, prefix: str = PREFIX) -> list[TopicSpec]:
+    """Requests for predictions that come over Kafka, and those that cannot be answered."""
+    requests = topic("requests", pipeline, prefix=prefix)
+    return [
+        TopicSpec(requests, partitions, retention_ms=REQUESTS_KEPT_MS), TopicSpec(dead_letters(requests), 1),
+    ]  # fmt: skip
+
+
+def request_group(pipeline: str, *, prefix: str = PREFIX) -> str:
+    """The consumer group that answers a pipeline's requests; its committed offsets say what is done."""
+    return f"{prefix}-serving.{pipeline}"

@@ -32,11 +32,12 @@ _NAMED = {
     "future": "events dated too far after their arrival",
     "repartition": "events of a view keyed by another field than their source's",
     "features": "one vector per entity, compacted, and the partition's watermark",
+    "requests": "requests for predictions that nobody waits for; answered among the predictions",
     "predictions": "every answer, once, before it left",
     "outcomes": "each label joined to its prediction, in one order",
 }
 _OF = {"raw": "source", "events": "source", "late": "source", "future": "source", "repartition": "view",
-       "features": "view", "predictions": "pipeline", "outcomes": "pipeline"}  # fmt: skip
+       "features": "view", "requests": "pipeline", "predictions": "pipeline", "outcomes": "pipeline"}  # fmt: skip
 
 
 def asyncapi() -> dict[str, Any]:

@@ -37,6 +37,10 @@ class Settings(ServiceSettings):
         default=None, ge=0, le=65535, validation_alias="TIDEMILL_SERVING_GRPC_PORT",
         description="of the Open Inference Protocol over gRPC, beside the HTTP port on the same host; none: no gRPC",
     )  # fmt: skip
+    bulk: bool = Field(
+        default=True, validation_alias="TIDEMILL_SERVING_BULK",
+        description="answer what comes over Kafka, on requests.<pipeline>; off: others do, or nobody",
+    )  # fmt: skip
     spool_limit_bytes: int = Field(default=1024 * _MIB, ge=_MIB, description="of records that Kafka does not have yet")
     spool_at_limit: Literal["refuse", "sample"] = Field(
         default="refuse", description="sample: answer all and log a share, counted and marked, up to a quarter above"

@@ -18,6 +18,11 @@ Fallback = Literal["error", "late", "invalid"]
 """Why a model has no score: it failed, it took too long, or what it answered is not a probability."""
 
 
+def _is_unset(value: object) -> bool:
+    """What is not used is not written."""
+    return value is None
+
+
 class Timer(Event):
     """The written word of a clock or producer: nothing older than `time_us` of this source follows in the partition."""
 
@@ -111,6 +116,34 @@ class Prediction(Event):
     above: list[str] = Field(default_factory=list, description="names of the release's thresholds that score reaches")
     inline: dict[str, float | None] = Field(
         default_factory=dict, description="features that the request put in, in place of what was known of the entity"
+    )
+
+
+class RequestedInstance(Contract):
+    """One instance of a request, as `POST /v1/predict/{pipeline}` takes it; without `id` the event's stands for it."""
+
+    id: str | None = Field(default=None, min_length=1, max_length=256)
+    time: str | None = Field(default=None, description="event time, RFC 3339")
+    inputs: dict[str, Scalar] = Field(description="request fields as the pipeline file declares them")
+    features: dict[str, float | None] | None = Field(
+        default=None, description="features in place of what is known of the entity, by `view.feature`"
+    )
+
+
+class PredictionRequested(Event):
+    """A request for predictions that nobody waits for: one instance, or `instances`. Its answers are predictions.
+
+    The body is that of `POST /v1/predict/{pipeline}`.
+    """
+
+    TYPE: ClassVar[str] = "tidemill.prediction-requested.v1"
+    FAMILY: ClassVar[Family | None] = "requests"
+    id: str | None = Field(default=None, min_length=1, max_length=256, exclude_if=_is_unset)
+    time: str | None = Field(default=None, description="event time, RFC 3339", exclude_if=_is_unset)
+    inputs: dict[str, Scalar] | None = Field(default=None, exclude_if=_is_unset)
+    features: dict[str, float | None] | None = Field(default=None, exclude_if=_is_unset)
+    instances: list[RequestedInstance] | None = Field(
+        default=None, min_length=1, max_length=1000, exclude_if=_is_unset, description="instead of all of the above"
     )
 
 

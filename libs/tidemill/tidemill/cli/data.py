@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,11 @@ from tidemill.cli.connect import TAKEN_S, PipelineArgument, connected, wait_for
 from tidemill.cli.output import HomeOption, JsonOption, console, emit, errors, plain, say, table
 
 if TYPE_CHECKING:
+    from tidemill.bulk import Progress
     from tidemill.client.results import Accepted
 
 BATCH = 1000
+_SHOWN, _TOLD_EVERY = 10, 100
 _Item = dict[str, Any]
 _PROGRESS_FROM_BYTES = 1_000_000
 
@@ -59,35 +62,80 @@ def send(
         say(f"{count:,} events are on the log")
 
 
-def predict(
+def predict(  # noqa: PLR0913 - the options of a command
     pipeline: PipelineArgument,
     file: Annotated[
         Path | None, typer.Argument(help="Instances: JSON or NDJSON.", exists=True, metavar="[FILE]")
     ] = None,
     given: Annotated[str | None, typer.Option("--input", help="One instance's inputs as JSON.")] = None,
+    bulk: Annotated[bool, typer.Option("--bulk", help="Over Kafka, behind those who wait for answers.")] = False,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="With --bulk: where to write the answers, as NDJSON.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="With --bulk: return once all is decided.")] = True,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict one instance (--input) or the instances of a file, each {"inputs": {...}} with optional "id" and "time".
 
+    With --bulk they are sent over Kafka and counted; exit code 1 if one was refused.
+
     Example: [bold]tidemill predict flight-delay --input '{"flight": "UA1", "origin": "EWR", ...}'[/bold]
+    Example: [bold]tidemill predict flight-delay flights.ndjson --bulk --answers scores.ndjson[/bold]
     """
     if (file is None) == (given is None):
         raise typer.BadParameter("give either a FILE or --input")
     if given is not None:
-        instances = [{"inputs": _parsed(given, "--input")}]
+        instances: Iterator[_Item] = iter([{"inputs": _parsed(given, "--input")}])
     else:
-        instances = [each if "inputs" in each else {"inputs": each} for batch in _batches(str(file)) for each in batch]
+        instances = (each if "inputs" in each else {"inputs": each} for batch in _batches(str(file)) for each in batch)
+    if bulk:
+        _predict_bulk(pipeline, instances, answers, wait=wait, home=home, as_json=as_json)
+        return
     with connected(home) as client:
-        answers = client.predict_many(pipeline, instances)
+        found = client.predict_many(pipeline, list(instances))
     if as_json:
-        emit([answer.model_dump() for answer in answers])
+        emit([answer.model_dump() for answer in found])
         return
     shown = table("score", "epoch", "version", "defaulted", "prediction")
-    for answer in answers:
+    for answer in found:
         cells = (f"{answer.score:.4f}", str(answer.epoch), str(answer.version), str(len(answer.defaulted) or ""))
         shown.add_row(*plain(*cells, answer.prediction_id))
     console.print(shown)
+
+
+def _predict_bulk(  # noqa: PLR0913 - the options of a command
+    pipeline: str, instances: Iterator[_Item], answers: Path | None, *, wait: bool, home: Path | None, as_json: bool
+) -> None:
+    if answers is not None and not wait:
+        raise typer.BadParameter("--answers needs to wait for them")
+    with connected(home) as client, ExitStack() as opened:
+        out = None if answers is None else opened.enter_context(answers.open("w", encoding="utf-8"))
+        sink = None if out is None else (lambda answer: print(json.dumps(answer), file=out))
+        outcome = client.predict_bulk(pipeline, instances, wait=wait, progress=opened.enter_context(_told()), sink=sink)
+    if as_json:
+        emit(outcome.model_dump())
+    else:
+        said = f"{outcome.sent:,} requests are on the log"
+        if wait:
+            said += f": {outcome.answered:,} answered, {outcome.known:,} known before, {outcome.refused:,} refused"
+        say(f"{said}, in {outcome.seconds:.1f} s")
+        for refusal in outcome.refusals[:_SHOWN]:
+            errors.print(f"{refusal.id}: {refusal.error}", markup=False, highlight=False)
+        if outcome.refused > _SHOWN:
+            errors.print(f"and {outcome.refused - _SHOWN:,} more: tidemill dlq list has all of them", highlight=False)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _told() -> "Iterator[Progress | None]":
+    """How far a run is, where somebody watches."""
+    if not errors.is_terminal:
+        yield None
+        return
+    with errors.status("sending") as shown:
+        yield lambda what, count: shown.update(f"{count:,} {what}") if count % _TOLD_EVERY == 0 else None
 
 
 def _events() -> None:

@@ -20,6 +20,10 @@ from tidemill.client.errors import TidemillError
 from tidemill.client.transport import AsyncTransport, Endpoints, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tidemill.bulk import Progress, Sink
+    from tidemill.client.results import BulkOutcome
     from tidemill.lineage import Lineage
 
 P = ParamSpec("P")
@@ -136,6 +140,15 @@ class AsyncClient(Operations):
 
         return await walk(self, prediction_id)
 
+    async def predict_bulk(
+        self, pipeline: str, instances: "Iterable[Mapping[str, Any]]", *, wait: bool = True,
+        progress: "Progress | None" = None, sink: "Sink | None" = None,
+    ) -> "BulkOutcome":  # fmt: skip
+        """Predict many over Kafka, as `tidemill.bulk.predict_bulk` says; Kafka must be reachable from here."""
+        from tidemill.bulk import predict_bulk  # noqa: PLC0415 - Kafka, which little else here needs
+
+        return await predict_bulk(self, pipeline, instances, wait=wait, progress=progress, sink=sink)
+
     async def close(self) -> None:
         """Close the connections."""
         await self.transport.close()
@@ -180,16 +193,27 @@ class Client(Operations):
 
     def lineage(self, prediction_id: str) -> "Lineage":
         """As `AsyncClient.lineage`, in a thread of its own: the caller may already run an event loop."""
+        return self._apart(lambda client: client.lineage(prediction_id))
 
-        async def look() -> "Lineage":
+    def predict_bulk(
+        self, pipeline: str, instances: "Iterable[Mapping[str, Any]]", *, wait: bool = True,
+        progress: "Progress | None" = None, sink: "Sink | None" = None,
+    ) -> "BulkOutcome":  # fmt: skip
+        """As `AsyncClient.predict_bulk`, in a thread of its own."""
+        return self._apart(
+            lambda client: client.predict_bulk(pipeline, instances, wait=wait, progress=progress, sink=sink)
+        )
+
+    def _apart(self, work: "Callable[[AsyncClient], Awaitable[T]]") -> T:
+        async def run() -> T:
             mine = self.transport
             async with AsyncClient(
                 endpoints=mine.endpoints, api_key=mine.api_key, patience_s=mine.patience_s
             ) as client:
-                return await client.lineage(prediction_id)
+                return await work(client)
 
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(look())).result()
+            return pool.submit(lambda: asyncio.run(run())).result()
 
     def close(self) -> None:
         """Close the connections."""

@@ -110,6 +110,25 @@ class Prediction(Result):
     explanation: list[Explanation] | None = None
 
 
+class Refusal(Result):
+    """A request over Kafka that went to the dead letters: its id, or its place where it had none, and why."""
+
+    id: str
+    error: str
+
+
+class BulkOutcome(Result):
+    """What became of requests over Kafka: `known` were answered before under their ids; the first refusals by name."""
+
+    pipeline: str
+    sent: int
+    answered: int
+    refused: int
+    known: int
+    refusals: list[Refusal] = []
+    seconds: float
+
+
 class Version(Result):
     """A registered model; `at_us` is the event time of its training."""
 
@@ -202,6 +221,7 @@ class Replayed(Result):
 
 
 __all__ = [
-    "Accepted", "Applied", "Audit", "Drift", "DriftDetected", "EventFate", "GateDecided", "Letter", "Metric",
-    "OpenedLetter", "Part", "Pipeline", "Place", "Prediction", "Released", "Replayed", "Run", "Version",
+    "Accepted", "Applied", "Audit", "BulkOutcome", "Drift", "DriftDetected", "EventFate", "GateDecided", "Letter",
+    "Metric", "OpenedLetter", "Part", "Pipeline", "Place", "Prediction", "Refusal", "Released", "Replayed", "Run",
+    "Version",
 ]  # fmt: skip

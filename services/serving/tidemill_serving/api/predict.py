@@ -16,7 +16,7 @@ from tidemill_serving.api.deadlines import DEADLINE, read_deadline
 from tidemill_serving.api.models import Explain, Instance, Instances, Prediction, Predictions
 from tidemill_serving.domain.body import Fault, RefusedError, read_json
 from tidemill_serving.domain.desk import Desk, Query, Result
-from tidemill_serving.domain.extras import Extra, Seen, unknown_inline
+from tidemill_serving.domain.extras import Extra, Seen, check_inline
 from tidemill_serving.domain.requests import Ask, read_header_id
 
 JSON = "application/json"
@@ -76,7 +76,8 @@ class Predictor:
             await self._check_fresh(desk, minimum, headers.get("prefer"))
             deadline.check()
         asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
-        _check_inline(desk, asks)
+        if desk.champion.active is not None:
+            check_inline(asks, desk.champion.active.plan.features)
         if explain:
             asks = _explained(asks)
         deadline.check(self._batches.expected_s(len(asks)))
@@ -113,16 +114,6 @@ class Predictor:
         seconds = min(int(wait[1]), MAXIMUM_WAIT_S) if wait else 0
         if not await self._fresh.reached(desk, int(minimum), seconds):
             raise RefusedError(503, "behind", "the features have not reached the watermark that was asked for")
-
-
-def _check_inline(desk: Desk, asks: Sequence[Ask]) -> None:
-    active = desk.champion.active
-    if active is None:
-        return
-    for place, ask in enumerate(asks):
-        if unknown_inline(ask.extra, active.plan.features):
-            fault = Fault(f"instances.{place}.features", "unknown", "not a feature of the release that answers")
-            raise RefusedError(422, "the request breaks its declaration", "", (fault,))
 
 
 def _explained(asks: Sequence[Ask]) -> list[Ask]:

@@ -25,6 +25,7 @@ from tidemill_serving.api.models import Status
 from tidemill_serving.api.predict import Predictor, predict_routes
 from tidemill_serving.api.repository import repository_routes
 from tidemill_serving.api.status import status_of, status_routes
+from tidemill_serving.app.bulk import BulkRoute
 from tidemill_serving.app.family import Family
 from tidemill_serving.app.heirs import Heirs, limits_of, log_state
 from tidemill_serving.app.metrics import ServingMetrics
@@ -36,6 +37,7 @@ from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
 from tidemill_serving.handlers.batching import Batcher
+from tidemill_serving.handlers.bulk import Bulk
 from tidemill_serving.handlers.fencing import Fence
 from tidemill_serving.handlers.following import Follower, Follows
 from tidemill_serving.handlers.freshness import Freshness
@@ -111,19 +113,29 @@ class Serving:
         self.releaser = Releaser(
             self.house, models, topic=self._releases, progress=self._progress, caught_up=self.follower.caught_up
         )
-        self.follower.configured.append(self.releaser.reconsider)
+        self.bulk = BulkRoute(
+            settings, self.house, Bulk(self.batcher, self._journal(), settings.client_id, self._is_filling)
+        )
+        self.follower.configured += [self.releaser.reconsider, self.bulk.changed.set]
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
     def _opener(self, folder: str) -> Models:
         return Models(Artifacts(self._settings.artifacts), self._settings.state / folder, self._examiner)
 
     def _imported_models(self) -> tuple[Runs, Importer]:
-        settings, source = self._settings, f"tidemill/serving/{self._settings.instance}"
-        journal = Journal(self.house, self.spool, source, self.shipper.wake, _now_us)
+        settings, journal = self._settings, self._journal()
         runs = Runs(journal, topic("inferences", prefix=settings.prefix))
         name = topic("models", prefix=settings.prefix)
         importer = Importer(self._opener("imported"), self.store, journal, name)
         return runs, importer
+
+    def _journal(self) -> Journal:
+        source = f"tidemill/serving/{self._settings.instance}"
+        return Journal(self.house, self.spool, source, self.shipper.wake, _now_us)
+
+    def _is_filling(self) -> bool:
+        """Whether so much waits for Kafka that the rest of the log's room is for those who wait for answers."""
+        return self.spool.pending_bytes > self._settings.spool_limit_bytes // 2
 
     def background(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What runs beside HTTP: gRPC stops first, so that its last answers are still shipped."""
@@ -187,7 +199,7 @@ class Serving:
             work = (
                 self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
                 watcher.run(), releases.run(), fence.run(), self.follower.run(), self.releaser.run(known),
-                self.importer.run(), self._follow_imported(watcher),
+                self.importer.run(), self._follow_imported(watcher), self.bulk.run(),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip

@@ -49,6 +49,10 @@ class ServingMetrics(Collector):
             for metric, value in values.items():
                 found[metric].add_metric([name], value)
             _traffic(found, desk)
+            if (bulk := self._house.bulk.get(name)) is not None:
+                found["bulk_instances"].add_metric([name], bulk.instances)
+                found["bulk_letters"].add_metric([name], bulk.letters)
+                found["bulk_held"].add_metric([name], float(bulk.is_held))
         for name, tally in self._spool.tallies.items():
             found["predictions"].add_metric([name], tally.predictions)
             found["shipped"].add_metric([name], self._shipper.counts.get(name, 0))
@@ -95,6 +99,8 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "fallbacks": ("Answers that another gave than whose key it was, or not all of its members.", FALLBACKS),
         "shadows": ("Rows for shadows off the path of answers: scored, dropped, or why not.", SHADOWS),
         "unlogged": ("Answers that the policy at the log's limit left out of it.", LABELS),
+        "bulk_instances": ("Instances of requests over Kafka that were answered, or known.", LABELS),
+        "bulk_letters": ("Requests over Kafka that went to the dead letters.", LABELS),
         "batches": ("Batches scored.", ()),
         "rows": ("Instances scored.", ()),
         "log_refused": ("Writes that the spool refused: its limit is reached or the disk is full.", ()),
@@ -109,6 +115,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "refused_releases": ("Releases that were not taken since the process began.", LABELS),
         "spool_pending_bytes": ("Bytes of segments with records that Kafka does not have.", ()),
         "spool_pending_records": ("Records that Kafka does not have.", ()),
+        "bulk_held": ("1 while requests over Kafka wait: for features, a release, room in the log.", LABELS),
         "degraded": ("1 while answers may be behind what Kafka holds.", ()),
     }
     made: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["prediction", "inference", "shadow", "timer", "swap", "switch"]
+Kind = Literal["prediction", "inference", "shadow", "timer", "swap", "switch", "letter"]
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_serving.domain.body import Fault
+from tidemill_serving.domain.body import Fault, RefusedError
 from tidemill_serving.domain.scoring import Weighted
 
 LARGEST = 3.4e38
@@ -60,9 +60,12 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
-def unknown_inline(extra: Extra | None, features: Sequence[str]) -> bool:
-    """Whether a feature was put in that no model asks for."""
-    return extra is not None and not set(features).issuperset(extra.inline)
+def check_inline(asks: Sequence[HasExtra], features: Sequence[str]) -> None:
+    """Raises RefusedError where a feature was put in that the release does not read."""
+    for place, ask in enumerate(asks):
+        if ask.extra is not None and not set(features).issuperset(ask.extra.inline):
+            fault = Fault(f"instances.{place}.features", "unknown", "not a feature of the release that answers")
+            raise RefusedError(422, "the request breaks its declaration", "", (fault,))
 
 
 def put_in(vectors: NDArray[np.float64], features: Sequence[str], asks: Sequence[HasExtra]) -> None:

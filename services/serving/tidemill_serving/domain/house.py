@@ -30,6 +30,15 @@ class Counts:
     pauses: int = 0
 
 
+@dataclass(slots=True)
+class BulkCounts:
+    """Of one pipeline's requests over Kafka, since the process began; `is_held`: they wait for what they need."""
+
+    instances: int = 0
+    letters: int = 0
+    is_held: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class House:
     """One event loop owns it. `degraded`: what is answered may be behind what Kafka holds."""
@@ -38,5 +47,6 @@ class House:
     replica: Replica = field(default_factory=Replica)
     degraded: bool = False
     counts: Counts = field(default_factory=Counts)
+    bulk: dict[str, BulkCounts] = field(default_factory=dict)
     catalogue: Catalogue = field(default_factory=Catalogue)
     statistics: Statistics = field(default_factory=Statistics)

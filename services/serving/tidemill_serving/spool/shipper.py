@@ -230,7 +230,7 @@ async def _hand_over(
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:
     for name, value in headers:
-        parts = value.split(b":") if name == ORIGIN else []
+        parts = (value or b"").split(b":") if name == ORIGIN else []
         if len(parts) == 3 and all(part.isdigit() for part in parts):  # noqa: PLR2004 - partition, offset, ordinal
             return int(parts[0]), int(parts[1])
     return None

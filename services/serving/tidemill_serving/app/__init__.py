@@ -5,8 +5,10 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from secrets import token_hex
 from typing import Any
 
+from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from tidemill_contracts.pipeline import PipelineSpec
@@ -70,7 +72,7 @@ def create(settings: Settings, health: Health) -> Service:
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,
-        direct=serving.hot, listen=serving.family.listener(health),
+        direct=serving.hot, listen=serving.family.listener(health), keys=serving.keys,
     )  # fmt: skip
 
 
@@ -102,7 +104,8 @@ class Serving:
         self.batcher.beside = self.shadower.put
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
-        self.hot = Hot(self.house.desks, self.batcher, api_key=settings.api_key)
+        self.keys = self.family.keys()
+        self.hot = Hot(self.house.desks, self.batcher, keys=self.keys)
         models = self._opener("models")
         self.predictor.explains = Explainers(models.read)
         self.follower = Follower(
@@ -113,9 +116,8 @@ class Serving:
         self.releaser = Releaser(
             self.house, models, topic=self._releases, progress=self._progress, caught_up=self.follower.caught_up
         )
-        self.bulk = BulkRoute(
-            settings, self.house, Bulk(self.batcher, self._journal(), settings.client_id, self._is_filling)
-        )
+        bulk = Bulk(self.batcher, self._journal(), settings.client_id, self._is_filling)
+        self.bulk = BulkRoute(settings, self.house, bulk, lambda: self.shipper.position >= self.spool.end)
         self.follower.configured += [self.releaser.reconsider, self.bulk.changed.set]
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
@@ -138,19 +140,22 @@ class Serving:
         return self.spool.pending_bytes > self._settings.spool_limit_bytes // 2
 
     def background(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """What runs beside HTTP: gRPC stops first, so that its last answers are still shipped."""
-        settings = self._settings
+        """What runs beside HTTP: gRPC and bulk stop first, so that their last answers are still shipped."""
+        settings, work = self._settings, {"serving": self.run, "bulk": self.bulk.run}
         if settings.grpc_port is None:
-            return {"serving": self.run}
+            return work
         from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - 30 MiB, for those who want it
 
-        where = RpcSettings(settings.host, settings.grpc_port, settings.api_key, settings.worker is not None)
+        key = settings.api_key
+        if key is None and self.keys.are_needed:
+            key = SecretStr(token_hex(32))  # keys with bounds do not open gRPC, and nobody has this one
+        where = RpcSettings(settings.host, settings.grpc_port, key, settings.worker is not None)
         rpc = RpcServer(where, self.models, self.house.statistics.found, lambda: self._health.ready()[0])
-        return {"serving": self.run, "grpc": rpc.run}
+        return work | {"grpc": rpc.run}
 
     def front(self, behind: ASGIApp) -> Front:
         """The hot path before the routes."""
-        return Front(behind, self.predictor, api_key=self._settings.api_key)
+        return Front(behind, self.predictor, keys=self.keys)
 
     def routes(self) -> list[Route]:
         """Everything this service answers to."""
@@ -199,7 +204,7 @@ class Serving:
             work = (
                 self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
                 watcher.run(), releases.run(), fence.run(), self.follower.run(), self.releaser.run(known),
-                self.importer.run(), self._follow_imported(watcher), self.bulk.run(),
+                self.importer.run(), self._follow_imported(watcher),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip

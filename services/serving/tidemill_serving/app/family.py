@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_runtime.health import Health
-from tidemill_runtime.http import Route
+from tidemill_runtime.http import Keys, Route
 from tidemill_runtime.service import Listen
 from tidemill_serving.api.models import Status, WorkerStatus
 from tidemill_serving.api.status import together
@@ -50,6 +50,12 @@ class Family:
         if self._is_alone:
             return None
         return OnceLog(spool, SharedIds(self._settings.root or self._settings.state), self._own)
+
+    def keys(self) -> Keys:
+        """Who may ask; what a key has spent is of all workers."""
+        if self._is_alone:
+            return Keys.of(self._settings)
+        return Keys.of(self._settings, root=self._settings.root or self._settings.state)
 
     def listener(self, health: Health) -> Listen | None:
         """Opens this worker's part of the port.

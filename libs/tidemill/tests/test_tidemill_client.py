@@ -7,7 +7,16 @@ import httpx
 import pytest
 
 import tidemill
-from tidemill.client import AsyncClient, Client, Endpoints, RefusedError, TidemillError, UnreachableError
+from tidemill.client import (
+    AsyncClient,
+    Client,
+    DeadlineError,
+    Endpoints,
+    QuotaError,
+    RefusedError,
+    TidemillError,
+    UnreachableError,
+)
 from tidemill.client.calls import BATCH
 from tidemill.client.transport import SERVICES
 from tidemill_contracts.pipeline import load_pipeline
@@ -124,6 +133,36 @@ def test_patience_ends() -> None:
     wire = Wire(httpx.ConnectError("away"))
     with wire.client(patience_s=0.0) as client, pytest.raises(UnreachableError, match="serving did not answer within"):
         client.pipelines()
+
+
+def test_a_deadline_bounds_all_attempts_and_serving_is_told_what_is_left() -> None:
+    late = json_answer({"detail": "the answer cannot be given before the deadline"}, 504)
+    wire = Wire(late, httpx.ReadError("cut"), predictions)
+    with wire.client() as client:
+        client.predict("p", {"a": 1}, deadline_ms=20_000)
+    left = [int(request.headers["tidemill-deadline-ms"]) for request in wire.requests]
+    assert 20_000 >= left[0] > left[1] > left[2] > 0
+    assert wire.bodies[0] == wire.bodies[1] == wire.bodies[2]  # the same id, so one answer and one record
+    wire = Wire(late)
+    with wire.client() as client, pytest.raises(DeadlineError, match="within 1 ms"):
+        client.predict("p", {"a": 1}, deadline_ms=1)
+    assert len(wire.requests) == 1
+    wire = Wire(predictions)
+    with wire.client() as client:
+        client.predict("p", {"a": 1})
+    assert "tidemill-deadline-ms" not in wire.requests[0].headers
+
+
+def test_a_used_up_quota_is_waited_for_while_patience_lasts() -> None:
+    soon = httpx.Response(429, json={"detail": "used up"}, headers={"retry-after": "0"})
+    wire = Wire(soon, predictions)
+    with wire.client() as client:
+        client.predict("p", {"a": 1})
+    assert len(wire.requests) == 2
+    wire = Wire(httpx.Response(429, json={"detail": "used up"}, headers={"retry-after": "60"}))
+    with wire.client(patience_s=5.0) as client, pytest.raises(QuotaError, match="429 used up"):
+        client.predict("p", {"a": 1})
+    assert len(wire.requests) == 1
 
 
 def test_a_champion_is_asked_for_at_an_event_time() -> None:

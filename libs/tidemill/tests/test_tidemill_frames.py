@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 
 from tidemill.client import (
@@ -24,6 +25,7 @@ from tidemill.client import (
     TidemillError,
     UnauthorisedError,
 )
+from tidemill.client.transport import ARROW
 from tidemill_testkit.peers import PeerError, peer
 
 EVERYWHERE = Endpoints({"serving": "http://serving.test"})
@@ -43,6 +45,22 @@ def serve(request: httpx.Request) -> httpx.Response:
         for instance in SEEN[-1]["instances"]
     ]  # fmt: skip
     return httpx.Response(200, json={"predictions": answers})
+
+
+def serve_tables(request: httpx.Request) -> httpx.Response:
+    """As `serve`, in Arrow: what large tables travel as."""
+    with pa.ipc.open_stream(request.content) as reader:
+        rows = reader.read_all()
+    SEEN.append(rows)
+    count = rows.num_rows
+    answer = pa.table({
+        "id": rows["$id"], "prediction_id": rows["$id"], "score": pa.compute.divide(rows["distance"], 1000.0),
+        "epoch": [1] * count, "version": [2] * count, "model": ["0" * 64] * count, "degraded": [False] * count,
+    })  # fmt: skip
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, answer.schema) as writer:
+        writer.write_table(answer)
+    return httpx.Response(200, content=bytes(sink.getvalue()), headers={"content-type": ARROW})
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response] = serve) -> Client:
@@ -73,18 +91,31 @@ def test_a_table_is_predicted_row_by_row() -> None:
     assert found.column("score").to_pylist() == [0.1, 0.0, 0.0]
 
 
-def test_long_tables_go_in_parts_and_the_awaiting_client_does_the_same() -> None:
-    long = pa.table({"distance": [float(row) for row in range(2500)]})
-    with client() as asked:
+def test_long_tables_go_as_arrow_in_parts_and_the_awaiting_client_does_the_same() -> None:
+    long = pa.table({"distance": [float(row) for row in range(12_000)]})
+    with client(serve_tables) as asked:
         found = asked.predict_frame("p", long)
-    assert [len(body["instances"]) for body in SEEN] == [1000, 1000, 500]
-    assert found.column("score").to_pylist() == [row / 1000 for row in range(2500)]
+    assert [rows.num_rows for rows in SEEN] == [10_000, 2000]
+    assert len({identity for rows in SEEN for identity in rows["$id"].to_pylist()}) == 12_000
+    assert found.column("score").to_pylist() == [row / 1000 for row in range(12_000)]
 
     async def ask() -> pa.Table:
-        async with AsyncClient(endpoints=EVERYWHERE, transport=httpx.MockTransport(serve)) as awaiting:
+        async with AsyncClient(endpoints=EVERYWHERE, transport=httpx.MockTransport(serve_tables)) as awaiting:
             return await awaiting.predict_frame("p", long)
 
     assert asyncio.run(ask()).column("score") == found.column("score")
+
+
+def test_a_service_that_knows_no_arrow_is_asked_in_json() -> None:
+    def older(request: httpx.Request) -> httpx.Response:
+        if request.headers["content-type"] == ARROW:
+            return httpx.Response(415, json={"detail": "the body must be application/json"})
+        return serve(request)
+
+    with client(older) as asked:
+        found = asked.predict_frame("p", pa.table({"distance": [float(row) for row in range(1200)]}))
+    assert [len(body["instances"]) for body in SEEN] == [1000, 200]
+    assert found.column("score").to_pylist() == [row / 1000 for row in range(1200)]
 
 
 @pytest.mark.parametrize(

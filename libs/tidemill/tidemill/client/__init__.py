@@ -6,18 +6,21 @@ if TYPE_CHECKING:
     from tidemill.client.clients import AsyncClient, Client
     from tidemill.client.errors import (
         ConflictError,
+        DeadlineError,
         InvalidError,
         NotFoundError,
+        QuotaError,
         RefusedError,
         TidemillError,
         UnauthorisedError,
+        UnavailableError,
         UnreachableError,
     )
     from tidemill.client.transport import Endpoints
 
 __all__ = [
-    "AsyncClient", "Client", "ConflictError", "Endpoints", "InvalidError", "NotFoundError", "RefusedError",
-    "TidemillError", "UnauthorisedError", "UnreachableError",
+    "AsyncClient", "Client", "ConflictError", "DeadlineError", "Endpoints", "InvalidError", "NotFoundError",
+    "QuotaError", "RefusedError", "TidemillError", "UnauthorisedError", "UnavailableError", "UnreachableError",
 ]  # fmt: skip
 _MODULES = {"AsyncClient": "clients", "Client": "clients", "Endpoints": "transport"}
 

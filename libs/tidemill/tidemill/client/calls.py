@@ -29,13 +29,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to a service."""
+    """A request to a service. A body of bytes is sent as it is; an answer that is a table comes as bytes."""
 
     service: str
     method: str
     path: str
     body: object = None
     params: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+    deadline_ms: int | None = None
 
 
 Steps = Generator[Call, Json, T]
@@ -92,24 +94,29 @@ def predict(  # noqa: PLR0913 - what one instance may have, by name
     time: str | int | None = None,
     features: Mapping[str, float | None] | None = None,
     explain: bool = False,
+    deadline_ms: int | None = None,
 ) -> Steps[r.Prediction]:
     """Predict one instance from its request fields. The same `id` again gives the same answer.
 
     `features` stand in place of what is known of the entities; `explain` asks what each feature adds to the score.
+    After `deadline_ms` DeadlineError: what fails before is sent again only while it lasts, and serving is told of it.
     """
     instance = _instance(inputs, id, time) | ({"features": dict(features)} if features else {})
-    return (yield from predict_many(pipeline, [instance], explain=explain))[0]
+    return (yield from predict_many(pipeline, [instance], explain=explain, deadline_ms=deadline_ms))[0]
 
 
 def predict_many(
-    pipeline: str, instances: Sequence[Mapping[str, Any]], *, explain: bool = False
+    pipeline: str, instances: Sequence[Mapping[str, Any]], *, explain: bool = False, deadline_ms: int | None = None
 ) -> Steps[list[r.Prediction]]:  # fmt: skip
-    """Predict many, each {"inputs": {...}} with optional "id", "time" and "features"; answers in their order."""
+    """Predict many, each {"inputs": {...}} with optional "id", "time" and "features"; answers in their order.
+
+    `deadline_ms` is that of each request, of a thousand instances at most.
+    """
     answers: list[r.Prediction] = []
     path, params = f"/v1/predict/{part_of(pipeline)}", {"explain": "true"} if explain else None
     every = [{"id": str(uuid4()), **instance} for instance in instances]
     for batch in _batches(every, EXPLAINED if explain else BATCH):
-        answer = yield Call("serving", "POST", path, {"instances": batch}, params)
+        answer = yield Call("serving", "POST", path, {"instances": batch}, params, deadline_ms=deadline_ms)
         answers += [r.Prediction.model_validate(item) for item in answer["predictions"]]
     return answers
 

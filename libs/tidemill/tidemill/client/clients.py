@@ -123,7 +123,13 @@ class AsyncClient(Operations):
         while isinstance(call, calls.Call):
             try:
                 answer = await self.transport.call(
-                    call.service, call.method, call.path, body=call.body, params=call.params
+                    call.service,
+                    call.method,
+                    call.path,
+                    body=call.body,
+                    params=call.params,
+                    headers=call.headers,
+                    deadline_ms=call.deadline_ms,
                 )
             except TidemillError as error:
                 call = _thrown(steps, error)
@@ -184,7 +190,15 @@ class Client(Operations):
         call = _next(steps, None)
         while isinstance(call, calls.Call):
             try:
-                answer = self.transport.call(call.service, call.method, call.path, body=call.body, params=call.params)
+                answer = self.transport.call(
+                    call.service,
+                    call.method,
+                    call.path,
+                    body=call.body,
+                    params=call.params,
+                    headers=call.headers,
+                    deadline_ms=call.deadline_ms,
+                )
             except TidemillError as error:
                 call = _thrown(steps, error)
             else:

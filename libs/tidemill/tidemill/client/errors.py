@@ -12,6 +12,10 @@ class UnreachableError(TidemillError):
     """A service did not answer in time."""
 
 
+class DeadlineError(UnreachableError):
+    """There was no answer before the deadline that the caller gave. It may have been logged: ask again by its id."""
+
+
 class RefusedError(TidemillError):
     """A service refused a request: `status` and the RFC 9457 problem say why. Its subclasses are kinds of refusal."""
 
@@ -44,9 +48,18 @@ class ConflictError(RefusedError):
     """Not as things stand, such as a prediction before the first release."""
 
 
+class QuotaError(RefusedError):
+    """The quota of the API key is used up, for longer than the caller waits; or a request is larger than all of it."""
+
+
+class UnavailableError(RefusedError):
+    """The service cannot answer now, and may later."""
+
+
 _KINDS: dict[int, type[RefusedError]] = {
     400: InvalidError, 401: UnauthorisedError, 403: UnauthorisedError, 404: NotFoundError, 409: ConflictError,
-    413: InvalidError, 415: InvalidError, 422: InvalidError,
+    413: InvalidError, 415: InvalidError, 422: InvalidError, 429: QuotaError, 502: UnavailableError,
+    503: UnavailableError, 504: UnavailableError,
 }  # fmt: skip
 
 

@@ -11,14 +11,17 @@ from typing import Any
 
 import httpx
 
-from tidemill.client.errors import RefusedError, TidemillError, UnreachableError, refused
+from tidemill.client.errors import DeadlineError, RefusedError, TidemillError, UnreachableError, refused
 from tidemill_contracts.topics import PREFIX
 
 __all__ = ["AsyncTransport", "Endpoints", "RefusedError", "TidemillError", "Transport", "UnreachableError"]
 
-RETRIED = frozenset({502, 503, 504})
+QUOTA = 429
+RETRIED = frozenset({502, 503, 504, QUOTA})
+DEADLINE = "tidemill-deadline-ms"
 SERVICES = ("ingestion", "features", "registry", "trainer", "monitoring", "serving")
 JSON, BINARY = "application/json", "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
 _TIMEOUT_S = 20.0
 _CONNECTIONS = 64
 
@@ -82,26 +85,58 @@ class Endpoints:
 
 @dataclass(slots=True)
 class _Attempts:
-    """The attempts at one request: how long to wait before the next, and when there is none."""
+    """The attempts at one request: how long to wait before the next, and when there is none.
+
+    Sent again, unchanged and so with the same ids, is what got no answer (a connection that failed, 502, 503, 504) and
+    what a quota refused for now (429). Within a deadline each attempt says how much of it is left.
+    """
 
     service: str
     url: str
     patience_s: float
+    deadline_ms: int | None = None
     made: int = 0
     last: str = ""
     _started_s: float = field(default_factory=time.monotonic)
 
+    def sent(self, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The headers of an attempt and, within a deadline, how long to wait for it; raises DeadlineError after it."""
+        if self.deadline_ms is None:
+            return {"headers": dict(headers)}
+        left_s = self._left_s()
+        if left_s <= 0:
+            raise self._late()
+        return {"headers": {**headers, DEADLINE: str(max(1, int(left_s * 1000)))}, "timeout": left_s}
+
     def failed(self, reason: httpx.TransportError | httpx.Response) -> float:
-        """Seconds to wait before the next attempt; raises UnreachableError when patience has run out."""
+        """Seconds to wait before the next attempt; raises when patience has run out, or would before it."""
+        pause: float = min(0.02 * 2 ** min(self.made, 10), 0.5)
         if isinstance(reason, httpx.Response):
             self.last = f"{reason.status_code} from {self.url}: {reason.text[:200]}"
+            if reason.status_code == QUOTA:
+                pause = max(pause, _seconds(reason.headers.get("retry-after")))
         else:
             self.last = f"{type(reason).__name__} at {self.url}"
-        pause: float = min(0.02 * 2 ** min(self.made, 10), 0.5)
-        if time.monotonic() - self._started_s + pause > self.patience_s:
-            raise UnreachableError(f"{self.service} did not answer within {self.patience_s:.0f} s: {self.last}")
+        if self._left_s() < pause:
+            if isinstance(reason, httpx.Response) and reason.status_code == QUOTA:
+                read_answer(reason)  # it says more than that nobody answered
+            raise self._late()
         self.made += 1
         return pause
+
+    def _left_s(self) -> float:
+        bound_s = self.patience_s if self.deadline_ms is None else min(self.patience_s, self.deadline_ms / 1000)
+        return bound_s - (time.monotonic() - self._started_s)
+
+    def _late(self) -> UnreachableError:
+        if self.deadline_ms is not None and self.deadline_ms / 1000 <= self.patience_s:
+            return DeadlineError(f"{self.service} did not answer within {self.deadline_ms} ms: {self.last}")
+        return UnreachableError(f"{self.service} did not answer within {self.patience_s:.0f} s: {self.last}")
+
+
+def _seconds(text: str | None) -> float:
+    """RFC 9110 allows a date too, which our services do not send."""
+    return float(text) if text is not None and text.isascii() and text.isdigit() else 0.0
 
 
 @dataclass(slots=True)
@@ -129,15 +164,16 @@ class AsyncTransport:
         body: object = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        deadline_ms: int | None = None,
     ) -> Any:  # noqa: ANN401 - the JSON of the answer
         """The answer's JSON; raises RefusedError for a final refusal and UnreachableError when patience runs out."""
         url, content = self.endpoints.url(service) + path, _content(body)
-        attempts = _Attempts(service, url, self.patience_s)
+        attempts = _Attempts(service, url, self.patience_s, deadline_ms)
         while True:
             reason: httpx.TransportError | httpx.Response
             try:
-                sent = {**_kind(body), **(headers or {})}
-                reason = await self._client.request(method, url, content=content, headers=sent, params=params)
+                sent = attempts.sent({**_kind(body), **(headers or {})})
+                reason = await self._client.request(method, url, content=content, params=params, **sent)
             except httpx.TransportError as error:
                 reason = error
             else:
@@ -168,16 +204,25 @@ class Transport:
             headers=_headers(self.api_key), timeout=_TIMEOUT_S, limits=_limits(), trust_env=False, transport=self.inner
         )
 
-    def call(
-        self, service: str, method: str, path: str, *, body: object = None, params: Mapping[str, Any] | None = None
+    def call(  # noqa: PLR0913 - the parts of a request
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_ms: int | None = None,
     ) -> Any:  # noqa: ANN401 - the JSON of the answer
         """The answer's JSON; raises RefusedError for a final refusal and UnreachableError when patience runs out."""
         url, content = self.endpoints.url(service) + path, _content(body)
-        attempts = _Attempts(service, url, self.patience_s)
+        attempts = _Attempts(service, url, self.patience_s, deadline_ms)
         while True:
             reason: httpx.TransportError | httpx.Response
             try:
-                reason = self._client.request(method, url, content=content, headers=_kind(body), params=params)
+                sent = attempts.sent({**_kind(body), **(headers or {})})
+                reason = self._client.request(method, url, content=content, params=params, **sent)
             except httpx.TransportError as error:
                 reason = error
             else:
@@ -193,8 +238,10 @@ class Transport:
 
 
 def read_answer(answer: httpx.Response) -> Any:  # noqa: ANN401 - the JSON of the answer
-    """The JSON of a successful answer; raises RefusedError for any other."""
+    """The JSON of a successful answer, or the bytes of a table; raises RefusedError for any other."""
     if answer.is_success:
+        if answer.headers.get("content-type") == ARROW:
+            return answer.content
         return answer.json() if answer.content else None
     try:
         problem = answer.json()

@@ -89,6 +89,8 @@ def _responses(route: Route, components: dict[str, Any]) -> dict[str, Any]:
     statuses = {route.status, *route.statuses, *route.failures, 500}
     if not route.public:
         statuses.add(401)
+    if route.metered:
+        statuses |= {403, 429}
     if route.request is not None:
         statuses |= {400, 408, 413, 415, 422}
     if route.query is not None:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from tidemill_runtime import telemetry
 from tidemill_runtime.errors import Configuration
 from tidemill_runtime.health import Health
-from tidemill_runtime.http import App, Route
+from tidemill_runtime.http import App, Keys, Route
 from tidemill_runtime.http.direct import direct_protocol
 from tidemill_runtime.http.guard import Bounds, Guard, guarded_protocol
 from tidemill_runtime.http.heads import Direct
@@ -54,7 +54,8 @@ class Service:
     cancelled first, and the one before it when it has returned: what others need comes before them. `state` becomes
     `request.app.state`. Opening pools and clients belongs into the background, so that /livez answers at once. `front`
     may put an ASGI application before the routes, for a path that must not pay for them; what `direct` finds does not
-    even pay for ASGI. `listen` opens the sockets where several processes share the port.
+    even pay for ASGI. `listen` opens the sockets where several processes share the port. `keys` are those of
+    the settings, where the composition root has not read them itself.
     """
 
     routes: Sequence[Route]
@@ -64,12 +65,13 @@ class Service:
     front: Callable[[App], ASGIApp] | None = None
     direct: Direct | None = None
     listen: Listen | None = None
+    keys: Keys | None = None
 
 
 def build_app(service: Service, settings: ServiceSettings, health: Health) -> App:
     """The service's routes and the standard ones: /livez, /readyz, /metrics, /openapi.json."""
     routes = [*service.routes, *probe_routes(service.title, service.routes, health)]
-    app = App(routes, api_key=settings.api_key)
+    app = App(routes, keys=service.keys or Keys.of(settings))
     for name, value in service.state.items():
         setattr(app.state, name, value)
     return app
@@ -82,6 +84,7 @@ def run(app_factory: Callable[[S, Health], Service], settings: S) -> None:
         settings.check_exposure()
         health = Health()
         service = app_factory(settings, health)
+        service.keys = service.keys or Keys.of(settings)
     except Configuration as error:
         _log.critical("%s", error)
         sys.exit(2)

@@ -27,6 +27,7 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     api_key: SecretStr | None = None
+    api_keys: Path | None = Field(default=None, description="a JSON file of more keys, each with its bounds")
     connections: int = Field(default=10_000, ge=16, description="at a time; fewer where fewer files may be open")
     prefix: str = Field(
         default="tidemill", pattern=r"^[a-z][a-z0-9-]{0,80}$", description="first part of every topic name"
@@ -44,7 +45,7 @@ class ServiceSettings(BaseSettings):
 
     def check_exposure(self) -> None:
         """Raises Configuration when others could reach the server and it would ask them for nothing."""
-        if self.api_key is None and not is_loopback(self.host):
+        if self.api_key is None and self.api_keys is None and not is_loopback(self.host):
             msg = (
                 f"TIDEMILL_HOST={self.host} is reachable from other machines and TIDEMILL_API_KEY is not set. "
                 "Set a key, or bind to 127.0.0.1."

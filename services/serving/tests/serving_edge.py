@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from tidemill_runtime.errors import Later
 from tidemill_runtime.health import Health
-from tidemill_runtime.http import App
+from tidemill_runtime.http import App, Keys
 from tidemill_runtime.http.direct import direct_protocol
 from tidemill_serving.api.direct import Hot
 from tidemill_serving.api.front import Front
@@ -83,7 +83,7 @@ class MemoryStore:
 class Edge:
     """The HTTP side of the service on a log in memory."""
 
-    def __init__(self, *, key: str | None = None) -> None:
+    def __init__(self, *, key: str | None = None, keys: Keys | None = None) -> None:
         self.house, self.log, self.health = House(), MemoryLog(), Health()
         self.batcher = Batcher(
             self.house, self.log, appended=lambda: None, swapped=lambda _: None, now_us=lambda: 1_400_000_000_000_000
@@ -92,7 +92,7 @@ class Edge:
         self.desk.is_ready = True
         for place, width in wants(self.desk).items():
             self.house.replica.want(place, width=width, partitions=1)
-        secret = SecretStr(key) if key else None
+        keys = keys or Keys(SecretStr(key) if key else None)
         self.freshness = Freshness(self.house)
         predictor = self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
         state = LogState({}, {}, {})
@@ -105,9 +105,9 @@ class Edge:
             *repository_routes(self.models, self.house.statistics.found),
             *inference_routes(self.models, lambda: self.health.ready()[0]),
         ]  # fmt: skip
-        self.behind = App(routes, api_key=secret)
-        self.front = Front(self.behind, predictor, api_key=secret)
-        self.hot = Hot(self.house.desks, self.batcher, api_key=secret)
+        self.behind = App(routes, keys=keys)
+        self.front = Front(self.behind, predictor, keys=keys)
+        self.hot = Hot(self.house.desks, self.batcher, keys=keys)
 
     def imported(self, name: str, version: int, data: bytes) -> None:
         """An open imported model."""

@@ -1,6 +1,5 @@
 """The ASGI application around a route table: key, trace, problems, metrics. One middleware, no copying of bodies."""
 
-import hmac
 import logging
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 from starlette.types import Message, Receive, Scope, Send
 
+from tidemill_runtime.http.keys import ANYBODY, Caller, Keys
 from tidemill_runtime.http.problems import HttpProblem
 from tidemill_runtime.http.routes import Route, json_response
 from tidemill_runtime.telemetry import current_trace_id, current_traceparent, span
@@ -29,10 +29,13 @@ _log = logging.getLogger(__name__)
 class App:
     """Answers HTTP for `routes`; endpoints find what the composition root gave them under `request.app.state`."""
 
-    def __init__(self, routes: Sequence[Route], *, api_key: SecretStr | None = None) -> None:
+    def __init__(
+        self, routes: Sequence[Route], *, api_key: SecretStr | None = None, keys: Keys | None = None
+    ) -> None:  # fmt: skip
+        """`keys` are those who may ask; or there is one `api_key` for all, or none."""
         self.state = State()
         self.routes = tuple(routes)
-        self._key = api_key.get_secret_value().encode() if api_key is not None else None
+        self._keys = keys or Keys(api_key)
         self._router = Router([_starlette_route(route) for route in routes], redirect_slashes=False)
         self._public = {route.path for route in routes if route.public}
 
@@ -70,14 +73,17 @@ class App:
             )
 
     def _authorise(self, scope: Scope) -> None:
-        if self._key is None or scope["path"] in self._public:
+        if not self._keys.are_needed or scope["path"] in self._public:
             return
-        headers = Headers(scope=scope)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # Header values arrive decoded as latin-1: this gives the bytes back that were sent.
-        if not hmac.compare_digest(offered.encode("latin-1"), self._key):
-            raise HttpProblem(401, "an API key is needed", headers={"www-authenticate": "Bearer"})
+        caller = self._keys.find(Headers(scope=scope))
+        caller.charge(1)
+        scope["tidemill.caller"] = caller
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks: whoever may do everything where no keys are needed."""
+    found: Caller = request.scope.get("tidemill.caller", ANYBODY)
+    return found
 
 
 class _Answer:
@@ -102,6 +108,8 @@ class _Answer:
 def _starlette_route(route: Route) -> StarletteRoute:
     async def run(request: Request) -> Response:
         request.scope["tidemill.route"] = route
+        if not route.metered and route.method != "GET" and caller_of(request).bucket is not None:
+            raise HttpProblem(403, "the API key does not open this")
         answer = await route.endpoint(request)
         return answer if isinstance(answer, Response) else json_response(answer, route.status)
 

@@ -20,7 +20,8 @@ class Route:
     `request` and `media` describe the body, which is read by `read_model` or `read_body` within `max_bytes`; `query` is
     a model whose fields are the query parameters, `headers` maps header names to descriptions. `statuses` are the other
     answers it may give: 400 and above are problems, below with the same body. `failures` are statuses of 400 and above
-    that may also come as JSON of a schema of another protocol. `public` routes need no API key.
+    that may also come as JSON of a schema of another protocol. `public` routes need no API key. A key
+    with bounds opens what is read (GET) and `metered` routes, which charge it for their rows.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Route:
     media: tuple[str, ...] = ("application/json",)
     max_bytes: int = MIB
     public: bool = False
+    metered: bool = False
     description: str = ""
     tags: tuple[str, ...] = ()
 

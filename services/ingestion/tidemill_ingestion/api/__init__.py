@@ -45,7 +45,7 @@ def routes() -> list[Route]:
             method="POST", path="/v1/events/{source}", endpoint=post_events, summary="Send events",
             description="One event or many, as JSON {id, time, data}, NDJSON or CloudEvents; all are taken or none.",
             response=posted, status=202, statuses=(400, 404, 413, 415, 422, 503), max_bytes=MAXIMUM_BODY,
-            media=(JSON, NDJSON, CLOUDEVENT, CLOUDEVENTS), query=EventsQuery,
+            media=(JSON, NDJSON, CLOUDEVENT, CLOUDEVENTS), query=EventsQuery, metered=True,
         ),
         Route(
             method="GET", path="/v1/events/{source}/{id:path}", endpoint=get_event, summary="What became of an event",

@@ -39,7 +39,7 @@ from tidemill_ingestion.domain.source import Source, timer_issue
 from tidemill_ingestion.domain.stored import EventRow, PartitionRow
 from tidemill_ingestion.domain.timers import timer
 from tidemill_runtime.errors import Later
-from tidemill_runtime.http import FieldError, HttpProblem, media_type, read_body, read_model, read_query
+from tidemill_runtime.http import FieldError, HttpProblem, caller_of, media_type, read_body, read_model, read_query
 from tidemill_runtime.telemetry import producing
 
 MAXIMUM_BATCH = 10_000
@@ -95,6 +95,7 @@ async def post_events(request: Request) -> Response:
     word = read_query(request, EventsQuery).progress if request.url.query else None
     progress_us = None if word is None else _progress(source, word, "progress")
     posted = _read(request, source, await _body(request))
+    caller_of(request).charge(len(posted.events) - 1)
     await _refuse_conflicts(edge, source, posted)
     name = topic("raw", source.name, prefix=edge.prefix)
     with producing(name) as trace:

@@ -13,11 +13,12 @@ from pydantic import SecretStr
 
 from tidemill_contracts.ids import prediction_id
 from tidemill_runtime import telemetry
+from tidemill_runtime.http import Keys
 from tidemill_runtime.http.app import SECONDS
 from tidemill_runtime.http.heads import Reply, Seconds, Take
 from tidemill_runtime.http.problems import MEDIA_TYPE
 from tidemill_serving.api.deadlines import DEADLINE
-from tidemill_serving.api.front import PREFIX, ROUTE, is_authorised
+from tidemill_serving.api.front import PREFIX, ROUTE
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, new_id, problem_of
@@ -51,13 +52,16 @@ class Ticks(Protocol):
 class Hot:
     """Finds who takes a request."""
 
-    def __init__(self, desks: Mapping[str, Desk], ticks: Ticks, *, api_key: SecretStr | None = None) -> None:
+    def __init__(
+        self, desks: Mapping[str, Desk], ticks: Ticks, *, api_key: SecretStr | None = None, keys: Keys | None = None
+    ) -> None:  # fmt: skip
+        """`keys` as `tidemill_runtime.http.App` takes them; requests of keys with bounds are for those behind."""
         self._desks, self._ticks, self._bodies = desks, ticks, Bodies()
-        self._key = api_key.get_secret_value().encode() if api_key is not None else None
+        self._keys = keys or Keys(api_key)
 
     def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
         """`tidemill_runtime.http.direct.Direct`."""
-        if not _CAREFULLY.isdisjoint(headers) or not is_authorised(self._key, headers):
+        if not _CAREFULLY.isdisjoint(headers) or not self._keys.opens_all(headers):
             return None
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             return None

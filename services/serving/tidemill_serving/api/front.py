@@ -4,16 +4,16 @@ It answers as the route of the same path does, for a third of its cost: no reque
 """
 
 import asyncio
-import hmac
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tidemill_runtime.http import HttpProblem
+from tidemill_runtime.http import HttpProblem, Keys
 from tidemill_runtime.http.app import SECONDS
+from tidemill_runtime.http.arrow import ARROW
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
 from tidemill_runtime.telemetry import current_trace_id, current_traceparent, new_traceparent, span
 from tidemill_serving.api.deadlines import DEADLINE
@@ -29,6 +29,7 @@ _WANTED = frozenset(
         "x-api-key", DEADLINE, MINIMUM_WATERMARK,
     )
 )  # fmt: skip
+_TABLE = (b"content-type", ARROW.encode())
 _OK = SECONDS.labels("POST", ROUTE, 200)
 _log = logging.getLogger(__name__)
 
@@ -36,16 +37,19 @@ _log = logging.getLogger(__name__)
 class Front:
     """An ASGI application in front of another."""
 
-    def __init__(self, behind: ASGIApp, predictor: Predictor, *, api_key: SecretStr | None = None) -> None:
-        self._behind, self._predictor = behind, predictor
-        self._key = api_key.get_secret_value().encode() if api_key is not None else None
+    def __init__(
+        self, behind: ASGIApp, predictor: Predictor, *, api_key: SecretStr | None = None, keys: Keys | None = None
+    ) -> None:  # fmt: skip
+        """`keys` as `tidemill_runtime.http.App` takes them."""
+        self._behind, self._predictor, self._keys = behind, predictor, keys or Keys(api_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http" and scope["method"] == "POST":
             path: str = scope["path"]
             pipeline = path[len(PREFIX) :]
-            if path.startswith(PREFIX) and pipeline and "/" not in pipeline and not scope["query_string"]:
+            is_known = path.startswith(PREFIX) and pipeline and "/" not in pipeline and not scope["query_string"]
+            if is_known and _TABLE not in scope["headers"]:
                 await self._predict(pipeline, scope, receive, send)
                 return
         await self._behind(scope, receive, send)
@@ -56,9 +60,12 @@ class Front:
         with span("POST " + ROUTE, "server", parent=headers.get("traceparent")) as current:
             status = 200
             try:
-                self._authorise(headers)
+                caller = self._keys.find(headers)
+                caller.charge(1)
+                caller.check_pipeline(pipeline)
                 raw = await _read(headers, receive)
-                body = await self._predictor.predict(pipeline, raw, headers, current_traceparent() or new_traceparent())
+                context = current_traceparent() or new_traceparent()
+                body = await self._predictor.predict(pipeline, raw, headers, context, caller=caller)
             except (RefusedError, HttpProblem) as refused:
                 problem = problem_of(refused) if isinstance(refused, RefusedError) else refused
                 status = problem.status
@@ -76,19 +83,6 @@ class Front:
                 )
         seconds = _OK if status == 200 else SECONDS.labels("POST", ROUTE, status)  # noqa: PLR2004 - OK
         seconds.observe(time.perf_counter() - started)
-
-    def _authorise(self, headers: dict[str, str]) -> None:
-        if not is_authorised(self._key, headers):
-            raise HttpProblem(401, "an API key is needed", headers={"www-authenticate": "Bearer"})
-
-
-def is_authorised(key: bytes | None, headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers may be answered; without a key all may."""
-    if key is None:
-        return True
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    offered = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return hmac.compare_digest(offered.encode("latin-1"), key)
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

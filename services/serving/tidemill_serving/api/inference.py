@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tidemill_runtime.http import HttpProblem, Route, media_type, read_body
+from tidemill_runtime.http import HttpProblem, Route, caller_of, media_type, read_body
 from tidemill_runtime.telemetry import current_traceparent, new_traceparent
 from tidemill_serving.api.encodings import WORTH, accepted, pack, unpack
 from tidemill_serving.api.models import (
@@ -87,7 +87,8 @@ def _model_routes(asked: "_Models", path: str) -> list[Route]:
         ),
         Route(
             method="POST", path=f"{path}/infer", endpoint=speaking(asked.infer), summary="Ask a model",
-            request=InferRequest, response=InferResponse, statuses=(404, 503), max_bytes=MAXIMUM_BYTES, headers={
+            request=InferRequest, response=InferResponse, statuses=(404, 503), max_bytes=MAXIMUM_BYTES,
+            metered=True, headers={
                 "Inference-Header-Content-Length": "how much of the body is JSON; the bytes of tensors follow it",
                 "Content-Encoding": "gzip or deflate",
             },
@@ -129,8 +130,11 @@ class _Models:
         return ModelReady(name=request.path_params["name"], ready=True)
 
     async def infer(self, request: Request) -> Response:
+        caller_of(request).check_pipeline(request.path_params["name"])
         model = self._find(request)
         call = await _read(request)
+        shapes = [tensor.values.shape for tensor in call.tensors.values()]
+        caller_of(request).charge(max((shape[0] for shape in shapes if shape), default=1) - 1)
         if call.model not in {None, request.path_params["name"]}:
             raise HttpProblem(400, "model_name is another than the path's")
         context, rendering = current_traceparent() or new_traceparent(), Rendering(call)

@@ -1,5 +1,6 @@
 """`POST /v1/predict/{pipeline}`: read, check, score in the tick's batch, log, answer."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_contracts.ids import prediction_id
-from tidemill_runtime.http import FieldError, HttpProblem, Route, read_body, read_query
+from tidemill_runtime.http import (
+    ANYBODY,
+    Caller,
+    FieldError,
+    HttpProblem,
+    Route,
+    caller_of,
+    media_type,
+    read_body,
+    read_query,
+)
+from tidemill_runtime.http.arrow import ARROW, read_columns, write_columns
 from tidemill_runtime.telemetry import current_traceparent, drawn, new_traceparent
 from tidemill_serving.api.deadlines import DEADLINE, read_deadline
 from tidemill_serving.api.models import Explain, Instance, Instances, Prediction, Predictions
+from tidemill_serving.api.tables import MAXIMUM_TABLE_BYTES, MOST_ROWS, answer_slices
 from tidemill_serving.domain.body import Fault, RefusedError, read_json
 from tidemill_serving.domain.desk import Desk, Query, Result
 from tidemill_serving.domain.extras import Extra, Seen, check_inline
 from tidemill_serving.domain.requests import Ask, read_header_id
+from tidemill_serving.domain.tables import TYPES, columns_of, read_asks
 
 JSON = "application/json"
 RETRY_AFTER_S = "1"
@@ -26,6 +40,10 @@ MINIMUM_WATERMARK = "tidemill-minimum-watermark"
 MAXIMUM_WAIT_S = 30
 MOST_EXPLAINED = 64
 """Instances of one request: each takes a millisecond or more."""
+ABOUT = (
+    f"JSON of at most {MAXIMUM_BYTES} bytes, or an Arrow IPC stream of at most {MOST_ROWS} rows: fields by name, "
+    "$id and $time, `view.feature` for inline features; the answer is a stream as well, unless JSON is accepted."
+)
 _MICROSECONDS = re.compile(r"-?\d{1,18}", re.ASCII)
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.ASCII | re.IGNORECASE)
 
@@ -62,8 +80,9 @@ class Predictor:
     def __init__(self, desks: Mapping[str, Desk], batches: Batches, fresh: Fresh) -> None:
         self._desks, self._batches, self._fresh = desks, batches, fresh
 
-    async def predict(
-        self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str, *, explain: bool = False
+    async def predict(  # noqa: PLR0913 - the parts of a request
+        self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str, *, explain: bool = False,
+        caller: Caller = ANYBODY,
     ) -> bytes:  # fmt: skip
         """The body of the answer; raises RefusedError."""
         deadline = read_deadline(headers.get(DEADLINE))
@@ -76,6 +95,7 @@ class Predictor:
             await self._check_fresh(desk, minimum, headers.get("prefer"))
             deadline.check()
         asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
+        caller.charge(len(asks) - 1)
         if desk.champion.active is not None:
             check_inline(asks, desk.champion.active.plan.features)
         if explain:
@@ -89,7 +109,25 @@ class Predictor:
             answers.append(result)
         if explain:
             answers = await self._with_explanations(asks, answers)
-        return b'{"predictions":[' + b",".join(answers) + b"]}" if is_list else answers[0]
+        return _as_list(answers) if is_list else answers[0]
+
+    async def predict_table(
+        self, pipeline: str, raw: bytes, headers: Mapping[str, str], traceparent: str, caller: Caller
+    ) -> tuple[list[bytes], list[str | None]]:  # fmt: skip
+        """The answers to the rows of an Arrow stream, and the ids that they came with; raises RefusedError."""
+        deadline = read_deadline(headers.get(DEADLINE))
+        desk = self._desks.get(pipeline)
+        if desk is None:
+            raise RefusedError(404, "unknown pipeline", "no such pipeline")
+        self._check_ready(desk)
+        minimum = headers.get(MINIMUM_WATERMARK)
+        if minimum is not None:
+            await self._check_fresh(desk, minimum, headers.get("prefer"))
+        columns = await asyncio.to_thread(read_columns, raw, MOST_ROWS)
+        caller.charge(columns.height - 1)
+        asks = read_asks(desk, columns)
+        queries = [_query(pipeline, ask, traceparent) for ask in asks]
+        return await answer_slices(self._batches, desk, queries, deadline), [ask.id for ask in asks]
 
     async def _with_explanations(self, asks: Sequence[Ask], answers: Sequence[bytes]) -> list[bytes]:
         """The answers with one more member; null where the answer was only repeated."""
@@ -114,6 +152,10 @@ class Predictor:
         seconds = min(int(wait[1]), MAXIMUM_WAIT_S) if wait else 0
         if not await self._fresh.reached(desk, int(minimum), seconds):
             raise RefusedError(503, "behind", "the features have not reached the watermark that was asked for")
+
+
+def _as_list(answers: Sequence[bytes]) -> bytes:
+    return b'{"predictions":[' + b",".join(answers) + b"]}"
 
 
 def _explained(asks: Sequence[Ask]) -> list[Ask]:
@@ -147,14 +189,33 @@ def problem_of(refused: RefusedError) -> HttpProblem:
 def predict_routes(predictor: Predictor) -> list[Route]:
     """The route of predictions."""
 
+    async def predict_table(request: Request, raw: bytes, traceparent: str, *, explain: bool) -> Response:
+        if explain:
+            raise HttpProblem(422, "rows of tables are not explained: ask with JSON")
+        name = request.path_params["pipeline"]
+        try:
+            answers, ids = await predictor.predict_table(name, raw, request.headers, traceparent, caller_of(request))
+        except RefusedError as refused:
+            raise problem_of(refused) from None
+        if JSON in request.headers.get("accept", ""):
+            return Response(_as_list(answers), media_type=JSON)
+        body = await asyncio.to_thread(lambda: write_columns(columns_of(answers, ids), TYPES))
+        return Response(body, media_type=ARROW)
+
     async def predict(request: Request) -> Response:
+        caller_of(request).check_pipeline(request.path_params["pipeline"])
         query = read_query(request, Explain)
         raw = await read_body(request)
         traceparent = current_traceparent() or new_traceparent()
+        if media_type(request) == ARROW:
+            return await predict_table(request, raw, traceparent, explain=query.explain)
+        if len(raw) > MAXIMUM_BYTES:
+            raise HttpProblem(413, f"a body of JSON may have at most {MAXIMUM_BYTES} bytes")
         try:
             body = await predictor.predict(
-                request.path_params["pipeline"], raw, request.headers, traceparent, explain=query.explain
-            )
+                request.path_params["pipeline"], raw, request.headers, traceparent, explain=query.explain,
+                caller=caller_of(request),
+            )  # fmt: skip
         except RefusedError as refused:
             raise problem_of(refused) from None
         return Response(body, media_type=JSON)
@@ -163,7 +224,8 @@ def predict_routes(predictor: Predictor) -> list[Route]:
         Route(
             method="POST", path="/v1/predict/{pipeline}", endpoint=predict, summary="Predict one instance or many",
             request=TypeAdapter(Instance | Instances), response=TypeAdapter(Prediction | Predictions),
-            query=Explain, statuses=(404, 409, 503, 504), max_bytes=MAXIMUM_BYTES, tags=("predict",), headers={
+            query=Explain, statuses=(404, 409, 503, 504), max_bytes=MAXIMUM_TABLE_BYTES, media=(JSON, ARROW),
+            tags=("predict",), metered=True, description=ABOUT, headers={
                 "Idempotency-Key": "the id of a single instance, instead of one in the body",
                 MINIMUM_WATERMARK: "microseconds; 503 while the features are behind this event time",
                 DEADLINE: "milliseconds that the sender waits; 504 at once where that is too short",

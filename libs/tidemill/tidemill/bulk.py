@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -13,8 +13,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
+from tidemill.client import calls
+from tidemill.client.calls import Steps
 from tidemill.client.errors import TidemillError
 from tidemill.client.results import BulkOutcome, Refusal
+from tidemill.client.transport import AsyncTransport
 from tidemill_contracts import topic
 from tidemill_contracts.envelope import EnvelopeError, read_envelope
 from tidemill_contracts.events import Prediction, PredictionRequested, encode
@@ -28,17 +31,26 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator
 
-    from tidemill.client.clients import AsyncClient
 
 FOUND_S, STALLED_S, LOOK_EVERY_S = 10.0, 60.0, 0.5
 MOST_REFUSALS = 1000
 Progress = Callable[[str, int], None]
 """Told `sent` or `done`, and how many by now."""
+T = TypeVar("T")
 Sink = Callable[[dict[str, Any]], None]
 
 
+class Asks(Protocol):
+    """The client, as much of it as this needs."""
+
+    transport: AsyncTransport
+
+    async def run(self, steps: Steps[T]) -> T:
+        """The result of an operation."""
+
+
 async def predict_bulk(  # noqa: PLR0913 - the options of an operation
-    client: "AsyncClient", pipeline: str, instances: Iterable[Mapping[str, Any]], *, wait: bool = True,
+    client: Asks, pipeline: str, instances: Iterable[Mapping[str, Any]], *, wait: bool = True,
     progress: Progress | None = None, sink: Sink | None = None,
 ) -> BulkOutcome:  # fmt: skip
     """Send instances, each {"inputs": {...}} with optional "id", "time" and "features"; wait for what becomes of all.
@@ -139,7 +151,7 @@ class _Run:
 class _Waiting:
     """Reads predictions and dead letters until every request has either."""
 
-    client: "AsyncClient"
+    client: Asks
     reader: SteadyConsumer
     run: _Run
     sink: Sink | None
@@ -209,7 +221,7 @@ class _Waiting:
         offsets = {tp.partition: found.offset for tp, found in done.items() if tp.topic == self.run.topic}
         if any(offsets.get(partition, 0) <= last for partition, last in self.run.last.items()):
             return False
-        log = (await self.client.status("serving"))["spool"]
+        log = (await self.client.run(calls.status("serving")))["spool"]
         return bool(log["position"] >= log["records"])
 
 

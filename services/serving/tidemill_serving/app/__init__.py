@@ -72,7 +72,7 @@ def create(settings: Settings, health: Health) -> Service:
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,
-        direct=serving.hot, listen=serving.family.listener(health), keys=serving.keys,
+        direct=serving.hot, listen=serving.family.listener(health), keys=serving.family.keys,
     )  # fmt: skip
 
 
@@ -104,8 +104,7 @@ class Serving:
         self.batcher.beside = self.shadower.put
         self.freshness = Freshness(self.house)
         self.predictor = Predictor(self.house.desks, self.batcher, self.freshness)
-        self.keys = self.family.keys()
-        self.hot = Hot(self.house.desks, self.batcher, keys=self.keys)
+        self.hot = Hot(self.house.desks, self.batcher, keys=self.family.keys)
         models = self._opener("models")
         self.predictor.explains = Explainers(models.read)
         self.follower = Follower(
@@ -116,8 +115,7 @@ class Serving:
         self.releaser = Releaser(
             self.house, models, topic=self._releases, progress=self._progress, caught_up=self.follower.caught_up
         )
-        bulk = Bulk(self.batcher, self._journal(), settings.client_id, self._is_filling)
-        self.bulk = BulkRoute(settings, self.house, bulk, lambda: self.shipper.position >= self.spool.end)
+        self.bulk = self._bulk_route()
         self.follower.configured += [self.releaser.reconsider, self.bulk.changed.set]
         self.standing = Standing(self.house, health, self.store, degraded_after_s=settings.degraded_after_s)
 
@@ -130,6 +128,10 @@ class Serving:
         name = topic("models", prefix=settings.prefix)
         importer = Importer(self._opener("imported"), self.store, journal, name)
         return runs, importer
+
+    def _bulk_route(self) -> BulkRoute:
+        bulk = Bulk(self.batcher, self._journal(), self._settings.client_id, self._is_filling)
+        return BulkRoute(self._settings, self.house, bulk, lambda: self.shipper.position >= self.spool.end)
 
     def _journal(self) -> Journal:
         source = f"tidemill/serving/{self._settings.instance}"
@@ -147,7 +149,7 @@ class Serving:
         from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - 30 MiB, for those who want it
 
         key = settings.api_key
-        if key is None and self.keys.are_needed:
+        if key is None and self.family.keys.are_needed:
             key = SecretStr(token_hex(32))  # keys with bounds do not open gRPC, and nobody has this one
         where = RpcSettings(settings.host, settings.grpc_port, key, settings.worker is not None)
         rpc = RpcServer(where, self.models, self.house.statistics.found, lambda: self._health.ready()[0])
@@ -155,7 +157,7 @@ class Serving:
 
     def front(self, behind: ASGIApp) -> Front:
         """The hot path before the routes."""
-        return Front(behind, self.predictor, keys=self.keys)
+        return Front(behind, self.predictor, keys=self.family.keys)
 
     def routes(self) -> list[Route]:
         """Everything this service answers to."""

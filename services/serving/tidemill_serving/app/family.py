@@ -40,6 +40,8 @@ class Family:
         self._settings = settings
         self._folder, self._own = settings.sockets, settings.worker or 0
         self._is_alone = settings.worker is None or settings.sockets is None
+        # Who may ask; what a key has spent is of all workers.
+        self.keys = Keys.of(settings, root=None if self._is_alone else settings.root or settings.state)
         if self._is_alone:
             (settings.state / "ids").unlink(missing_ok=True)  # what is answered now would not be in it
         else:
@@ -50,12 +52,6 @@ class Family:
         if self._is_alone:
             return None
         return OnceLog(spool, SharedIds(self._settings.root or self._settings.state), self._own)
-
-    def keys(self) -> Keys:
-        """Who may ask; what a key has spent is of all workers."""
-        if self._is_alone:
-            return Keys.of(self._settings)
-        return Keys.of(self._settings, root=self._settings.root or self._settings.state)
 
     def listener(self, health: Health) -> Listen | None:
         """Opens this worker's part of the port.

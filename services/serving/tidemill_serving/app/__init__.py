@@ -143,7 +143,8 @@ class Serving:
 
     def background(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What runs beside HTTP: gRPC and bulk stop first, so that their last answers are still shipped."""
-        settings, work = self._settings, {"serving": self.run, "bulk": self.bulk.run}
+        settings = self._settings
+        work: dict[str, Callable[[], Awaitable[None]]] = {"serving": self.run, "bulk": self.bulk.run}
         if settings.grpc_port is None:
             return work
         from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - 30 MiB, for those who want it

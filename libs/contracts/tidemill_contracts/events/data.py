@@ -117,6 +117,9 @@ class Prediction(Event):
     inline: dict[str, float | None] = Field(
         default_factory=dict, description="features that the request put in, in place of what was known of the entity"
     )
+    mark: str | None = Field(
+        default=None, description="digest of the request, where fields of it were left out of this record by a sample"
+    )
 
 
 class RequestedInstance(Contract):

@@ -21,6 +21,13 @@ def _is_empty(value: object) -> bool:
     return not value
 
 
+class CaptureSpec(Contract):
+    """Request fields that are in the records of a share of the answers only, chosen by the prediction's id."""
+
+    fields: list[FieldName] = Field(min_length=1, max_length=256)
+    share: Share
+
+
 class RequestSpec(Contract):
     """A prediction request: fields (entity keys are among them), join key, time, and features computed from them."""
 
@@ -34,18 +41,27 @@ class RequestSpec(Contract):
         default_factory=list, max_length=256, exclude_if=_is_empty,
         description="fields that are checked but never logged, not even on disk",
     )  # fmt: skip
+    capture: CaptureSpec | None = Field(
+        default=None, exclude_if=_is_empty, description="fields that are checked and logged for a share of the answers"
+    )
+
+    @property
+    def unlogged(self) -> dict[str, str]:
+        """Fields that stand in no record, or not in all: to the name of the rule that says so."""
+        sampled = [] if self.capture is None else self.capture.fields
+        return {**dict.fromkeys(sampled, "capture"), **dict.fromkeys(self.redact, "redact")}
 
     @model_validator(mode="after")
-    def _redacted_are_free(self) -> Self:
-        """A redacted field must not stand in the log under another name either: in a feature, the key or the time."""
-        for name in self.redact:
+    def _unlogged_are_free(self) -> Self:
+        """Such a field must not stand in the log under another name either: in a feature, the key or the time."""
+        for name, rule in self.unlogged.items():
             if name not in self.fields:
-                raise ValueError(f"redact: {name} is not a request field")
+                raise ValueError(f"{rule}: {name} is not a request field")
             if name in {self.key, self.time}:
-                raise ValueError(f"redact: {name} is the {'key' if name == self.key else 'time'} of the request")
+                raise ValueError(f"{rule}: {name} is the {'key' if name == self.key else 'time'} of the request")
             for feature, text in self.features.items():
                 if name in _WORDS.findall(text):
-                    raise ValueError(f"redact: {name} could be read off the feature {feature}, which is logged")
+                    raise ValueError(f"{rule}: {name} could be read off the feature {feature}, which is logged")
         return self
 
 

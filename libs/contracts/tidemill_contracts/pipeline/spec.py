@@ -97,13 +97,13 @@ class PipelineSpec(Contract):
         keys = {
             f for view in self.views.values() if view.entity in self.entities for f in self.entities[view.entity].key
         }
-        for name in self.request.redact:
+        for name, rule in self.request.unlogged.items():
             if name in keys:
-                yield f"request.redact: {name} is of an entity's key, by which the log names what was read"
+                yield f"request.{rule}: {name} is of an entity's key, by which the log names what was read"
             if name == self.rollout.sticky:
-                yield f"request.redact: {name} is rollout.sticky, by which who answered is told from the log"
+                yield f"request.{rule}: {name} is rollout.sticky, by which who answered is told from the log"
             if name in self.monitor.segments:
-                yield f"request.redact: {name} is one of monitor.segments, which are told by the log"
+                yield f"request.{rule}: {name} is one of monitor.segments, which are told by the log"
 
     def _label_problems(self) -> Iterator[str]:
         source = self.sources.get(self.label.source)

@@ -12,6 +12,7 @@ from tidemill_serving.spool import Shipper, Spool
 
 LABELS = ("pipeline",)
 ARMS, FALLBACKS = ("pipeline", "arm", "version"), ("pipeline", "arm", "reason")
+CAPTURE = ("pipeline", "outcome")
 SHADOWS = ("pipeline", "shadow", "outcome")
 
 
@@ -49,6 +50,9 @@ class ServingMetrics(Collector):
             for metric, value in values.items():
                 found[metric].add_metric([name], value)
             _traffic(found, desk)
+            if desk.capture is not None:
+                found["captured"].add_metric([name, "captured"], desk.traffic.captured)
+                found["captured"].add_metric([name, "uncaptured"], desk.traffic.uncaptured)
             if (bulk := self._house.bulk.get(name)) is not None:
                 found["bulk_instances"].add_metric([name], bulk.instances)
                 found["bulk_letters"].add_metric([name], bulk.letters)
@@ -99,6 +103,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "fallbacks": ("Answers that another gave than whose key it was, or not all of its members.", FALLBACKS),
         "shadows": ("Rows for shadows off the path of answers: scored, dropped, or why not.", SHADOWS),
         "unlogged": ("Answers that the policy at the log's limit left out of it.", LABELS),
+        "captured": ("Records with the request fields of the declared sample, and without them.", CAPTURE),
         "bulk_instances": ("Instances of requests over Kafka that were answered, or known.", LABELS),
         "bulk_letters": ("Requests over Kafka that went to the dead letters.", LABELS),
         "batches": ("Batches scored.", ()),

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -77,6 +77,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     fallback: Fallback | None = None
     above: list[str] = []
     inline: Mapping[str, float | None] = {}
+    mark: str | None = None
 
 
 class _Known(msgspec.Struct):
@@ -98,6 +99,7 @@ class _Known(msgspec.Struct):
     fallback: Fallback | None = None
     above: list[str] = []
     inline: dict[str, float | None] = {}
+    mark: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")] | None = None
 
 
 class Answer(msgspec.Struct, gc=False, omit_defaults=True):
@@ -146,7 +148,8 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
 def recall(value: bytes) -> tuple[str, Remembered]:
     """The id and the answer of a logged prediction; raises msgspec.MsgspecError for bytes that are none."""
     known = _KNOWN.decode(value)
-    return known.prediction_id, Remembered(mark_of(known.request, known.inline), answer_of(known, known.revisions))
+    mark = mark_of(known.request, known.inline) if known.mark is None else bytes.fromhex(known.mark)
+    return known.prediction_id, Remembered(mark, answer_of(known, known.revisions))
 
 
 def mark_of(inputs: Mapping[str, Any], inline: Mapping[str, float | None] | None = None) -> bytes:

@@ -11,6 +11,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, encode_record, time_text
 from tidemill_serving.domain.batch import Batch, Moment
+from tidemill_serving.domain.capture import Capture
 from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.loaded import Head, Loaded
@@ -46,9 +47,10 @@ class Desk:
     reader: Reader = field(init=False)
     topic: str = field(init=False)
     places: tuple[Place, ...] = field(init=False)
+    capture: Capture | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader, self.places = Reader(self.spec.request), places_of(self.spec)
+        self.reconfigure(self.spec)
         self.topic = topic("predictions", self.spec.name, prefix=self.prefix)
 
     @property
@@ -58,6 +60,8 @@ class Desk:
     def reconfigure(self, spec: PipelineSpec) -> None:
         """Read requests by another revision of the pipeline file; releases keep the one they were made for."""
         self.spec, self.reader, self.places = spec, Reader(spec.request), places_of(spec)
+        sampled = spec.request.capture
+        self.capture = None if sampled is None else Capture(sampled, self.traffic)
 
     def kept(self) -> Kept:
         """What a restart must know."""
@@ -117,6 +121,8 @@ class Desk:
             ("ce_time", time_text(at_us).encode()), _JSON, ("traceparent", traceparent.encode()),
         ]  # fmt: skip
         partition = self.partition_of(key, self.spec.partitions)
+        if self.capture is not None:
+            record = self.capture.apply(record)
         return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), headers, at_us)
 
     def shadowed(self, head: Head, body: Shadowed) -> Entry:

@@ -11,6 +11,7 @@ import os
 import time
 from typing import Any
 
+import _hops
 import uvloop
 from _client import Load, Sample, ask, connect, percentile, post
 from _peers import produce_and_read
@@ -127,9 +128,11 @@ async def measure(seen: Endpoints) -> list[Result]:
     try:
         await freshness.run(WARM_UP_S)
         progress.step(f"{RATE:,} events/s in batches of {BATCH} for {SECONDS} s")
-        cpu = Cpu(seen)
+        cpu, before = Cpu(seen), await _hops.read(seen)
         waits = await freshness.run(SECONDS)
         used = cpu_results(cpu.used(), RATE * SECONDS, "event")
+        for line in _hops.table(before, await _hops.read(seen)):
+            progress.step(line)
     finally:
         poller.cancel()
     async with Topic(seen.kafka, topic("events", SOURCE), spec.partitions) as applied:

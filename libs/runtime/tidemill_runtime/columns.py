@@ -91,6 +91,11 @@ class RecordColumns(Sequence[ConsumerRecord]):
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def first_ms(self) -> int:
+        """The time of the first record; there is one."""
+        return int(self.table[0, TIMESTAMP])
+
     @overload
     def __getitem__(self, index: int) -> ConsumerRecord: ...
     @overload

@@ -15,6 +15,8 @@ FETCH_WAIT_MS = 250
 PARTIAL_WAIT_MS = 10
 """A fetch that leaves a partition out, because what came of it is not taken yet, is the only one under way: what
 arrives there waits until the fetch ends. Under load this was most of the time from an event to its features."""
+PATIENT_BYTES = 1024 * 1024
+"""What a patient consumer's fetch waits for, no longer than an idle one: four fetches a second instead of hundreds."""
 STEP_MS = 1000
 LEAVE_S = 1.0
 _log = logging.getLogger(__name__)
@@ -30,10 +32,16 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
     read on inside that batch, so what its writer put behind the record comes empty too; batches of others come whole.
     """
 
-    def __init__(self, *topics: str, columns: bool = False, **options: Any) -> None:  # noqa: ANN401 - what the base takes
-        """With `columns`, `getmany` gives RecordColumns, where each record is read for itself."""
-        super().__init__(*topics, **(options | {"fetch_max_wait_ms": FETCH_WAIT_MS}))
-        self._columns = columns
+    def __init__(
+        self, *topics: str, columns: bool = False, patient: bool = False, **options: Any,  # noqa: ANN401 - the base's
+    ) -> None:  # fmt: skip
+        """With `columns`, `getmany` gives RecordColumns, where each record is read for itself.
+
+        A `patient` one lets records wait for more, up to a quarter of a second: for readers whom nobody waits for.
+        """
+        fixed = {"fetch_max_wait_ms": FETCH_WAIT_MS, "fetch_min_bytes": PATIENT_BYTES if patient else 1}
+        super().__init__(*topics, **(options | fixed))
+        self._columns, self._partial_wait_ms = columns, FETCH_WAIT_MS if patient else PARTIAL_WAIT_MS
 
     async def start(self) -> None:
         """As the base."""
@@ -47,7 +55,7 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
 
         def planned(assignment: Any) -> Any:  # noqa: ANN401 - aiokafka ships no types
             left_out = any(tp in fetcher._records or assignment.state_value(tp).paused for tp in assignment.tps)  # noqa: SLF001
-            fetcher._fetch_max_wait_ms = PARTIAL_WAIT_MS if left_out else FETCH_WAIT_MS  # noqa: SLF001
+            fetcher._fetch_max_wait_ms = self._partial_wait_ms if left_out else FETCH_WAIT_MS  # noqa: SLF001
             return plan(assignment)
 
         fetcher._get_actions_per_node = planned  # noqa: SLF001 - see above

@@ -6,6 +6,7 @@ paused, and whatever goes wrong afterwards leads back to a new task and a new se
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -28,8 +29,21 @@ AFTER_FENCE_S = 1.0
 
 RECORDS = Counter("tidemill_records_processed", "Records whose effects are durable.", ["group", "topic"])
 SECONDS = Histogram("tidemill_batch_seconds", "From a poll to the end of its processing.", ["group"])
+AGE = Histogram(
+    "tidemill_record_age_seconds", "From the time that a record carries to its poll, of each batch's first.",
+    ["group", "topic"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0),
+)  # fmt: skip
 FAILURES = Counter("tidemill_task_failures", "Tasks that were rebuilt from their stored offsets.", ["group", "error"])
 _log = logging.getLogger(__name__)
+
+
+def observe_age(group: str, batches: Mapping[str, Sequence[ConsumerRecord]]) -> None:
+    """Count how old the first record of each batch is, by topic; events carry the time at which they were accepted."""
+    now = time.time()
+    for topic, records in batches.items():
+        written_ms = records.first_ms if hasattr(records, "first_ms") else records[0].timestamp
+        AGE.labels(group, topic).observe(max(0.0, now - written_ms / 1000))
 
 
 class PartitionTask(Protocol):
@@ -173,6 +187,7 @@ class Slot:
 
     async def _process(self, task: PartitionTask, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         by_topic = {tp.topic: records for tp, records in batches.items()}
+        observe_age(self._group, by_topic)
         if telemetry.enabled():
             contexts = [text for records in by_topic.values() for text in telemetry.traceparents(records)]
             count = sum(map(len, by_topic.values()))

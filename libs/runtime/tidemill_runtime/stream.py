@@ -30,7 +30,7 @@ class StreamRunner:
     `run` lasts until `stop` or cancellation and outlives restarts of Kafka and Postgres. A task that raises is rebuilt
     after a back-off of 0.1 to 2 s; one that raises Stalled stays down until the partition moves or the process
     restarts, and readiness says why. Offsets in Kafka are a hint for tools that show lag; `open` says where to read.
-    With `columns` the batches are RecordColumns.
+    With `columns` the batches are RecordColumns. A `patient` one lets records wait a moment for more.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, each a part of the contract
@@ -43,10 +43,11 @@ class StreamRunner:
         health: Health,
         max_records: int = 5000,
         columns: bool = False,
+        patient: bool = False,
     ) -> None:
         self._settings, self._group, self._topics = settings, group, sorted(set(topics))
         self._make_task, self._health, self._max_records = make_task, health, max_records
-        self._columns = columns
+        self._columns, self._patient = columns, patient
         self._stopping = asyncio.Event()
         self._speak = Rarely()
 
@@ -71,7 +72,8 @@ class StreamRunner:
     async def _session(self, backoff: Backoff) -> None:
         # Joining before the topics exist would assign nothing until the metadata is five minutes old.
         await partitions_of(self._settings.kafka, self._topics)
-        consumer = await open_consumer(self._settings, group=group_id(self._group, self._topics), columns=self._columns)
+        group = group_id(self._group, self._topics)
+        consumer = await open_consumer(self._settings, group=group, columns=self._columns, patient=self._patient)
         slots = _Slots(consumer, self._make_slot, lambda: self._health.set(self._group, ok=True))
         hints = asyncio.ensure_future(_hint(consumer, slots))
         lost = False

@@ -9,7 +9,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
 from tidemill_runtime.settings import ServiceSettings
+from tidemill_runtime.slot import observe_age
 
+_GROUP = "tail"  # of the ages of what is read without one
 OnRecords = Callable[[str, int, list[ConsumerRecord]], Awaitable[None] | None]
 _log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Tail:
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=100, max_records=self._max_records)
         for tp, records in batches.items():
+            observe_age(_GROUP, {tp.topic: records})
             await self._hand_over(tp, records)
             self._next[tp] = records[-1].offset + 1
         if not batches or not self.caught_up.is_set():

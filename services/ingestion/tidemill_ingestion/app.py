@@ -179,7 +179,9 @@ class Composition:
 
         topics = [name for each in names.values() for name in each]
         group = f"{self._settings.prefix}.archive"
-        return StreamRunner(self._settings, group=group, topics=topics, make_task=task, health=self._health)
+        return StreamRunner(
+            self._settings, group=group, topics=topics, make_task=task, health=self._health, patient=True
+        )
 
     def _archive(self, source: str) -> Archive:
         if source not in self._archives:

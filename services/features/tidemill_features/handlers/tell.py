@@ -6,7 +6,7 @@ What was applied but not told yet is not lost by a crash: checkpoints only hold 
 import asyncio
 from collections.abc import Sequence
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from tidemill_features.domain.encode import Outgoing
 from tidemill_features.domain.letter import Letter, Letters, Mail
@@ -17,6 +17,10 @@ from tidemill_runtime import telemetry
 
 OUTPUTS = Counter("tidemill_features_outputs", "Vectors, deletions and watermarks written.", ["partition"])
 TRANSACTIONS = Counter("tidemill_features_transactions", "Transactions committed.", ["partition"])
+SECONDS = Histogram(
+    "tidemill_features_tell_seconds", "From the end of the lingering to the commit of what changed.",
+    buckets=(0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0),
+)  # fmt: skip
 _MOST_UNTOLD = 20_000
 _MANY = 200  # vectors: a millisecond's work, and ten times what it costs to ask a thread
 
@@ -74,7 +78,8 @@ class Teller:
         outputs = self._state.drain()
         captures = self._state.capture() if store else []
         if letters or outputs:
-            await self._write(letters, outputs)
+            with SECONDS.time():
+                await self._write(letters, outputs)
             OUTPUTS.labels(self._partition).inc(sum(out.records for out in outputs))
             TRANSACTIONS.labels(self._partition).inc()
         self._untold -= untold

@@ -1,6 +1,5 @@
 """The endpoints: strict bodies in, 202 once the broker has the events."""
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -32,6 +31,7 @@ from tidemill_ingestion.domain.requests import (
     MediaTypeError,
     Parcel,
     Posted,
+    as_json,
     conflict,
     read_request,
 )
@@ -114,7 +114,7 @@ async def post_events(request: Request) -> Response:
     answer: dict[str, object] = accepted[0] if posted.single else {"accepted": accepted}
     if progress_us is not None:
         answer["timers"] = [{"topic": name, "partition": p, "offset": o} for p, o in places[len(accepted) :]]
-    return Response(json.dumps(answer), 202, media_type="application/json")
+    return Response(as_json(answer), 202, media_type="application/json")
 
 
 async def post_progress(request: Request) -> TimersWritten:

@@ -122,7 +122,7 @@ def _compile(spec: FieldSpec) -> _Check:
         return _string(spec.max_length)
     if isinstance(spec, CategoryField):
         return _category(frozenset(spec.values))
-    return _timestamp
+    return timestamp
 
 
 def _float(spec: NumberField) -> _Check:
@@ -211,7 +211,8 @@ def _category(values: frozenset[str]) -> _Check:
     return check
 
 
-def _timestamp(value: Any) -> str:  # noqa: ANN401 - this is what is being found out
+def timestamp(value: Any) -> str:  # noqa: ANN401 - this is what is being found out
+    """The canonical text of an RFC 3339 time; raises ValueError with a `rule`."""
     time_us = instant(value)
     text: str = value
     # Whole seconds in UTC are written in one way only.

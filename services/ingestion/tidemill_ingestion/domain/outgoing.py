@@ -20,6 +20,4 @@ class Outgoing(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """About how many bytes of memory and wire the record takes."""
         size = _FRAME_BYTES + len(self.key or b"") + len(self.value or b"")
-        for name, value in self.headers:
-            size += len(name) + len(value or b"")
-        return size
+        return size + sum([len(name) + len(value or b"") for name, value in self.headers])

@@ -58,7 +58,7 @@ def _is_same(found: _Written, record: Record, headers: Sequence[tuple[str, bytes
     return (
         record.value == event.data
         and record.key == event.key
-        and list(headers) == found.headers
+        and (headers if type(headers) is list else list(headers)) == found.headers
         and record.partition == found.source.partition(event.key)
     )
 

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
+
 from tidemill_contracts.events import Timer
 from tidemill_ingestion.domain.fields import Issue, instant, issue_of, plain_text, shown
 from tidemill_ingestion.domain.source import Context, Event, Source
@@ -19,6 +21,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 CLOUDEVENT = "application/cloudevents+json"
 CLOUDEVENTS = "application/cloudevents-batch+json"
+as_json = msgspec.json.Encoder().encode
+"""What an answer says, as JSON."""
 _PLAIN = frozenset({"id", "time", "data"})
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,40}", re.ASCII)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
@@ -72,6 +76,21 @@ def read_request(source: Source, parcel: Parcel) -> Posted:
         return _many(partial(_line, source, plain), lines, parcel.maximum)
     if parcel.media_type != JSON:
         raise MediaTypeError(f"{JSON}, {NDJSON}, {CLOUDEVENT}, {CLOUDEVENTS}")
+    return _quick(source, plain, parcel) or _careful(source, plain, parcel)
+
+
+def _quick(source: Source, plain: Context, parcel: Parcel) -> Posted | None:
+    """A request that is certainly valid, for a third of the cost; None for one that has to be read with care."""
+    read = source.quick.read(parcel.body)
+    if read is None or len(read[0]) > parcel.maximum:
+        return None
+    events = [event for item, body in read[0] if (event := source.quick_event(item, body, plain)) is not None]
+    if len(events) < len(read[0]) or len({event.id: event.digest for event in events}) < len(events):
+        return None  # also one that names an id twice: perhaps with two bodies
+    return Posted(events, single=read[1])
+
+
+def _careful(source: Source, plain: Context, parcel: Parcel) -> Posted:
     value = _json(parcel.body)
     if isinstance(value, list):
         return _many(partial(_item, source, plain), value, parcel.maximum)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import fsum
@@ -91,18 +90,6 @@ def write_archive(path: Path, *, events: int, entities: int) -> None:
             "key": key, "body": body, "outcome": pa.array(["applied"] * count),
         })  # fmt: skip
         write_deltalake(str(path), table, mode="append")
-
-
-def environment(name: str, wanted: Sequence[str]) -> Path:
-    """The interpreter of an environment under `build/peers`, which is made where there is none."""
-    folder = HERE.parent / "build" / "peers" / name
-    found = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        uv = [str(Path(sys.executable).with_name("uv")), "--no-config"]  # without this workspace's overrides
-        subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
-        subprocess.run([*uv, "pip", "install", "--quiet", "--python", str(found), *wanted], check=True)
-        (folder / "ready").touch()
-    return found
 
 
 class Peer:

@@ -20,7 +20,6 @@ from _datasets import (
     PLAN,
     START,
     Peer,
-    environment,
     keys,
     oracle,
     peer,
@@ -35,6 +34,7 @@ from pyarrow import parquet
 from tidemill.datasets import Options, build, join
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_engine.windows import Events, Queries, backfill, warm_up
+from tidemill_testkit.peers import peer as installed
 
 ROWS, FEATURE_ROWS, EVENTS = 100_000, 1_000_000, 1_000_000
 ENTITIES, FEATURES, REPEATS, CHECKED = 1_000, 20, 2, 1_000
@@ -43,7 +43,7 @@ MANY = 10_000
 JOINED = 10_000
 """Entities of the join: with a tenth of them Feast would hold a hundred million pairs in memory."""
 FEAST = ("feast[duckdb]==0.67.0",)
-FRAMES = ("duckdb", "polars", "pyarrow", "numpy")
+FRAMES = ("duckdb==2.0.1", "polars==2.1.0", "pyarrow==26.0.1", "numpy==2.4.6")
 QUERIES = ("polars rolling", "polars join", "duckdb join")
 """DuckDB's window functions took three times its join."""
 MEMORY = (1_000_000, 10_000_000)
@@ -70,7 +70,7 @@ def as_of(progress: Progress) -> list[Result]:
         write_features(folder, rows=FEATURE_ROWS, entities=JOINED, features=FEATURES, asked=ROWS)
         rows = parquet.read_table(folder / "rows.parquet")
         ours, theirs = list[float](), list[float]()
-        with peer(environment("feast-duckdb", FEAST), "feast_join.py", folder) as feast:
+        with peer(installed("feast-duckdb", *FEAST), "feast_join.py", folder) as feast:
             for number in range(REPEATS + 1):  # the first compiles, and is left out
                 begun = time.process_time()
                 features = parquet.read_table(folder / "features.parquet", use_threads=False)
@@ -115,7 +115,7 @@ def windowed(progress: Progress) -> list[Result]:
     """Sixty features of each row straight from events, with few keys and with many."""
     warm_up()
     with tempfile.TemporaryDirectory(prefix="bench-dataset-") as name, \
-            peer(environment("frames", FRAMES), "frames.py", Path(name)) as frames:  # fmt: skip
+            peer(installed("duckdb-polars", *FRAMES), "frames.py", Path(name)) as frames:  # fmt: skip
         return [each for keys in (ENTITIES, MANY) for each in _windowed(progress, (frames, Path(name)), keys)]
 
 

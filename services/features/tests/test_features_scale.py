@@ -29,8 +29,9 @@ async def flow(stack: Stack, stream: Stream, moves: "Moves") -> None:
     at, longest = 0, max(map(len, stream.by_partition.values()))
     while at < longest:
         size = max(1, (longest - at) // 1000)  # so that it lasts for minutes, however slow the machine is
-        await stack.send_events(stream, part=slice(at, longest if moves.over else at + size))
-        at = longest if moves.over else at + size
+        end = longest if moves.over else at + size  # asked once: it may be over by the time these are sent
+        await stack.send_events(stream, part=slice(at, end))
+        at = end
         await asyncio.sleep(0.05)
     await stack.send_events(Stream({p: [] for p in stream.by_partition}), until_us=UNTIL_US)
 

@@ -4,13 +4,15 @@ import dataclasses
 import math
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tidemill_contracts.pipeline import CategoryField, NumberField
+from tidemill_engine.entities import RowReader
 from tidemill_engine.windows import Aggregation, ViewPlan, ViewState, Window
 from tidemill_engine.windows.plan import Function
 
@@ -19,14 +21,31 @@ BASE = 1_000_000 * SECOND
 SIMPLE: tuple[Function, ...] = (
     "count", "sum", "mean", "var", "std", "min", "max", "first", "last", "age_of_last", "distinct",
 )  # fmt: skip
-FIELDS = ("a", "b", "c")
-CATEGORIES = 4
+RAW = ("a", "b", "c")
+FILTERS: dict[str, tuple[str, Callable[[float, float, float], bool]]] = {
+    "b > 0": ("b > 0", lambda _a, b, _c: b > 0),
+    "c == 'x' or a < 1": ("c = 1 OR a < 1", lambda a, _b, c: c == 1 or a < 1),
+    "not (b > 0) and c != 'w'": ("NOT (b > 0) AND c <> 0", lambda _a, b, c: b <= 0 and c in {1, 2, 3}),
+}
+"""What a pipeline file says, the same in SQL, and in Python, where NaN is null: what is not true does not count."""
+_ONE, _TWO, _THREE = FILTERS
+FIELDS = (*RAW, f"a?{_ONE}", f"a?{_THREE}", f"b?{_TWO}", f"c?{_TWO}", f"?{_ONE}", f"?{_THREE}")
+CATEGORIES = ["w", "x", "y", "z"]
 """Of the field c."""
+_BITS = (45, 50, 0, 45, 45, 50, 0, 0, 0)
+_READER = RowReader(
+    FIELDS,
+    {
+        "a": NumberField(type="float"),
+        "b": NumberField(type="float"),
+        "c": CategoryField(type="category", values=CATEGORIES),
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """One event; NaN is null."""
+    """One event; `values` are those of the raw fields, NaN is null."""
 
     key: bytes
     time_us: int
@@ -58,14 +77,21 @@ def _feature(plan: ViewPlan, item: Aggregation, events: Sequence[Seen], at_us: i
         events = [event for event in events if oldest <= event.time_us]
         if window.gap_us is not None:
             events = session(events, window.gap_us, at_us)
-    column = None if item.field is None else plan.fields.index(item.field)
-    stamped = [(e.time_us, _signed(e.mark), 1.0 if column is None else e.values[column]) for e in events]
+    stamped = [(e.time_us, signed(e.mark), _raw(item.field, e.values)) for e in events]
     known = sorted(seen for seen in stamped if not math.isnan(seen[2]))
     if item.function == "lag":
         return known[-1 - (item.parameter or 0)][2] if len(known) > (item.parameter or 0) else math.nan
     if item.function == "ewma":
         return _ewma(plan.windows[item.window or 0].pane_us, item.parameter or 1, known)
     return _value(item.function, known, at_us)
+
+
+def _raw(field: str | None, values: tuple[float, ...]) -> float:
+    """What an event holds for a field of the plan."""
+    name, _, where = (field or "").partition("?")
+    if where and not FILTERS[where][1](*values):
+        return math.nan
+    return values[RAW.index(name)] if name else 1.0
 
 
 def session(events: Sequence[Seen], gap_us: int, at_us: int) -> list[Seen]:
@@ -79,7 +105,7 @@ def session(events: Sequence[Seen], gap_us: int, at_us: int) -> list[Seen]:
     return found
 
 
-def _signed(mark: int) -> int:
+def signed(mark: int) -> int:
     return mark - 2**64 if mark >= 2**63 else mark
 
 
@@ -143,13 +169,14 @@ def _everything(windows: Sequence[Window]) -> list[Aggregation]:
         for function in SIMPLE
         for window in [*places, None]
         for field in (*FIELDS, None)
-        if field is not None or function in {"count", "age_of_last"}
+        if function in {"count", "age_of_last"} or (field or "?")[0] != "?"
     ]
     for window in [*places, None]:
-        found += [Aggregation("lag", field, window, n) for field in ("a", "c") for n in (1, 3)]
-        found.append(Aggregation("top", "c", window, CATEGORIES))
+        found += [Aggregation("lag", field, window, n) for field in ("a", "c", FIELDS[4]) for n in (1, 3)]
+        found += [Aggregation("top", field, window, len(CATEGORIES)) for field in ("c", FIELDS[6])]
     plain = [place for place in places if windows[place].gap_us is None]
-    return found + [Aggregation("ewma", "a", window, half * SECOND) for window in plain for half in (1, 7)]
+    halves = [(field, half) for field in ("a", FIELDS[3]) for half in (1, 7)]
+    return found + [Aggregation("ewma", field, window, half * SECOND) for window in plain for field, half in halves]
 
 
 @st.composite
@@ -160,13 +187,17 @@ def plans(draw: st.DrawFn) -> ViewPlan:
     for pane, n, gap in draw(st.lists(runs, max_size=2)):
         windows.append(Window(pane * n * SECOND, n, gap * SECOND))
     windows = draw(st.permutations(windows))
-    chosen = draw(st.lists(st.sampled_from(_everything(windows)), min_size=1, max_size=25))
+    known: dict[str, list[Aggregation]] = {}
+    for item in _everything(windows):
+        known.setdefault(item.function, []).append(item)
+    functions = draw(st.lists(st.sampled_from(sorted(known)), min_size=1, max_size=25))
+    chosen = [draw(st.sampled_from(known[function])) for function in functions]
     parts = [place for place, item in enumerate(chosen) if item.function != "age_of_last"]
     counts = [place for place in parts if chosen[place].function == "count"]  # others may be 0 by rounding alone
     pairs = st.lists(st.tuples(st.sampled_from(parts), st.sampled_from(counts)), max_size=2) if counts else st.just([])
     ratios = [Aggregation("ratio", of=pair) for pair in draw(pairs)]
     ttl = draw(st.sampled_from([None, 100 * SECOND]))
-    return ViewPlan(FIELDS, tuple(windows), (*chosen, *ratios), draw(st.sampled_from([(), (45, 50, 0)])), ttl)
+    return ViewPlan(FIELDS, tuple(windows), (*chosen, *ratios), draw(st.sampled_from([(), _BITS])), ttl)
 
 
 VALUES = st.one_of(
@@ -200,8 +231,15 @@ def columns(
         [event.key for event in events],
         np.array([event.time_us for event in events], np.int64),
         np.array([event.mark for event in events], np.uint64),
-        np.array([event.values for event in events], np.float64).reshape(-1, len(FIELDS)),
+        np.array([_READER(body(event)) for event in events], np.float64).reshape(-1, len(FIELDS)),
     )
+
+
+def body(event: Seen) -> dict[str, object]:
+    """The event as its producer sent it."""
+    a, b, c = event.values
+    found: dict[str, object] = {name: value for name, value in (("a", a), ("b", b)) if not math.isnan(value)}
+    return found if math.isnan(c) else found | {"c": CATEGORIES[int(c)]}
 
 
 def feed(state: ViewState, events: Sequence[Seen]) -> list[bytes]:

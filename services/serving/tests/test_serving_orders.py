@@ -10,7 +10,7 @@ from serving_edge import SPEC, Edge
 
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import PredictionRequested
-from tidemill_serving.domain.body import OVERLOADED
+from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.handlers.bulk import IDLE_ROWS, Bulk
 from tidemill_serving.handlers.journal import Journal
 
@@ -65,6 +65,20 @@ async def test_a_log_that_takes_nothing_holds_records_and_their_letters() -> Non
     world.edge.log.is_full = False
     assert await world.take(record(0), record(1, inputs={}), record(0)) == 3
     assert world.kinds() == ["prediction", "letter"]  # what comes again has no second record
+
+
+async def test_what_may_be_answered_later_is_no_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.edge.release()
+    later = RefusedError(503, "the prediction log is full")
+
+    async def some(_: object, queries: list[Any]) -> list[Any]:
+        return [b"{}", later, b"{}"][: len(queries)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.edge.batcher, "answer", some)
+        assert await world.take(record(0), record(1), record(2)) == 1  # up to it, and it comes again
+    assert world.kinds() == []
 
 
 async def test_no_room_in_a_tick_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

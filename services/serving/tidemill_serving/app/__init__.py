@@ -131,7 +131,11 @@ class Serving:
 
     def _bulk_route(self) -> BulkRoute:
         bulk = Bulk(self.batcher, self._journal(), self._settings.client_id, self._is_filling)
-        return BulkRoute(self._settings, self.house, bulk, lambda: self.shipper.position >= self.spool.end)
+
+        def is_shipped() -> bool:
+            return self.house.degraded or self.shipper.position >= self.spool.end  # who is away is not waited for
+
+        return BulkRoute(self._settings, self.house, bulk, is_shipped)
 
     def _journal(self) -> Journal:
         source = f"tidemill/serving/{self._settings.instance}"

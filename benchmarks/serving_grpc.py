@@ -1,19 +1,18 @@
 """One-row `ModelInfer` calls on one core: Tidemill and MLServer over gRPC in the same run, in turns.
 
-The same messages go to both over a few channels, 64 calls under way; each answer is compared with the offline model,
+The same frames go to both over a few connections, 64 calls under way; each answer is compared with the offline model,
 and each answer of Tidemill must stand in its log once. The best of several short turns counts.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import grpc
 import numpy as np
 import uvloop
+from _calls import Called, closed
 from _cores import SERVER, cpu_s, listener, on
 from _mlserver import VERSION, mlserver, ready
 from _models import PLAIN, fill, forest, offline, release
@@ -23,9 +22,11 @@ from serving_throughput import isolate, logged
 
 from tidemill.stack import Endpoints
 from tidemill.stack.process import free_port
+from tidemill_runtime.rpc.incoming import PREFIX
 from tidemill_serving.api.rpc.calls import InferRequest, InferResponse
 
-CALLS, CHANNELS, DISTINCT = 64, 4, 200
+SHAPE, DISTINCT = (4, 16), 200
+"""Connections, and calls under way over each; different messages."""
 TURNS, SECONDS = int(os.environ.get("BENCH_TURNS", "4")), float(os.environ.get("BENCH_SECONDS", "3"))
 MLSERVER, OURS = f"MLServer {VERSION}", "Tidemill"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -34,7 +35,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 class Turn(NamedTuple):
     """What a turn came to: answers by the number of their request, calls a second, processor time of each."""
 
-    answers: list[tuple[int, bytes]]
+    answers: list[Called]
     rate: float
     cost_us: float
 
@@ -52,35 +53,25 @@ def requests(model: str, rows: Any) -> list[bytes]:  # noqa: ANN401 - an array
 
 async def turn(port: int, messages: Sequence[bytes]) -> Turn:
     """Calls for some seconds."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(CHANNELS)]
-    process, answers = listener(f"http://127.0.0.1:{port}"), list[tuple[int, bytes]]()
-
-    async def calls(number: int) -> None:
-        ask = channels[number % CHANNELS].unary_unary(INFER)
-        while time.perf_counter() < end:
-            number = (number + CALLS) % len(messages)
-            answers.append((number, await ask(messages[number])))
-
+    process = listener(f"http://127.0.0.1:{port}")
     before, started = cpu_s(process), time.perf_counter()
-    end = started + SECONDS
-    await asyncio.gather(*[calls(number) for number in range(CALLS)])
+    answers = await closed(port, INFER, messages, SECONDS, shape=SHAPE)
     seconds, used = time.perf_counter() - started, cpu_s(process) - before
-    for channel in channels:
-        await channel.close()
     return Turn(answers, len(answers) / seconds, 1e6 * used / len(answers))
 
 
 def check(found: Turn, scores: Any) -> list[str]:  # noqa: ANN401 - an array
     """Every answer has the offline model's score; their ids."""
     ids = []
-    for number, raw in found.answers:
-        answer = InferResponse.FromString(raw)
+    for number, body, trailers in found.answers:
+        assert body, f"a call was refused: {trailers!r}"
+        answer = InferResponse.FromString(body[PREFIX:])
         ids.append(answer.id)
         output = answer.outputs[0]
         is_raw = bool(answer.raw_output_contents)
         own = np.frombuffer(answer.raw_output_contents[0], np.float32) if is_raw else output.contents.fp32_contents
-        np.testing.assert_allclose(own, [scores[number]], rtol=0, atol=1e-6)
+        assert abs(own[0] - scores[number]) <= 1e-6, (own, scores[number])
+        assert len(own) == 1
     return ids
 
 
@@ -88,12 +79,10 @@ async def answers(port: int, message: bytes) -> None:
     """Until a call is answered."""
 
     async def one() -> bool:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            try:
-                await channel.unary_unary(INFER)(message)
-            except grpc.aio.AioRpcError:
-                return False
-        return True
+        try:
+            return bool((await closed(port, INFER, [message], 0, shape=(1, 1)))[0].body)
+        except OSError:
+            return False
 
     await until(one, "an answer over gRPC")
 

@@ -1,7 +1,9 @@
 """Fixtures of this package's tests."""
 
 import socket
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from tidemill_testkit.settings import service_settings, settings
 __all__ = ["service_settings", "settings"]
 
 SCHEMA = "owner"
+sys.path.insert(0, str(Path(__file__).parent))  # for `rpc_peer`: importlib mode leaves the folder off the path
 
 
 @pytest.fixture

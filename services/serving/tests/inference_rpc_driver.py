@@ -53,7 +53,8 @@ def _plain(step: Json, result: Any) -> Any:  # noqa: ANN401 - see above
 
 def over_grpc(step: Json) -> object:
     """tritonclient.grpc."""
-    with triton.InferenceServerClient(step["rpc"]) as client:
+    alive = triton.KeepAliveOptions(100, 5000, keepalive_permit_without_calls=True, http2_max_pings_without_data=0)
+    with triton.InferenceServerClient(step["rpc"], keepalive_options=alive) as client:
         if step["do"] == "stream":
             return _stream(client, step)
         return _plain(step, _calls(client, step)[step["do"]]())

@@ -234,7 +234,9 @@ def over_grpc(asked: Clients) -> None:
             assert found.get("status") == status, (client, name, found)
     for client in TRITON_RPC:
         assert asked.tell(client, "infer", model=SPEC.name, rows=[ROW], version="2")["status"] == "NOT_FOUND"
-        assert asked.tell(client, "infer", model=SPEC.name, rows=[ROW], packing="gzip")["status"] == "UNIMPLEMENTED"
+        for packing in ("gzip", "deflate"):
+            found = asked.do(client, "infer", model=SPEC.name, rows=[ROW, ROW[::-1]] * 200, packing=packing)
+            assert found["values"] == pytest.approx(expected * 200, rel=1e-6)
         assert asked.do(client, "server")["name"] == "tidemill"
         assert asked.do(client, "metadata", model=SPEC.name)["inputs"][0]["shape"] == ["-1", str(len(NAMES))]
     streamed = asked.do("triton grpc", "stream", models=[SPEC.name, "nothing", SPEC.name], rows=[ROW])

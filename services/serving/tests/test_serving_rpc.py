@@ -15,6 +15,7 @@ from serving_models import echo
 from serving_stack import until
 
 from tidemill_contracts.envelope import read_envelope
+from tidemill_serving.api.inference import MAXIMUM_BYTES
 from tidemill_serving.api.rpc import RpcServer, RpcSettings
 from tidemill_serving.api.rpc.calls import CONTENTS, INFERENCE, InferRequest, InferResponse, StreamResponse
 from tidemill_serving.domain.protocol.datatypes import NUMPY
@@ -41,14 +42,15 @@ async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
 class Rpc:
     """A channel to a server in this process."""
 
-    def __init__(self, edge: Edge, channel: Any) -> None:  # noqa: ANN401 - grpc ships no types
-        self.edge, self.channel = edge, channel
+    def __init__(self, edge: Edge, channel: Any, port: int) -> None:  # noqa: ANN401 - grpc ships no types
+        self.edge, self.channel, self.port = edge, channel, port
+
+    def call(self, request: Any, **how: Any) -> Any:  # noqa: ANN401 - see above
+        ask = self.channel.unary_unary(SERVICE + "ModelInfer", InferRequest.SerializeToString, InferResponse.FromString)
+        return ask(request, **how)
 
     async def infer(self, request: Any, metadata: Any = None) -> Any:  # noqa: ANN401 - see above
-        call = self.channel.unary_unary(
-            SERVICE + "ModelInfer", InferRequest.SerializeToString, InferResponse.FromString
-        )
-        return await call(request, metadata=metadata)
+        return await self.call(request, metadata=metadata)
 
     async def ask(self, name: str, metadata: Any = None, **fields: Any) -> Any:  # noqa: ANN401 - see above
         request, response = INFERENCE[f"{name}Request"], INFERENCE[f"{name}Response"]
@@ -67,7 +69,8 @@ async def served(*, key: str | None = None) -> AsyncIterator[Rpc]:
     running = asyncio.ensure_future(server.run())
     await until(lambda: server.port is not None, "gRPC listens")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield Rpc(edge, channel)
+        assert server.port is not None
+        yield Rpc(edge, channel, server.port)
     running.cancel()
     await asyncio.wait({running})
 
@@ -192,6 +195,46 @@ async def test_a_stream_answers_in_order_and_outlives_a_refusal() -> None:
     assert [answer.infer_response.id for answer in answers] == ["0", "1", "2", "3", "4"]
     assert [bool(answer.error_message) for answer in answers] == [False, False, True, False, False]
     assert len(rpc.edge.log.entries) == 4
+
+
+async def test_large_messages_deadlines_and_cancelling_as_grpcio_has_them() -> None:
+    async with served() as rpc:
+        rpc.edge.imported("echo", 1, echo("FP32"))
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{rpc.port}", options=options) as channel:
+            wide = Rpc(rpc.edge, channel, rpc.port)
+            for values, packing in ((np.zeros(3_900_000, np.float32), None), (np.zeros(4_300_000, np.float32), None),
+                                    (np.zeros(4_300_000, np.float32), grpc.Compression.Gzip)):  # fmt: skip
+                request = InferRequest(model_name="echo")
+                request.inputs.add(name="x", datatype="FP32", shape=values.shape)
+                request.raw_input_contents.append(values.tobytes())
+                call = wide.call(request, compression=packing)
+                if values.nbytes < MAXIMUM_BYTES:
+                    assert len((await call).raw_output_contents[0]) == values.nbytes
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call
+                assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        rpc.edge.batcher.must_wait = lambda: True
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await rpc.call(rows(), timeout=0.1)
+        assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        waits = rpc.call(rows())
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        rpc.edge.batcher.must_wait = lambda: False
+        rpc.edge.batcher.resume()
+        await rpc.infer(rows())
+
+
+async def test_calls_that_arrive_together_are_one_batch() -> None:
+    async with served() as rpc:
+        await rpc.infer(rows())
+        before = rpc.edge.log.writes
+        answers = await asyncio.gather(*(rpc.infer(rows(id=str(number))) for number in range(64)))
+        assert [answer.id for answer in answers] == [str(number) for number in range(64)]
+        assert rpc.edge.log.writes - before < 32
 
 
 async def test_health_follows_readiness() -> None:

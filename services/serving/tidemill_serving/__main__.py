@@ -10,8 +10,6 @@ from tidemill_serving.settings import Settings
 
 def main() -> None:
     """One process, or the parent of several."""
-    # gRPC's handlers run in a child between fork and exec, where they may end it: a sandbox then never starts.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     parser = argparse.ArgumentParser(
         prog="python -m tidemill_serving", description="Answer predictions over HTTP and log each once.",
         epilog="Example: TIDEMILL_PORT=8080 python -m tidemill_serving --workers 4",

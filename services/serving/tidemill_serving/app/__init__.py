@@ -151,12 +151,15 @@ class Serving:
         work: dict[str, Callable[[], Awaitable[None]]] = {"serving": self.run, "bulk": self.bulk.run}
         if settings.grpc_port is None:
             return work
-        from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - 30 MiB, for those who want it
+        from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - for those who want it
 
         key = settings.api_key
         if key is None and self.family.keys.are_needed:
             key = SecretStr(token_hex(32))  # keys with bounds do not open gRPC, and nobody has this one
-        where = RpcSettings(settings.host, settings.grpc_port, key, settings.worker is not None)
+        where = RpcSettings(
+            settings.host, settings.grpc_port, key, settings.worker is not None, settings.connections,
+            late=bool(settings.worker) or settings.is_again,
+        )  # fmt: skip
         rpc = RpcServer(where, self.models, self.house.statistics.found, lambda: self._health.ready()[0])
         return work | {"grpc": rpc.run}
 

@@ -53,6 +53,9 @@ class RowTicks(Protocol):
     async def answer_rows(self, desk: Desk, query: RowsQuery) -> Result:
         """The result; raises RefusedError where there is no room."""
 
+    def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Callable[[Result], None]) -> None:
+        """As `answer_rows`; the result goes to `deliver`."""
+
 
 class PipelineModel:
     """A pipeline's active release. `wanted` is the version that the request names: else a swap may come first."""
@@ -73,11 +76,17 @@ class PipelineModel:
 
     async def infer(self, ask: Ask) -> Result:
         """As `Served`."""
+        return await self._ticks.answer_rows(self._desk, self._query(ask))
+
+    def submit(self, ask: Ask, deliver: Callable[[Result], None]) -> None:
+        """As `infer`; the result goes to `deliver`."""
+        self._ticks.submit_rows(self._desk, self._query(ask), deliver)
+
+    def _query(self, ask: Ask) -> RowsQuery:
         call = ask.call
         given = chosen([OUTPUT], call.outputs)
         rows = rows_of(call, len(self._active.plan.features))
-        query = RowsQuery(rows, ask.identity, ask.traceparent, self._wanted, _Probability(ask.render, given))
-        return await self._ticks.answer_rows(self._desk, query)
+        return RowsQuery(rows, ask.identity, ask.traceparent, self._wanted, _Probability(ask.render, given))
 
 
 class _Probability:

@@ -2,14 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import grpc
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 from pydantic import SecretStr
 
+from tidemill_runtime.http.guard import Bounds, Guard
+from tidemill_runtime.rpc import Code, GrpcServer, Limits, Method, Quick, StatusError, Stream, Streaming, Unary
 from tidemill_runtime.telemetry import is_traceparent, quick_traceparent
 from tidemill_serving.api.front import is_authorised
 from tidemill_serving.api.inference import EXTENSIONS, MAXIMUM_BYTES
@@ -25,35 +29,37 @@ from tidemill_serving.api.rpc.calls import (
 )
 from tidemill_serving.api.rpc.protos import Messages
 from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.desk import Result
 from tidemill_serving.domain.imported import READY
-from tidemill_serving.domain.served import Ask
+from tidemill_serving.domain.served import Ask, PipelineModel, Served
 from tidemill_serving.domain.statistics import ModelStatistics
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = Messages("health.proto")
 HealthRequest, HealthResponse = HEALTH["HealthCheckRequest"], HEALTH["HealthCheckResponse"]
-LOOK_EVERY_S, GRACE_S = 0.2, 3.0
-MOST_CALLS, MOST_STREAMS = 4096, 1024
-_IDENTITY_ONLY = 1
+LOOK_EVERY_S, GRACE_S, PATIENCE_S = 0.2, 3.0, 60.0
+MOST_CONNECTIONS = 2048
+"""At a time: each carries many calls."""
 _CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND, 409: grpc.StatusCode.FAILED_PRECONDITION,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE,
+    400: Code.INVALID_ARGUMENT, 404: Code.NOT_FOUND, 409: Code.FAILED_PRECONDITION, 413: Code.RESOURCE_EXHAUSTED,
+    503: Code.UNAVAILABLE, 504: Code.DEADLINE_EXCEEDED,
 }  # fmt: skip
 _UNKNOWN, _SERVING, _NOT_SERVING = 3, 1, 2
 _log = logging.getLogger(__name__)
-Context = Any
 Message = Any
-Unary = Callable[[Message, Context], Awaitable[Message]]
+Run = Callable[[Message], Awaitable[Message]]
 
 
 @dataclass(frozen=True, slots=True)
 class RpcSettings:
-    """Where to listen. `shared`: with other workers, who have the port too."""
+    """Where to listen. `shared`: with other workers, who have the port too; `late`: only when ready, as they are."""
 
     host: str
     port: int
     api_key: SecretStr | None = None
     shared: bool = False
+    connections: int = MOST_CONNECTIONS
+    late: bool = False
 
 
 class RpcServer:
@@ -70,79 +76,73 @@ class RpcServer:
 
     async def run(self) -> None:
         """Listen, and on cancellation let calls under way end."""
-        server = grpc.aio.server(options=self._options(), maximum_concurrent_rpcs=MOST_CALLS)
-        server.add_generic_rpc_handlers((self._inference(), self._health()))
-        self.port = server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
-        await server.start()
-        _log.info("gRPC listens", extra={"port": self.port})
+        settings = self._settings
+        guard = Guard(Bounds(connections=min(settings.connections, MOST_CONNECTIONS)))
+        server = GrpcServer(self._routes(), guard=guard, limits=Limits(message=MAXIMUM_BYTES))
+        if settings.late:
+            await self._until_ready()
+        await server.start(settings.host, settings.port, shared=settings.shared)
+        self.port = server.port
         try:
-            await server.wait_for_termination()
+            await asyncio.Event().wait()
         finally:
             await server.stop(GRACE_S)
 
-    def _options(self) -> list[tuple[str, int]]:
-        return [
-            ("grpc.so_reuseport", int(self._settings.shared)),
-            ("grpc.max_receive_message_length", MAXIMUM_BYTES), ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", MOST_STREAMS),
-            # A packed message is unpacked before its length is looked at: none is taken.
-            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
-        ]  # fmt: skip
+    async def _until_ready(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                while not self._is_ready():  # noqa: ASYNC110 - conditions have no event
+                    await asyncio.sleep(LOOK_EVERY_S)
 
-    def _inference(self) -> Any:  # noqa: ANN401 - grpc ships no types
-        unary: dict[str, tuple[Unary, bool]] = {
+    def _routes(self) -> dict[str, Method]:
+        unary: dict[str, tuple[Run, bool]] = {
             "ServerLive": (self._server_live, True), "ServerReady": (self._server_ready, True),
             "ModelReady": (self._model_ready, False), "ServerMetadata": (self._server_metadata, False),
             "ModelMetadata": (self._model_metadata, False), "ModelConfig": (self._model_config, False),
             "ModelStatistics": (self._model_statistics, False), "RepositoryIndex": (self._index, False),
             "RepositoryModelLoad": (self._load, False), "RepositoryModelUnload": (self._unload, False),
         }  # fmt: skip
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(run, public=public), INFERENCE[f"{name}Request"].FromString,
-                INFERENCE[f"{name}Response"].SerializeToString,
-            )
+        routes: dict[str, Method] = {
+            f"/{SERVICE}/{name}": Unary(self._guarded(run, INFERENCE[f"{name}Request"], public=public))
             for name, (run, public) in unary.items()
+        }
+        return routes | {
+            f"/{SERVICE}/ModelInfer": Quick(self._infer), f"/{SERVICE}/ModelStreamInfer": Streaming(self._stream),
+            "/grpc.health.v1.Health/Check": Unary(self._guarded(self._check, HealthRequest, public=True)),
+            "/grpc.health.v1.Health/Watch": Streaming(self._watch),
         }  # fmt: skip
-        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer, InferRequest.FromString)
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream, InferRequest.FromString, StreamResponse.SerializeToString
-        )
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _health(self) -> Any:  # noqa: ANN401 - see above
-        to_bytes = HealthResponse.SerializeToString
-        return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check, HealthRequest.FromString, to_bytes),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, HealthRequest.FromString, to_bytes),
-        })  # fmt: skip
+    def _authorise(self, call: Stream) -> None:
+        if not is_authorised(self._key, call.metadata):
+            raise StatusError(Code.UNAUTHENTICATED, "an API key is needed")
 
-    async def _authorise(self, context: Context) -> None:
-        if self._key is not None:
-            headers = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
-            if not is_authorised(self._key, headers):
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "an API key is needed")
-
-    def _guarded(self, run: Unary, *, public: bool) -> Unary:
-        async def guarded(request: Message, context: Context) -> Message:
+    def _guarded(self, run: Run, kind: Any, *, public: bool) -> Callable[[bytes, Stream], Awaitable[bytes]]:  # noqa: ANN401 - a class that is made when the process starts
+        async def guarded(raw: bytes, call: Stream) -> bytes:
             if not public:
-                await self._authorise(context)
+                self._authorise(call)
             try:
-                return await run(request, context)
+                answer = await run(parsed(kind, raw))
             except RefusedError as refused:
-                await context.abort(code_of(refused), text_of(refused))
+                raise status_of(refused) from None
+            found: bytes = answer.SerializeToString()
+            return found
 
         return guarded
 
-    async def _infer(self, request: Message, context: Context) -> bytes:
-        """`ModelInfer`: the path that has to be fast."""
-        if self._key is not None:
-            await self._authorise(context)
-        result = await self._answer(request, _trace(context.invocation_metadata()))
-        if isinstance(result, bytes):
-            return result
-        await context.abort(code_of(result), text_of(result))
-        raise result  # abort has raised before
+    def _infer(self, raw: bytes, call: Stream) -> Callable[[], Awaitable[bytes]] | None:
+        """`ModelInfer`: a pipeline's rows go straight into the tick's batch and back."""
+        self._authorise(call)
+        request = parsed(InferRequest, raw)
+        try:
+            model = self._models.find(request.model_name, request.model_version or None)
+            read = read_infer(request)
+            ask = Ask(read, new_id(), quick_traceparent(trace_of(call)), MessageRendering(read))
+            if not isinstance(model, PipelineModel):
+                return partial(_outcome, model, ask)
+            model.submit(ask, partial(_deliver, call))
+        except RefusedError as refused:
+            raise status_of(refused) from None
+        return None
 
     async def _answer(self, request: Message, trace: str | None) -> bytes | RefusedError:
         try:
@@ -155,64 +155,66 @@ class RpcServer:
             _log.exception("unexpected failure", extra={"path": "ModelInfer"})
             return _FAILED
 
-    async def _stream(self, requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
+    async def _stream(self, messages: AsyncIterator[bytes], call: Stream) -> AsyncGenerator[bytes]:
         """`ModelStreamInfer`: one answer for each request, in their order; a refusal does not end the stream."""
-        await self._authorise(context)
-        trace = _trace(context.invocation_metadata())
-        async for request in requests:
+        self._authorise(call)
+        trace = trace_of(call)
+        async for raw in messages:
+            request = parsed(InferRequest, raw)
             result = await self._answer(request, trace)
             if isinstance(result, bytes):
-                yield StreamResponse(infer_response=InferResponse.FromString(result))
+                answer = StreamResponse(infer_response=InferResponse.FromString(result))
             else:
                 # The client finds by the id which of its requests this is.
-                yield StreamResponse(error_message=text_of(result), infer_response=InferResponse(id=request.id))
+                answer = StreamResponse(error_message=text_of(result), infer_response=InferResponse(id=request.id))
+            yield answer.SerializeToString()
 
-    async def _server_live(self, _request: Message, _context: Context) -> Message:
+    async def _server_live(self, _request: Message) -> Message:
         return INFERENCE["ServerLiveResponse"](live=True)
 
-    async def _server_ready(self, _request: Message, _context: Context) -> Message:
+    async def _server_ready(self, _request: Message) -> Message:
         return INFERENCE["ServerReadyResponse"](ready=self._is_ready())
 
-    async def _model_ready(self, request: Message, _context: Context) -> Message:
+    async def _model_ready(self, request: Message) -> Message:
         try:
             self._models.find(request.name, request.version or None)
         except RefusedError:
             return INFERENCE["ModelReadyResponse"](ready=False)
         return INFERENCE["ModelReadyResponse"](ready=True)
 
-    async def _server_metadata(self, _request: Message, _context: Context) -> Message:
+    async def _server_metadata(self, _request: Message) -> Message:
         own = version("tidemill-serving")
         return INFERENCE["ServerMetadataResponse"](name="tidemill", version=own, extensions=EXTENSIONS)
 
-    async def _model_metadata(self, request: Message, _context: Context) -> Message:
+    async def _model_metadata(self, request: Message) -> Message:
         found = self._models.find(request.name, request.version or None).describe()
         return INFERENCE["ModelMetadataResponse"](
             name=found.name, versions=found.versions, platform=found.platform,
             inputs=[port._asdict() for port in found.inputs], outputs=[port._asdict() for port in found.outputs],
         )  # fmt: skip
 
-    async def _model_config(self, request: Message, _context: Context) -> Message:
+    async def _model_config(self, request: Message) -> Message:
         config = config_of(self._models.find(request.name, request.version or None).describe())
         return INFERENCE["ModelConfigResponse"](config=config)
 
-    async def _model_statistics(self, request: Message, _context: Context) -> Message:
+    async def _model_statistics(self, request: Message) -> Message:
         found = statistics_of(self._models, self._statistics, request.name or None, request.version or None)
         entries = [entry.model_dump(exclude={"batch_stats"}) for entry in found]
         return INFERENCE["ModelStatisticsResponse"](model_stats=entries)
 
-    async def _index(self, request: Message, _context: Context) -> Message:
+    async def _index(self, request: Message) -> Message:
         keys: Sequence[str] = ("name", "version", "state", "reason")
         found = [each for each in self._models.index() if not request.ready or each.state == READY]
         models = [{key: getattr(each, key) for key in keys} for each in found]
         return INFERENCE["RepositoryIndexResponse"](models=models)
 
-    async def _load(self, request: Message, _context: Context) -> Message:
+    async def _load(self, request: Message) -> Message:
         if request.parameters:
             raise RefusedError(400, "parameters", "a model is loaded as it was imported: parameters are not taken")
         await self._models.switch(request.model_name, loaded=True)
         return INFERENCE["RepositoryModelLoadResponse"]()
 
-    async def _unload(self, request: Message, _context: Context) -> Message:
+    async def _unload(self, request: Message) -> Message:
         if request.parameters.keys() - {"unload_dependents"}:
             raise RefusedError(400, "parameters", "the only parameter of an unload is unload_dependents")
         await self._models.switch(request.model_name, loaded=False)
@@ -223,33 +225,62 @@ class RpcServer:
             return _UNKNOWN
         return _SERVING if self._is_ready() else _NOT_SERVING
 
-    async def _check(self, request: Message, context: Context) -> Message:
+    async def _check(self, request: Message) -> Message:
         standing = self._standing(request.service)
         if standing == _UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+            raise StatusError(Code.NOT_FOUND, "there is no such service")
         return HealthResponse(status=standing)
 
-    async def _watch(self, request: Message, _context: Context) -> AsyncIterator[Message]:
+    async def _watch(self, messages: AsyncIterator[bytes], _call: Stream) -> AsyncGenerator[bytes]:
         """Tell the standing, and again whenever it is another."""
-        told = None
+        told, request = None, parsed(HealthRequest, await anext(messages, b""))
         while True:
             standing = self._standing(request.service)
             if standing != told:
                 told = standing
-                yield HealthResponse(status=standing)
+                yield HealthResponse(status=standing).SerializeToString()
             await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _trace(metadata: Any) -> str | None:  # noqa: ANN401 - see above
-    for name, value in metadata or ():
-        if name == "traceparent" and isinstance(value, str) and is_traceparent(value):
-            return value
-    return None
+def _deliver(call: Stream, result: Result) -> None:
+    if isinstance(result, bytes):
+        call.answer(result)
+    else:
+        call.fail(code_of(result), text_of(result))
 
 
-def code_of(refused: RefusedError) -> Any:  # noqa: ANN401 - see above
+async def _outcome(model: Served, ask: Ask) -> bytes:
+    try:
+        result = await model.infer(ask)
+    except RefusedError as refused:
+        raise status_of(refused) from None
+    if isinstance(result, RefusedError):
+        raise status_of(result)
+    return result
+
+
+def parsed(kind: Any, raw: bytes) -> Message:  # noqa: ANN401 - see above
+    """The message; raises StatusError for bytes that are none."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise StatusError(Code.INTERNAL, "the message cannot be read") from None
+
+
+def trace_of(call: Stream) -> str | None:
+    """The trace that the caller is in."""
+    found = call.metadata.get("traceparent")
+    return found if found is not None and is_traceparent(found) else None
+
+
+def code_of(refused: RefusedError) -> Code:
     """The status code of a refusal."""
-    return _CODES.get(refused.status, grpc.StatusCode.UNKNOWN)
+    return _CODES.get(refused.status, Code.UNKNOWN)
+
+
+def status_of(refused: RefusedError) -> StatusError:
+    """A refusal as the status of a call."""
+    return StatusError(code_of(refused), text_of(refused))
 
 
 def text_of(refused: RefusedError) -> str:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import (
@@ -25,7 +26,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, set_span_in_context
 from prometheus_client import REGISTRY
 from prometheus_client.samples import Sample
 
@@ -34,8 +38,18 @@ from tidemill_runtime.settings import ServiceSettings
 METRICS_EVERY_S = 10.0
 SPANS_EVERY_MS = 500
 TIMEOUT_S = 3.0
+_NOWHERE = Context()
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 Labels = tuple[tuple[str, str], ...]
+
+
+class _Ids(RandomIdGenerator, threading.local):
+    """Random ids, but for a trace whose id was drawn to ask the sampler about it."""
+
+    wanted: int | None = None
+
+    def generate_trace_id(self) -> int:
+        return super().generate_trace_id() if self.wanted is None else self.wanted
 
 
 class Exporter:
@@ -46,7 +60,9 @@ class Exporter:
         self._resource = Resource.create(
             {"service.name": f"tidemill-{settings.service}", "service.instance.id": settings.instance}
         )
-        self.provider = TracerProvider(resource=self._resource)
+        self._ids = _Ids()
+        self.provider = TracerProvider(resource=self._resource, id_generator=self._ids)
+        self._tracer = self.provider.get_tracer("tidemill")
         spans = OTLPSpanExporter(endpoint=f"{base}/v1/traces", timeout=TIMEOUT_S)
         self.provider.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=SPANS_EVERY_MS))
         self._metrics = OTLPMetricExporter(endpoint=f"{base}/v1/metrics", timeout=TIMEOUT_S)
@@ -61,6 +77,28 @@ class Exporter:
         last.start()
         last.join(TIMEOUT_S / 2)
         self._thread.join(TIMEOUT_S / 2)
+
+    def keeps(self, parent: str | None, trace_id: str) -> bool:
+        """Whether a request of this trace is recorded; `parent` is a checked `traceparent`."""
+        sampler = self.provider.sampler
+        if parent is not None and isinstance(sampler, ParentBased):
+            return bool(int(parent[-2:], 16) & 1)
+        return sampler.should_sample(_NOWHERE, int(trace_id, 16), "").decision is Decision.RECORD_AND_SAMPLE
+
+    def begin(self, name: str, parent: str | None, trace_id: str) -> tuple[str, Span]:
+        """A server span and its `traceparent`; without a parent it begins the trace of this id."""
+        above, number = _NOWHERE, int(trace_id, 16)
+        if parent is not None:
+            flags = TraceFlags(int(parent[-2:], 16))
+            remote = SpanContext(number, int(parent[36:52], 16), is_remote=True, trace_flags=flags)
+            above = set_span_in_context(NonRecordingSpan(remote), above)
+        self._ids.wanted = number
+        try:
+            span = self._tracer.start_span(name, above, kind=SpanKind.SERVER)
+        finally:
+            self._ids.wanted = None
+        made = span.get_span_context()
+        return f"00-{made.trace_id:032x}-{made.span_id:016x}-{int(made.trace_flags):02x}", span
 
     def _push(self) -> None:
         while not self._stopping.wait(METRICS_EVERY_S):

@@ -96,6 +96,10 @@ def enabled() -> bool:
     return _exporter is not None
 
 
+def exporter() -> Any:  # noqa: ANN401 - `tidemill_runtime.otlp.Exporter`, imported only where there is an endpoint
+    return _exporter
+
+
 def traceparents(records: Iterable[Any]) -> Iterator[str]:
     """The trace contexts that Kafka records carry."""
     for record in records:
@@ -126,8 +130,15 @@ def current_trace_id() -> str | None:
 def new_traceparent(parent: str | None = None) -> str:
     """A context of its own: the trace of `parent`, or a new one when that is absent or malformed."""
     match = _TRACEPARENT.fullmatch(parent) if parent else None
-    trace_id = match[1] if match and match[1] != "0" * 32 else f"{_random.getrandbits(128) or 1:032x}"
-    return f"00-{trace_id}-{_random.getrandbits(64) or 1:016x}-01"
+    own = f"{_random.getrandbits(64) or 1:016x}"
+    if match is None or match[1] == "0" * 32:
+        return f"00-{_random.getrandbits(128) or 1:032x}-{own}-01"
+    return f"00-{match[1]}-{own}-{_flags(match[0])}"
+
+
+def _flags(parent: str) -> str:
+    """Whether the trace is sampled, as whoever began it has it: the only flag of version 00 that is passed on."""
+    return "01" if int(parent[-2:], 16) & 1 else "00"
 
 
 def is_traceparent(text: str) -> bool:
@@ -159,7 +170,9 @@ drawn = Drawn()
 
 def quick_traceparent(parent: str | None) -> str:
     """As `new_traceparent` at a fifth of its price; the parent is None or has passed `is_traceparent`."""
-    return f"00-{drawn.take(32) if parent is None else parent[3:35]}-{drawn.take(16)}-01"
+    if parent is None:
+        return f"00-{drawn.take(32)}-{drawn.take(16)}-01"
+    return f"00-{parent[3:35]}-{drawn.take(16)}-{_flags(parent)}"
 
 
 @contextmanager
@@ -245,9 +258,14 @@ def sending(records: Mapping[str, Sequence[str]]) -> Iterator[None]:
             started.end()
 
 
-def linker() -> Callable[[Iterable[str]], None]:
-    """Links the span around this code, also from outside it, to contexts that are known later (the first 32)."""
-    linked = trace.get_current_span()
+def recording() -> bool:
+    """Whether the span around this code is one that is exported."""
+    return _exporter is not None and trace.get_current_span().is_recording()
+
+
+def linker(span: Span | None = None) -> Callable[[Iterable[str]], None]:
+    """Links a span (None: the one around this code) to contexts that are known later (the first 32)."""
+    linked = span or trace.get_current_span()
 
     def link(contexts: Iterable[str]) -> None:
         for found in _links(list(dict.fromkeys(contexts))):

@@ -4,7 +4,7 @@ It takes what it can answer without a second look; whatever else is asked, and h
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol
@@ -12,11 +12,12 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from tidemill_contracts.ids import prediction_id
-from tidemill_runtime import telemetry
+from tidemill_runtime.edge_spans import ServerSpan, begin
 from tidemill_runtime.http import Keys
 from tidemill_runtime.http.app import SECONDS
 from tidemill_runtime.http.heads import Reply, Seconds, Take
 from tidemill_runtime.http.problems import MEDIA_TYPE
+from tidemill_runtime.telemetry import quick_traceparent
 from tidemill_serving.api.deadlines import DEADLINE
 from tidemill_serving.api.front import PREFIX, ROUTE
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
@@ -32,6 +33,7 @@ INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{v
 JSON = "application/json"
 _CAREFULLY = frozenset({"content-encoding", "idempotency-key", "prefer", DEADLINE, MINIMUM_WATERMARK})
 Deliver = Callable[[Result], None]
+Link = Callable[[Iterable[str]], None]
 Render = Callable[[RefusedError, str], bytes]
 
 
@@ -42,8 +44,8 @@ class Ticks(Protocol):
     def is_full(self) -> bool:
         """Whether one more would be refused."""
 
-    def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
-        """Raises RefusedError where there is no room."""
+    def submit(self, desk: Desk, query: Query, deliver: Deliver, link: Link | None = None) -> None:
+        """Raises RefusedError where there is no room; `link` is told the trace contexts behind the answer."""
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit`."""
@@ -76,18 +78,18 @@ class Hot:
     def _predict(self, name: str, body: bytes, trace: str | None, reply: Reply) -> bool:
         started = time.perf_counter()
         desk = self._desks.get(name)
-        if desk is None or not desk.is_ready or desk.champion.active is None or telemetry.enabled():
+        if desk is None or not desk.is_ready or desk.champion.active is None:
             return False
         if self._ticks.is_full:
-            return _PREDICT.refuse(reply, telemetry.quick_traceparent(trace), started)
+            return _PREDICT.refuse(reply, quick_traceparent(trace), started)
         ask = desk.reader.quickly(body)
         if ask is None:
             return False
-        context = telemetry.quick_traceparent(trace)
+        context, span = begin(ROUTE, trace)
         identity = new_id() if ask.id is None else str(prediction_id(name, ask.id))
-        deliver = _Sender(reply, context, _PREDICT, started)
+        deliver = _Sender(reply, context, _PREDICT, started, span)
         try:
-            self._ticks.submit(desk, Query(ask, identity, context), deliver)
+            self._ticks.submit(desk, Query(ask, identity, context), deliver, None if span is None else span.link)
         except RefusedError as refused:
             deliver(refused)
         return True
@@ -95,16 +97,16 @@ class Hot:
     def _infer(self, name: str, version: str | None, body: bytes, trace: str | None, reply: Reply) -> bool:
         started = time.perf_counter()
         desk = self._desks.get(name)
-        if desk is None or desk.champion.active is None or telemetry.enabled():
+        if desk is None or desk.champion.active is None:
             return False
         way = _INFER if version is None else _INFER_VERSION
         if self._ticks.is_full:
-            return way.refuse(reply, telemetry.quick_traceparent(trace), started)
+            return way.refuse(reply, quick_traceparent(trace), started)
         rows = self._bodies.find(body)
         if rows is None or rows.width != len(desk.champion.active.plan.features):
             return False
-        context = telemetry.quick_traceparent(trace)
-        deliver = _Sender(reply, context, way, started)
+        context, span = begin(way.route, trace)
+        deliver = _Sender(reply, context, way, started, span)
         try:
             self._ticks.submit_rows(desk, RowsQuery(rows, new_id(), context, version), deliver)
         except RefusedError as refused:
@@ -136,13 +138,15 @@ class _Way:
 class _Sender:
     """Gives the result of one request to its connection, and counts it."""
 
-    __slots__ = ("_context", "_reply", "_started", "_way")
+    __slots__ = ("_context", "_reply", "_span", "_started", "_way")
 
-    def __init__(self, reply: Reply, context: str, way: _Way, started: float) -> None:
-        self._reply, self._context, self._way, self._started = reply, context, way, started
+    def __init__(self, reply: Reply, context: str, way: _Way, started: float, span: ServerSpan | None) -> None:
+        self._reply, self._context, self._way, self._started, self._span = reply, context, way, started, span
 
     def __call__(self, result: Result) -> None:
         way = self._way
+        if self._span is not None and result is not UNREADABLE:  # else the way behind has its own
+            self._span.end(result.status if isinstance(result, RefusedError) else 200)
         if isinstance(result, bytes):
             self._reply.answer(result, self._context)
             way.seconds.add(time.perf_counter() - self._started)

@@ -21,7 +21,7 @@ from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
-from tidemill_serving.handlers.jobs import Deliver, Job, RowsJob, by_desk
+from tidemill_serving.handlers.jobs import Deliver, Job, Link, RowsJob, by_desk
 from tidemill_serving.handlers.pacing import Pace, split
 
 TIMERS_EVERY_S = 0.02
@@ -68,10 +68,13 @@ class Batcher:
         """Seconds until so many more would be answered, from what instances have cost lately."""
         return self.pace.expected_s(count)
 
-    def submit(self, desk: Desk, query: Query, deliver: Deliver) -> None:
-        """The result goes to `deliver` at the end of this tick; raises RefusedError where there is no room in it."""
+    def submit(self, desk: Desk, query: Query, deliver: Deliver, link: Link | None = None) -> None:
+        """The result goes to `deliver` at the end of a tick; raises RefusedError where there is no room.
+
+        `link` is told the trace contexts behind the answer before that.
+        """
         self._admit(1)
-        self._jobs.append(Job(desk, query, deliver, telemetry.linker() if telemetry.enabled() else None))
+        self._jobs.append(Job(desk, query, deliver, link))
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
@@ -89,7 +92,7 @@ class Batcher:
             if len(results) == len(queries) and not done.done():  # else the client has gone
                 done.set_result(None)
 
-        link = telemetry.linker() if telemetry.enabled() else None
+        link = telemetry.linker() if telemetry.recording() else None
         self._jobs += [Job(desk, query, deliver, link) for query in queries]
         await done
         return results
@@ -204,10 +207,10 @@ class Batcher:
         return True
 
     def _answer(self, desk: Desk, jobs: Sequence[Job]) -> Drafts:
-        queries = [job.query for job in jobs]
+        queries, is_traced = [job.query for job in jobs], any(job.link is not None for job in jobs)
         self._house.counts.batches += 1
         try:
-            return self._draft(desk, queries)
+            return self._draft(desk, queries, traced=is_traced)
         except Exception:  # noqa: BLE001 - a fault of ours over one request must not reach its neighbours
             _log.exception("a batch of %s failed; its requests are answered one by one", desk.spec.name)
         beside = list[Beside]()
@@ -244,12 +247,10 @@ class Batcher:
         except Exception:  # noqa: BLE001 - see above
             return Drafts([_FAILED], [], [])
 
-    def _draft(self, desk: Desk, queries: Sequence[Query]) -> Drafts:
+    def _draft(self, desk: Desk, queries: Sequence[Query], *, traced: bool = False) -> Drafts:
         house = self._house
         try:
-            return desk.answer(
-                house.replica, queries, now_us=self._now_us(), degraded=house.degraded, traced=telemetry.enabled()
-            )
+            return desk.answer(house.replica, queries, now_us=self._now_us(), degraded=house.degraded, traced=traced)
         except RefusedError as error:
             return Drafts([error] * len(queries), [], [])
 

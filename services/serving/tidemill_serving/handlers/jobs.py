@@ -7,6 +7,8 @@ from tidemill_serving.domain.desk import Desk, Query, Result
 from tidemill_serving.domain.tensors import RowsQuery
 
 Deliver = Callable[[Result], None]
+Link = Callable[[Iterable[str]], None]
+"""Told the trace contexts behind an answer."""
 
 
 class Job(NamedTuple):
@@ -15,7 +17,7 @@ class Job(NamedTuple):
     desk: Desk
     query: Query
     deliver: Deliver
-    link: Callable[[Iterable[str]], None] | None
+    link: Link | None
 
 
 class RowsJob(NamedTuple):

@@ -35,8 +35,8 @@ _closing: set[asyncio.Task[None]] = set()
 aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
 
 __all__ = [
-    "MAX_REQUEST_BYTES", "Fenced", "Later", "Never", "close_client", "end_offsets", "ensure_topics", "open_consumer",
-    "open_producer", "partitions_of", "queue", "transaction", "wait_for_kafka",
+    "MAX_REQUEST_BYTES", "Fenced", "Later", "Never", "close_client", "delete_topics", "end_offsets", "ensure_topics",
+    "open_consumer", "open_producer", "partitions_of", "queue", "transaction", "wait_for_kafka",
 ]  # fmt: skip
 
 
@@ -200,6 +200,20 @@ async def ensure_topics(bootstrap: str, specs: Sequence[TopicSpec], *, timeout_s
                 await backoff.wait()
     except (KafkaError, TimeoutError) as error:
         raise Later(f"topics could not be created: {error!r}") from error
+    finally:
+        await close_client(admin)
+
+
+async def delete_topics(bootstrap: str, names: Sequence[str], *, timeout_s: float = START_DEADLINE_S) -> None:
+    """Delete those that exist, with all that is in them; raises Later after `timeout_s` seconds."""
+    admin = await _admin(bootstrap, timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            existing = set(await admin.list_topics())
+            if doomed := sorted(existing.intersection(names)):
+                await admin.delete_topics(doomed)
+    except (KafkaError, TimeoutError) as error:
+        raise Later(f"topics could not be deleted: {error!r}") from error
     finally:
         await close_client(admin)
 

@@ -16,20 +16,23 @@ from tidemill_features.domain.warm import warm
 from tidemill_features.feast import FeastStore, feast_routes
 from tidemill_features.feast.ingestion import Ingestion
 from tidemill_features.handlers.aggregate import AggregateTask, Parts
+from tidemill_features.handlers.forget import forget
 from tidemill_features.handlers.route import RouteTask
 from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
 from tidemill_features.settings import Settings
 from tidemill_features.store import SCHEMA, Store
 from tidemill_runtime import columns, packed
 from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.errors import Later
 from tidemill_runtime.health import Health
-from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.kafka import delete_topics, ensure_topics
 from tidemill_runtime.pipelines import Pipelines, PipelineWatcher
 from tidemill_runtime.postgres import migrate, open_pool
 from tidemill_runtime.service import Service
 from tidemill_runtime.stream import PartitionTask, StreamRunner
 from tidemill_runtime.tail import Tail
 
+FORGET_EVERY_S = 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +44,7 @@ class Features:
         self._program = Program()
         self._store: Store | None = None
         self._is_warm = asyncio.Event()
+        self._applying, self._named = asyncio.Lock(), set[tuple[str, str]]()
         self._rows = OrderedLog(settings)
         self._tasks: dict[int, AggregateTask] = {}
         self.feast = FeastStore(
@@ -73,14 +77,33 @@ class Features:
                 self._is_warm.set()
                 await watcher.ready.wait()
                 self._health.set("features", ok=True)
+                group.create_task(self._forget())
         finally:
             await self._stop()
             await self._rows.close()
             await pool.close()
 
+    async def _forget(self) -> None:
+        """Now and then delete what belongs to versions of views that no file has named for long."""
+        while True:
+            try:
+                async with self._applying:
+                    await forget(
+                        self._stored(), partial(delete_topics, self._settings.kafka), self._named,
+                        prefix=self._settings.prefix, after_s=self._settings.forget_after_s,
+                    )  # fmt: skip
+            except Later as error:
+                _log.warning("versions of views that nobody reads stay: %s", error)
+            await asyncio.sleep(min(FORGET_EVERY_S, max(1.0, self._settings.forget_after_s)))
+
     async def _apply(self, pipelines: Pipelines) -> None:
+        async with self._applying:
+            await self._apply_now(pipelines)
+
+    async def _apply_now(self, pipelines: Pipelines) -> None:
         specs = [PipelineSpec.of(applied.spec) for applied in pipelines.values()]
         kept = [PipelineSpec.of(file.spec) for applied in pipelines.values() for file in applied.kept]
+        self._named = {(name, spec.view_version(name)) for spec in [*specs, *kept] for name in spec.views}
         program = compile_program(specs, self._settings.prefix, kept)
         self.feast.apply(specs, program)
         for name, reason in program.refused.items():

@@ -16,6 +16,9 @@ class Settings(ServiceSettings):
     linger_ms: float = Field(default=4.0, ge=0, description="wait for more before a transaction of vectors")
     dead_letter_share: float = Field(default=0.5, gt=0, le=1, description="of the latest records, before a stop")
     dead_letter_run: int = Field(default=1000, ge=1, description="bad records in a row before a stop")
+    forget_after_s: float = Field(
+        default=7 * 24 * 3600, ge=0, description="state and topics of a view's version that no file names are kept"
+    )
     feast: bool = Field(default=True, description="answer Feast's protocol; nothing is read or kept until it is used")
     feast_max_bytes: int = Field(
         default=512 * 1024 * 1024, ge=1, description="of vectors kept for it: about 300 and 8 per feature for an entity"

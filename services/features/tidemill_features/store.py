@@ -4,8 +4,9 @@ A checkpoint is one transaction: the owner's epoch and generation are compared a
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import asyncpg
 import msgspec
@@ -40,6 +41,16 @@ _SAVE_ROUTE = """INSERT INTO features.routes VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (view, version, partition) DO UPDATE
     SET next_offset = excluded.next_offset, seq = excluded.seq, watermark_us = excluded.watermark_us
     WHERE routes.next_offset < excluded.next_offset"""
+_READ = "DELETE FROM features.unread WHERE view = $1 AND version = $2"
+_NAMED = "(view, version) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
+_KNOWN = " UNION ".join(f"SELECT view, version FROM features.{name}" for name in ("checkpoints", "segments", "routes"))  # noqa: S608
+_STILL_READ = f"DELETE FROM features.unread WHERE {_NAMED}"  # noqa: S608 - no input in it
+_UNREAD = f"""INSERT INTO features.unread (view, version) SELECT * FROM ({_KNOWN}) AS known WHERE NOT {_NAMED}
+    ON CONFLICT DO NOTHING"""  # noqa: S608 - no input in it
+_DUE = """UPDATE features.unread SET is_gone = true WHERE is_gone OR since <= now() - $1::interval
+    RETURNING view, version"""
+_GONE_SEGMENTS = f"DELETE FROM features.segments WHERE {_NAMED} RETURNING digest"  # noqa: S608 - no input in it
+_GONE = [f"DELETE FROM features.{name} WHERE {_NAMED}" for name in ("checkpoints", "routes")]  # noqa: S608
 _LOST = (
     OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -95,6 +106,7 @@ class Store:
         """Marks and keys of a view as last stored; empty marks for one that never was. Raises ValueError for damage."""
         key = (view.name, view.version, owner.partition)
         try:
+            await self._pool.execute(_READ, view.name, view.version)
             async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
                 marks = await conn.fetchval(_MARKS, *key)
                 rows = await conn.fetch(_SEGMENTS, *key)
@@ -187,6 +199,7 @@ class Store:
     async def load_route(self, view: View, partition: int) -> RouteMarks:
         """How far a source partition was routed for a view."""
         try:
+            await self._pool.execute(_READ, view.name, view.version)
             row = await self._pool.fetchrow(_ROUTE, view.name, view.version, partition)
         except _LOST as error:
             raise Later(f"the store does not answer: {error!r}") from error
@@ -200,6 +213,41 @@ class Store:
                 await conn.executemany(_SAVE_ROUTE, rows)
         except _LOST as error:
             raise Later(f"the store does not answer: {error!r}") from error
+
+    # versions that nobody reads
+
+    async def forget(self, named: Iterable[tuple[str, str]], *, after_s: float) -> list[tuple[str, str]]:
+        """Delete the state of versions, (view, version), that were not among `named` for `after_s` seconds.
+
+        Returns those whose topics are to be deleted, until `forgotten` says that they are. Whoever loads a version
+        meanwhile either keeps its state, or comes too late and begins anew, as with a version that is new.
+        """
+        columns = _columns(named)
+        try:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await conn.execute(_STILL_READ, *columns)
+                await conn.execute(_UNREAD, *columns)
+                due = [(row["view"], row["version"]) for row in await conn.fetch(_DUE, timedelta(seconds=after_s))]
+                digests = [row["digest"] for row in await conn.fetch(_GONE_SEGMENTS, *_columns(due))]
+                for statement in _GONE:
+                    await conn.execute(statement, *_columns(due))
+        except _LOST as error:
+            raise Later(f"the store does not answer: {error!r}") from error
+        for digest in filter(None, digests):  # a segment names its owner, so no other one has its digest
+            await asyncio.to_thread(self._artifacts.remove, digest)
+        return due
+
+    async def forgotten(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Their topics are gone, too."""
+        try:
+            await self._pool.execute(_STILL_READ, *_columns(versions))
+        except _LOST as error:
+            raise Later(f"the store does not answer: {error!r}") from error
+
+
+def _columns(versions: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    pairs = sorted(set(versions))
+    return [view for view, _ in pairs], [version for _, version in pairs]
 
 
 async def _write_one(conn: Connection, partition: int, write: _Write) -> None:

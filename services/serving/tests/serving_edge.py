@@ -50,6 +50,7 @@ class MemoryLog:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.writes = 0
+        self.written: list[Sequence[Entry]] = []
         self.is_full = False
 
     def append(self, entries: Sequence[Entry]) -> int:
@@ -57,6 +58,7 @@ class MemoryLog:
             raise LogRefusedError("full")
         self.entries += entries
         self.writes += 1
+        self.written.append(entries)
         return len(self.entries)
 
 

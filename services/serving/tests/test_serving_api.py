@@ -168,6 +168,15 @@ async def test_who_comes_above_what_a_tick_takes_is_refused(http: httpx.AsyncCli
     assert (await http.post(path, content=raw, headers=JSON)).status_code == 200
 
 
+async def test_instances_of_one_request_are_logged_by_one_write(http: httpx.AsyncClient, edge: Edge) -> None:
+    many = json.dumps({"instances": [{"inputs": inputs()} for _ in range(100)]}).encode()
+    answers = await asyncio.gather(*[http.post(PATH, content=raw, headers=JSON) for raw in [body()] * 20 + [many] * 2])
+    assert {answer.status_code for answer in answers} == {200}
+    assert [len(entries) for entries in edge.log.written if len(entries) > 1] != []
+    whole = [{dict(entry.headers)["traceparent"] for entry in entries} for entries in edge.log.written]
+    assert sum(map(len, whole)) == len(set.union(*whole)), "the records of one request stand in one write"
+
+
 async def test_one_request_that_breaks_the_code_leaves_its_neighbours_unharmed(
     http: httpx.AsyncClient, edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,9 @@
 
 import math
 import time
-from typing import TypeVar
 
 from tidemill_serving.domain.body import OVERLOADED
+from tidemill_serving.handlers.jobs import J
 
 BUDGET_S = 0.03
 """Of what waits; an answer waits for that and what is under way."""
@@ -15,7 +15,6 @@ HELD = 2048.0
 TOGETHER, PARTS = 32, 8
 """Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`."""
 _MEMORY = 0.1
-T = TypeVar("T")
 
 
 class Pace:
@@ -65,7 +64,9 @@ class Pace:
             self._spent_s = self._done = 0.0
 
 
-def split(jobs: list[T]) -> tuple[list[T], list[T]]:
-    """What a tick takes, and what is left."""
+def split(jobs: list[J]) -> tuple[list[J], list[J]]:
+    """What a tick takes, and what is left; instances of one request stay together, for one write logs all or none."""
     most = max(TOGETHER, len(jobs) // PARTS)
-    return (jobs, []) if len(jobs) <= most else (jobs[:most], jobs[most:])
+    while most < len(jobs) and jobs[most].deliver is jobs[most - 1].deliver:
+        most += 1
+    return jobs[:most], jobs[most:]

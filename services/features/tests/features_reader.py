@@ -18,6 +18,8 @@ class Reader:
 
     vectors: dict[str, FeatureVector] = field(default_factory=dict)
     watermarks: dict[int, Watermark] = field(default_factory=dict)
+    marks: dict[int, list[int]] = field(default_factory=dict)
+    """Offsets of watermarks by partition."""
     seen_us: dict[int, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
     records: int = 0
@@ -30,6 +32,7 @@ class Reader:
         if record.value is None:
             self.vectors.pop(record.key.decode(), None)
         elif record.key == WATERMARK_KEY:
+            self.marks.setdefault(record.partition, []).append(record.offset)
             self.watermarks[record.partition] = mark = Watermark.read(record.value)
             self.seen_us[record.partition] = max(mark.watermark_us, self.seen_us.get(record.partition, 0))
         else:

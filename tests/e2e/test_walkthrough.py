@@ -88,6 +88,9 @@ INGESTION, FEATURES, SERVING, MONITORING, TRAINER, REGISTRY = (
     f"tidemill-{name}" for name in ("ingestion", "features", "serving", "monitoring", "trainer", "registry")
 )
 PREDICT = "POST /v1/predict/{pipeline}"
+LED_TO_A_SWAP = (
+    (REGISTRY, "release"), (TRAINER, "train"), (MONITORING, "request training"), (MONITORING, "detect drift"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,23 +135,29 @@ def test_a_swap_leads_back_over_release_run_and_drift_to_predictions(reader: Rea
     shop.change()
     second = ("shop", 2)
 
-    def swaps() -> list[Span]:
-        return [span for span in reader.traces().named(SERVING, "swap") if about(span) == second]
+    def told() -> list[Span]:
+        """The swap and what led to it, as far as it has been told: every process exports in its own time."""
+        traces = reader.traces()
+        found = [span for span in traces.named(SERVING, "swap") if about(span) == second]
+        for service, name in LED_TO_A_SWAP:
+            before = traces.back(found[-1], service, name) if found else None
+            if before is None:
+                break
+            found.append(before)
+        return found
 
-    until_sync(swaps, "the span of the second swap", timeout_s=60)
-    traces, [swap] = reader.traces(), swaps()
-    release = traces.back(swap, REGISTRY, "release")
-    assert release is not None
+    def predictions(drift: Span) -> list[Span]:
+        return [cause for cause in reader.traces().causes(drift) if cause.name == PREDICT]
+
+    until_sync(
+        lambda: len(told()) > len(LED_TO_A_SWAP) and len(predictions(told()[-1])) > 0,
+        "a way from the second swap back to predictions", timeout_s=60,
+    )  # fmt: skip
+    traces, [swap, release, *others] = reader.traces(), told()
     assert release in traces.causes(swap)
     assert about(release) == second
-    here = release
-    for service, name in (TRAINER, "train"), (MONITORING, "request training"), (MONITORING, "detect drift"):
-        before = traces.back(here, service, name)
-        assert before is not None, f"nothing leads from {here.name} back to {name}"
-        assert before.trace_id == swap.trace_id
-        here = before
-    seen = [cause for cause in traces.causes(here) if cause.name == PREDICT]
-    assert seen
+    assert {span.trace_id for span in [release, *others]} == {swap.trace_id}
+    seen = predictions(others[-1])
     for prediction in seen:
         answering = traces.back(prediction, SERVING, "swap")
         assert answering is not None

@@ -18,11 +18,13 @@ from serving_stack import until
 from tidemill_contracts.events import ModelImported, ModelSwitched, encode
 from tidemill_contracts.events.meta import Event
 from tidemill_runtime.artifacts import Artifacts
-from tidemill_serving.artifacts import Models, SandboxLimits
+from tidemill_serving.artifacts import Models
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.protocol.datatypes import Tensor
 from tidemill_serving.handlers.importing import Importer
 from tidemill_serving.handlers.journal import Journal
+from tidemill_serving.onnx.sandbox import SandboxLimits
+from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.store.imported import ImportedFile
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +50,8 @@ async def importing(folder: Path) -> AsyncIterator[tuple[House, Importer]]:
     """An importer over the folder of one instance, which opens models until the block ends."""
     house = House()
     journal = Journal(house, MemoryLog(), "test", lambda: None, lambda: T0_US)
-    graphs = Models(Artifacts(folder / "artifacts"), folder / "models", SandboxLimits(cpu_s=2, wall_s=30))
+    examiner = Examiner(folder / "verdicts", SandboxLimits(cpu_s=2, wall_s=30))
+    graphs = Models(Artifacts(folder / "artifacts"), folder / "models", examiner)
     importer = Importer(graphs, ImportedFile(folder), journal, "tidemill.models.v1")
     running = asyncio.ensure_future(importer.run())
     try:
@@ -56,6 +59,7 @@ async def importing(folder: Path) -> AsyncIterator[tuple[House, Importer]]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await examiner.close()
 
 
 def states(house: House) -> dict[str, dict[int, str]]:

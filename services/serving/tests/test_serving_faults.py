@@ -109,9 +109,9 @@ async def test_a_lost_shipping_position_repeats_nothing(stack: Stack) -> None:
     load = Load(stack)
     load.answers |= {name: await load.ask(name) for name in map(str, range(20))}
     await stack.until_status(shipped=20)
-    stack.process.stop(signal.SIGKILL)
     state = stack.folder / "state" / "shipped.json"
-    assert json.loads(state.read_bytes())["position"] > 20
+    await until(lambda: json.loads(state.read_bytes())["position"] > 20, "the position is noted, a moment later")
+    stack.process.stop(signal.SIGKILL)
     state.unlink()
     stack.process.start()
     await stack.until_status(ready=True, epoch=1)

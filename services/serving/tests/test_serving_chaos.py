@@ -64,14 +64,12 @@ async def test_a_full_disk_refuses_and_mends_itself(stack: Stack, small_disk: Pa
     load, ballast = Load(stack), small_disk / "ballast"
     for round_ in range(20):
         await fill(stack, load, round_)
-    with ballast.open("wb") as file:
-        os.set_blocking(file.fileno(), False)
-        while _write(file.fileno()):
-            pass
+    _fill(ballast)
     refused = [await fill(stack, load, round_) for round_ in range(20, 40)]
     assert set(refused) <= {200, 503}
     assert 503 in refused
     assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    _fill(ballast)  # also what the process has left of its last page
     stack.process.start()
     await stack.until_status(epoch=1)
     await stack.until_status(ready=True)
@@ -87,6 +85,13 @@ async def test_a_full_disk_refuses_and_mends_itself(stack: Stack, small_disk: Pa
     load.answers["last"] = await load.ask("last")
     await check_log(stack, load.answers, once=sorted(load.once))
     assert stack.process.stop() == 0
+
+
+def _fill(ballast: Path) -> None:
+    with ballast.open("ab") as file:
+        os.set_blocking(file.fileno(), False)
+        while _write(file.fileno()):
+            pass
 
 
 def _write(file: int) -> int:

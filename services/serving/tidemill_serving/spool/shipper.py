@@ -185,8 +185,20 @@ class Shipper:
             raise
         finally:
             await close_client(consumer, timeout_s=1.0)
-        # Saved before the first send: whatever lands from now on lies at or behind these offsets.
-        self._save()
+        self._secure()
+
+    def _secure(self) -> None:
+        """Before the first send: whatever lands from now on must lie at or behind the offsets that a restart will know.
+
+        A full disk, which only sending mends, must not stop it: without the file a restart reads the topics from their
+        beginning, which is as safe, and the file's own room may be what is needed to write it again.
+        """
+        try:
+            self._save()
+        except OSError as error:
+            _log.warning("the shipping position cannot be noted, a restart would read the topics whole: %s", error)
+            self._file.with_suffix(".part").unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
 
     async def _landed_in(self, consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> dict[int, int]:
         """Highest number of each spool identity in a partition; nothing of ours lies before the known offset."""

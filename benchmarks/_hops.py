@@ -14,12 +14,17 @@ _SHARES = (0.5, 0.99)
 
 
 class Hop(NamedTuple):
-    """A histogram of a service: what is measured, in which family, with which words among its labels."""
+    """A histogram of a service: what is measured, in which family, with which words and without which in its labels."""
 
     what: str
     service: str
     family: str
     words: tuple[str, ...] = ()
+    without: str = "\n"
+
+    def matches(self, labels: str) -> bool:
+        """Whether a line of the exposition belongs to it."""
+        return self.without not in labels and all(word in labels for word in self.words)
 
 
 HOPS = (
@@ -28,7 +33,7 @@ HOPS = (
     Hop("accepted to polled by the router", "features", "tidemill_record_age_seconds", ("features-router",)),
     Hop("router's batch: routed, written", "features", "tidemill_batch_seconds", ("features-router",)),
     Hop("routed to polled by the aggregator", "features", "tidemill_record_age_seconds", (".repartition.",)),
-    Hop("aggregator's batch: applied", "features", "tidemill_batch_seconds", ("tidemill-features.",)),
+    Hop("aggregator's batch: applied", "features", "tidemill_batch_seconds", ("tidemill-features-",), "router"),
     Hop("told: vectors written and committed", "features", "tidemill_features_tell_seconds"),
     Hop("framed to polled by serving", "serving", "tidemill_record_age_seconds", (".features.",)),
 )  # fmt: skip
@@ -45,7 +50,7 @@ async def read(seen: Endpoints) -> Buckets:
                 labels = match["labels"]
                 bound = float(labels.rpartition('le="')[2].split('"')[0])
                 for hop in HOPS:
-                    if (hop.service, hop.family) == (service, match["name"]) and all(w in labels for w in hop.words):
+                    if (hop.service, hop.family) == (service, match["name"]) and hop.matches(labels):
                         found[hop][bound] += float(match["count"])
     return found
 

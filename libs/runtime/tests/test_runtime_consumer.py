@@ -1,6 +1,7 @@
 """The consumer: a fetch that leaves a partition out is short, and a record that nobody can read stops nobody."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -127,3 +128,24 @@ async def test_a_commit_that_nobody_waits_for_may_fail(settings: ServiceSettings
     closed.set()
     await close_client(consumer)
     assert committing.cancelled()
+
+
+async def test_who_has_left_does_not_join_again(service_settings: Callable[..., ServiceSettings]) -> None:
+    """A heartbeat that is answered after the leave says that the member is unknown, and the base would be a new one."""
+    own = [service_settings(instance=name, session_timeout_ms=600_000) for name in "ab"]
+    name, group = f"{own[0].prefix}.two", f"{own[0].prefix}-g"
+    await ensure_topics(own[0].kafka, [TopicSpec(name, 2)])
+    everything = {TopicPartition(name, 0), TopicPartition(name, 1)}
+    first, second = [await open_consumer(settings, group=group) for settings in own]
+    try:
+        first.subscribe([name])
+        await until(lambda: first.assignment() == everything, "the first has both", timeout_s=60)
+        second.subscribe([name])
+        await until(lambda: len(second.assignment()) == 1, "the second has one of them", timeout_s=60)
+        await until(lambda: len(first.assignment()) == 1, "and the first the other", timeout_s=60)
+        await first.leave()
+        first._coordinator.reset_generation()  # what the answer does
+        await until(lambda: second.assignment() == everything, "the second has both", timeout_s=60)
+    finally:
+        await close_client(first)
+        await close_client(second)

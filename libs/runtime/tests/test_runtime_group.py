@@ -24,11 +24,12 @@ class Taker:
     """Takes a few at a time, and nothing while it is told to hold."""
 
     def __init__(self, seen: Counter[str]) -> None:
-        self.seen, self.holds, self.mine = seen, False, 0
+        self.seen, self.holds, self.mine, self.offered = seen, False, 0, 0
 
     async def __call__(self, records: Sequence[ConsumerRecord]) -> int:
         """`Take`."""
         await asyncio.sleep(0.001)  # others run meanwhile, as in a service
+        self.offered += len(records)
         if self.holds:
             return 0
         taken = records[:7]
@@ -61,8 +62,12 @@ async def test_members_hand_partitions_over_and_each_record_is_taken_once(servic
     await write(one, range(COUNT))
     seen = Counter[str]()
     first, second = Taker(seen), Taker(seen)
+    first.holds = second.holds = True
     async with reading(two, second):
         async with reading(one, first):
+            # A member alone would be through with all of them before the other is there.
+            await until(lambda: first.offered > 0 and second.offered > 0, "both are in the group", timeout_s=60)
+            first.holds = second.holds = False
             await until(lambda: first.mine > 0 and second.mine > 0, "both take some", timeout_s=60)
             await write(one, range(COUNT, 2 * COUNT))
         # The first has left: what it had taken is committed, and the second has its partitions.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -72,7 +73,10 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
         member, node = coordinator.member_id, coordinator.coordinator_id
         if not member or node is None:
             return
-        coordinator.member_id = JoinGroupRequest.UNKNOWN_MEMBER_ID  # ends the heartbeat, which would join again
+        coordinator.member_id = JoinGroupRequest.UNKNOWN_MEMBER_ID  # ends the heartbeat
+        # An answer on its way to the last one, or to a join, says that the member is unknown: the base would join again
+        # as a new one, which nobody takes out of the group before its session is over.
+        coordinator._do_rejoin_group = partial(_closed, coordinator)  # noqa: SLF001 - there is no setting for it
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._client.send(node, LeaveGroupRequest(coordinator.group_id, member))
@@ -139,6 +143,12 @@ class SteadyConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships 
         self.seek(tp, offset + 1)
         _log.warning("%s/%s: a header's name at offset %d, or before it in its batch, is not UTF-8", *tp, offset)
         return ConsumerRecord(tp.topic, tp.partition, offset, 0, 0, None, None, None, -1, -1, ())
+
+
+async def _closed(coordinator: Any, _subscription: object) -> bool:  # noqa: ANN401 - aiokafka ships no types
+    """Join no group: wait for the end instead."""
+    await asyncio.shield(coordinator._closing)  # noqa: SLF001 - as above
+    return False
 
 
 def _unheard(coordinator: Any) -> None:  # noqa: ANN401 - aiokafka ships no types

@@ -103,7 +103,7 @@ def test_the_log_record_is_the_contracts_prediction_and_makes_the_same_answer() 
     envelope = read_envelope(drafts.entries[0].headers, drafts.entries[0].value)
     assert (envelope.type, envelope.time_us, envelope.traceparent) == (Prediction.TYPE, record.at_us, TRACE)
     assert body(drafts.results[0])["revisions"] == {"by-carrier": 3}
-    several = {"sequence", "mix", "arm", "share", "fallback", "above", "inline"}
+    several = {"sequence", "mix", "arm", "share", "fallback", "above", "inline", "mark"}
     assert msgspec.json.decode(drafts.entries[0].value).keys() == set(Prediction.model_fields) - several
     assert set(Record.__struct_fields__) == set(Prediction.model_fields)
 

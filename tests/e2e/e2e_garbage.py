@@ -1,5 +1,7 @@
 """Records that no service of ours writes, for every topic that one of ours reads."""
 
+from itertools import cycle
+
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tidemill_contracts.events import EVENTS
@@ -25,10 +27,14 @@ KINDS: dict[str, Sent] = {
 ALONE: Sent = (b"k", b"{}", [(NotText("x"), b"1")])
 
 
-def _broken_events() -> list[Sent]:
-    """Every event of ours, with nothing in it, and with fields of other types."""
-    bodies = b"{}", b'{"pipeline": 5, "epoch": "x", "at_us": null, "spec": [], "cause": {"kind": 1}}', b"[1]"
-    return [(b"k", body, [*_GOOD, ("ce_type", kind.encode())]) for kind in EVENTS for body in bodies]
+BODIES = b"{}", b'{"pipeline": 5, "epoch": "x", "at_us": null, "spec": [], "cause": {"kind": 1}}', b"[1]"
+"""Nothing, fields of other types, no object."""
+
+
+def _broken_events(first: int) -> list[Sent]:
+    """Every event of ours with one of the bodies, in turn: where most of what comes is garbage, a partition stops."""
+    bodies = cycle(BODIES[first % len(BODIES) :] + BODIES[: first % len(BODIES)])
+    return [(b"k", body, [*_GOOD, ("ce_type", kind.encode())]) for kind, body in zip(EVENTS, bodies, strict=False)]
 
 
 async def poison(settings: ServiceSettings) -> dict[str, int]:
@@ -40,8 +46,8 @@ async def poison(settings: ServiceSettings) -> dict[str, int]:
         counts = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics(names)}
     finally:
         await admin.close()
-    for topic, count in counts.items():
+    for first, (topic, count) in enumerate(sorted(counts.items())):
         for partition in range(count):
-            await write_batch(settings, topic, [*KINDS.values(), *_broken_events()], partition=partition)
+            await write_batch(settings, topic, [*KINDS.values(), *_broken_events(first)], partition=partition)
             await write_batch(settings, topic, [ALONE], partition=partition)
     return counts

@@ -238,7 +238,11 @@ def test_garbage_on_every_topic_harms_nobody(reader: Reader, shop: Shop) -> None
     answers = shop.client.predict_many("shop", [{"inputs": visit} for visit in visits])
     assert all(0 <= answer.score <= 1 for answer in answers)
     shop.tell(visits)
-    until_sync(lambda: shop.joined() == joined + 20, "the labels are joined", timeout_s=60)
+    try:
+        until_sync(lambda: shop.joined() == joined + 20, "the labels are joined", timeout_s=60)
+    except AssertionError as late:
+        late.add_note(f"{joined} before; {shop.client.status('monitoring')}\n{shop.client.status('serving')}")
+        raise
     request = shop.client.train("shop", at=shop.at(shop.minute))
     until_sync(lambda: shop.client.training_outcome(request), "a decision on a model", timeout_s=90, every_s=0.1)
     for name, url in endpoints.urls.items():

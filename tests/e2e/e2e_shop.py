@@ -6,6 +6,7 @@ import httpx
 
 from tidemill import Client
 from tidemill_contracts import format_time
+from tidemill_contracts.events import FeatureVector
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_testkit.waiting import until_sync
 
@@ -25,8 +26,10 @@ views:
   page-visits:
     source: visits
     entity: page
-    windows: {1h: {length: 1h}}
-    aggregations: [{function: mean, field: price}]
+    windows: {1h: {length: 1h}, stay: {session: 5m}}
+    aggregations:
+      - {function: mean, field: price}
+      - {function: count, where: price < 5, name: cheap, windows: [1h]}
 request:
   key: visit
   time: at
@@ -123,6 +126,11 @@ class Shop:
         url = self.client.transport.endpoints.url("ingestion") + "/v1/events/visits"
         sent = httpx.post(url, json={"id": visit["visit"], "data": visit}, headers={"traceparent": TRACE})
         assert sent.status_code == 202
+
+    def vector(self, page: str) -> FeatureVector:
+        """What is told of a page now."""
+        url = self.client.transport.endpoints.url("features")
+        return FeatureVector.model_validate_json(httpx.get(f"{url}/v1/features/page-visits/{page}").content)
 
     def change(self) -> None:
         """Answers and their truth, until a new model is there because the truth has changed."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 from e2e_garbage import poison
 from e2e_reader import Reader
@@ -18,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidemill import Client
 from tidemill.client.transport import Endpoints
+from tidemill.datasets import Options, build
 from tidemill.ledger.topics import read_topic
 from tidemill.stack import Stack
 from tidemill_contracts.events import Event, RunFinished, RunProgress, TrainingCoalesced, decode
@@ -183,6 +185,31 @@ def test_a_run_tells_its_steps_before_its_end(reader: Reader) -> None:
     assert not [event for event in events[events.index(finished[-1]) :] if isinstance(event, RunProgress)]
 
 
+def test_a_session_and_a_filter_are_the_same_online_offline_and_in_the_log(reader: Reader, shop: Shop) -> None:
+    """A page's vector in the service, the data set's row of that instant, and what an answer was made of."""
+    before = shop.visits(7, page="b")
+    shop.minute += 20
+    now = shop.visits(4, page="b")
+    shop.send("visits", [{"id": visit["visit"], "data": visit} for visit in [*before, *now]])
+    shop.tell(now)
+    until_sync(lambda: shop.served_us() >= shop.now_us, "serving has seen them", timeout_s=60)
+    online = shop.vector("b")
+    prices = [visit["price"] for visit in [*before, *now]]
+    assert online.values == [sum(prices) / 11, sum(prices[-4:]) / 4, float(sum(price < 5 for price in prices))]
+    behind = pa.array([online.at_us + 1]).cast(pa.timestamp("us", "UTC"))  # a row sees what is strictly before it
+    rows = pa.table({"page": ["b"], "at": behind})
+    offline = build(SPEC, rows, Options(views=["page-visits"], home=reader.home)).to_arrow()
+    names = SPEC.views["page-visits"].feature_names("page-visits")
+    assert [offline.column(name).to_pylist() for name in names] == [[value] for value in online.values]
+    answer = shop.client.predict("shop", shop.visits(1, page="b")[0])
+    assert answer.defaulted == []
+    command = "tidemill parity --pipeline shop --json"
+    reader.follow(Block("sh", command))
+    found = json.loads(reader.read(command))
+    assert found["mismatches"] == 0, found
+    assert found["checked"] > 0
+
+
 def test_a_stream_that_breaks_a_bound_is_a_cause_like_any_other(reader: Reader, shop: Shop) -> None:
     """Told by ingestion, taken by monitoring in its turn; within the cool-down of the training that drift asked for."""
     shop.misprice()
@@ -283,6 +310,6 @@ def test_versions_of_a_view_stand_side_by_side_and_models_keep_theirs(reader: Re
     versions = {release.epoch: release.views["page-visits"] for release in client.releases("shop")}
     assert [versions[answer.epoch] for answer in (before, after, back)] == [old, new, old]
     reader.follow(Block("sh", "tidemill parity --pipeline shop --all --json"))
-    found = json.loads(reader.read("--pipeline shop"))
+    found = json.loads(reader.read("--pipeline shop --all"))
     assert found["mismatches"] == 0, found
     assert found["checked"] >= 3

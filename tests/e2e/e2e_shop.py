@@ -120,6 +120,14 @@ class Shop:
         """Labels that met their prediction."""
         return int(self.client.status("monitoring")["pipelines"]["shop"]["labels"]["joined"])
 
+    def until_joined(self, count: int) -> None:
+        """Wait for so many of them."""
+        try:
+            until_sync(lambda: self.joined() == count, "the labels are joined", timeout_s=60)
+        except AssertionError as late:
+            late.add_note(f"{self.client.status('monitoring')}\n{self.client.status('serving')}")
+            raise
+
     def visit_traced(self) -> None:
         """One visit whose sender has a trace of its own."""
         [visit] = self.visits(1)

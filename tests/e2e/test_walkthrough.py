@@ -14,6 +14,7 @@ import pytest
 from e2e_garbage import poison
 from e2e_reader import Reader
 from e2e_shop import SHOP, SPEC, TRACE, Shop
+from e2e_spans import FEATURES, INGESTION, LED_TO_A_SWAP, PREDICT, SERVING, about, way_back
 from onnx import TensorProto, helper
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -28,7 +29,6 @@ from tidemill_contracts.topics import topic, view_topic
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
-from tidemill_testkit.traces import attribute
 from tidemill_testkit.waiting import until_sync
 
 ROOT = Path(__file__).parents[2]
@@ -86,15 +86,6 @@ def test_a_stranger_follows_the_readme(reader: Reader, blocks: list[Block]) -> N
     assert "payments.parquet: 4,000 rows" in from_archive
 
 
-INGESTION, FEATURES, SERVING, MONITORING, TRAINER, REGISTRY = (
-    f"tidemill-{name}" for name in ("ingestion", "features", "serving", "monitoring", "trainer", "registry")
-)
-PREDICT = "POST /v1/predict/{pipeline}"
-LED_TO_A_SWAP = (
-    (REGISTRY, "release"), (TRAINER, "train"), (MONITORING, "request training"), (MONITORING, "detect drift"),
-)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def shop(reader: Reader) -> Iterator[Shop]:
     """The second pipeline on the stack, with a model."""
@@ -138,15 +129,7 @@ def test_a_swap_leads_back_over_release_run_and_drift_to_predictions(reader: Rea
     second = ("shop", 2)
 
     def told() -> list[Span]:
-        """The swap and what led to it, as far as it has been told: every process exports in its own time."""
-        traces = reader.traces()
-        found = [span for span in traces.named(SERVING, "swap") if about(span) == second]
-        for service, name in LED_TO_A_SWAP:
-            before = traces.back(found[-1], service, name) if found else None
-            if before is None:
-                break
-            found.append(before)
-        return found
+        return way_back(reader.traces(), second)
 
     def predictions(drift: Span) -> list[Span]:
         return [cause for cause in reader.traces().causes(drift) if cause.name == PREDICT]
@@ -243,11 +226,6 @@ def test_an_onnx_file_becomes_a_model_that_answers(reader: Reader) -> None:
     assert answer["outputs"] == [{"name": "sum", "datatype": "FP32", "shape": [2], "data": [2.0, 4.0]}]
 
 
-def about(span: Span) -> tuple[str | int | None, str | int | None]:
-    """Pipeline and epoch of a release's or swap's span."""
-    return attribute(span, "tidemill.pipeline"), attribute(span, "tidemill.epoch")
-
-
 def test_garbage_on_every_topic_harms_nobody(reader: Reader, shop: Shop) -> None:
     """What can be said is in the dead letters; no process ends, and the loop goes on from the event to the release."""
     endpoints, stack = Endpoints.find(reader.home), Stack(reader.home)
@@ -265,11 +243,7 @@ def test_garbage_on_every_topic_harms_nobody(reader: Reader, shop: Shop) -> None
     answers = shop.client.predict_many("shop", [{"inputs": visit} for visit in visits])
     assert all(0 <= answer.score <= 1 for answer in answers)
     shop.tell(visits)
-    try:
-        until_sync(lambda: shop.joined() == joined + 20, "the labels are joined", timeout_s=60)
-    except AssertionError as late:
-        late.add_note(f"{joined} before; {shop.client.status('monitoring')}\n{shop.client.status('serving')}")
-        raise
+    shop.until_joined(joined + 20)
     request = shop.client.train("shop", at=shop.at(shop.minute))
     until_sync(lambda: shop.client.training_outcome(request), "a decision on a model", timeout_s=90, every_s=0.1)
     for name, url in endpoints.urls.items():

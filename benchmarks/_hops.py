@@ -33,7 +33,7 @@ HOPS = (
     Hop("accepted to polled by the router", "features", "tidemill_record_age_seconds", ("features-router",)),
     Hop("router's batch: routed, written", "features", "tidemill_batch_seconds", ("features-router",)),
     Hop("routed to polled by the aggregator", "features", "tidemill_record_age_seconds", (".repartition.",)),
-    Hop("aggregator's batch: applied", "features", "tidemill_batch_seconds", ("tidemill-features-",), "router"),
+    Hop("aggregator's batch: applied", "features", "tidemill_batch_seconds", ('="tidemill-features',), "router"),
     Hop("told: vectors written and committed", "features", "tidemill_features_tell_seconds"),
     Hop("framed to polled by serving", "serving", "tidemill_record_age_seconds", (".features.",)),
 )  # fmt: skip

@@ -19,6 +19,8 @@ from tidemill.stack import LocalKafka
 KILLS = int(os.environ.get("TIDEMILL_CHAOS_KILLS", "50"))
 OUTAGE_S = float(os.environ.get("TIDEMILL_CHAOS_OUTAGE_S", "60"))
 DISK_KIB = 2048
+AT_LEAST = 128 * 1024
+"""In the spool, so that shipping it makes room for more than its reserve."""
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200)]
 SPEC = pipeline()
 SEED = 11
@@ -70,6 +72,7 @@ async def test_a_full_disk_refuses_and_mends_itself(stack: Stack, small_disk: Pa
     assert 503 in refused
     assert stack.process.stop(signal.SIGKILL) == -signal.SIGKILL
     _fill(ballast)  # also what the process has left of its last page
+    held = _held(small_disk)
     stack.process.start()
     await stack.until_status(epoch=1)
     await stack.until_status(ready=True)
@@ -78,13 +81,18 @@ async def test_a_full_disk_refuses_and_mends_itself(stack: Stack, small_disk: Pa
     async def goes_on() -> bool:
         return await fill(stack, load, next(rounds), 10) == 200  # more than what is left of a page
 
-    await until(goes_on, "what Kafka has makes room, on a disk as full as before")
+    if held > AT_LEAST:  # else all was shipped before the ballast came, which has taken its room
+        await until(goes_on, "what Kafka has makes room, on a disk as full as before")
     ballast.unlink()
     for round_ in range(40, 60):
         await fill(stack, load, round_)
     load.answers["last"] = await load.ask("last")
     await check_log(stack, load.answers, once=sorted(load.once))
     assert stack.process.stop() == 0
+
+
+def _held(state: Path) -> int:
+    return sum(segment.stat().st_size for segment in state.rglob("*.spool"))
 
 
 def _fill(ballast: Path) -> None:

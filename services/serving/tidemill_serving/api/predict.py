@@ -86,13 +86,8 @@ class Predictor:
     ) -> bytes:  # fmt: skip
         """The body of the answer; raises RefusedError."""
         deadline = read_deadline(headers.get(DEADLINE))
-        desk = self._desks.get(pipeline)
-        if desk is None:
-            raise RefusedError(404, "unknown pipeline", "no such pipeline")
-        self._check_ready(desk)
-        minimum = headers.get(MINIMUM_WATERMARK)
-        if minimum is not None:
-            await self._check_fresh(desk, minimum, headers.get("prefer"))
+        desk = await self._desk_of(pipeline, headers)
+        if MINIMUM_WATERMARK in headers:
             deadline.check()
         asks, is_list = desk.reader.read(read_json(raw), read_header_id(headers.get("idempotency-key")))
         caller.charge(len(asks) - 1)
@@ -116,13 +111,7 @@ class Predictor:
     ) -> tuple[list[bytes], list[str | None]]:  # fmt: skip
         """The answers to the rows of an Arrow stream, and the ids that they came with; raises RefusedError."""
         deadline = read_deadline(headers.get(DEADLINE))
-        desk = self._desks.get(pipeline)
-        if desk is None:
-            raise RefusedError(404, "unknown pipeline", "no such pipeline")
-        self._check_ready(desk)
-        minimum = headers.get(MINIMUM_WATERMARK)
-        if minimum is not None:
-            await self._check_fresh(desk, minimum, headers.get("prefer"))
+        desk = await self._desk_of(pipeline, headers)
         columns = await asyncio.to_thread(read_columns, raw, MOST_ROWS)
         caller.charge(columns.height - 1)
         asks = read_asks(desk, columns)
@@ -138,11 +127,19 @@ class Predictor:
             for place, answer in enumerate(answers)
         ]
 
-    def _check_ready(self, desk: Desk) -> None:
+    async def _desk_of(self, pipeline: str, headers: Mapping[str, str]) -> Desk:
+        """Where the pipeline's requests are answered, as far in event time as the headers ask for."""
+        desk = self._desks.get(pipeline)
+        if desk is None:
+            raise RefusedError(404, "unknown pipeline", "no such pipeline")
         if not desk.is_ready:
             raise RefusedError(503, "starting", "the features of this pipeline are being read")
         if desk.champion.active is None:
             raise RefusedError(409, "no release yet", "no release yet: train first")
+        minimum = headers.get(MINIMUM_WATERMARK)
+        if minimum is not None:
+            await self._check_fresh(desk, minimum, headers.get("prefer"))
+        return desk
 
     async def _check_fresh(self, desk: Desk, minimum: str, prefer: str | None) -> None:
         """RFC 7240 for the wait: a preference that is not understood is ignored."""

@@ -122,15 +122,7 @@ class AsyncClient(Operations):
         call = _next(steps, None)
         while isinstance(call, calls.Call):
             try:
-                answer = await self.transport.call(
-                    call.service,
-                    call.method,
-                    call.path,
-                    body=call.body,
-                    params=call.params,
-                    headers=call.headers,
-                    deadline_ms=call.deadline_ms,
-                )
+                answer = await self.transport.call(call.service, call.method, call.path, **_rest(call))
             except TidemillError as error:
                 call = _thrown(steps, error)
             else:
@@ -190,15 +182,7 @@ class Client(Operations):
         call = _next(steps, None)
         while isinstance(call, calls.Call):
             try:
-                answer = self.transport.call(
-                    call.service,
-                    call.method,
-                    call.path,
-                    body=call.body,
-                    params=call.params,
-                    headers=call.headers,
-                    deadline_ms=call.deadline_ms,
-                )
+                answer = self.transport.call(call.service, call.method, call.path, **_rest(call))
             except TidemillError as error:
                 call = _thrown(steps, error)
             else:
@@ -247,6 +231,11 @@ class _Done(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self.value = value
+
+
+def _rest(call: calls.Call) -> dict[str, Any]:
+    """What a request carries besides its place."""
+    return {"body": call.body, "params": call.params, "headers": call.headers, "deadline_ms": call.deadline_ms}
 
 
 def _next(steps: Steps[T], answer: object) -> calls.Call | _Done[T]:

@@ -5,83 +5,36 @@ its latency counts from there, whatever became of those before it, so that a sta
 """
 
 import asyncio
-import gc
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+import select
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-_END, _LENGTH = b"\r\n\r\n", b"content-length: "
-TICK_S = 0.0005
+import numpy as np
+from _line import Answer
+from _rush_loop import (
+    ASKED,
+    END,
+    FREE,
+    FULL,
+    LEAST_ROOM,
+    NS,
+    NUMBER,
+    OPEN,
+    ROOM,
+    SILENT,
+    START,
+    TAKEN,
+    TOLD,
+    WORDS,
+    Kept,
+    Lines,
+    drive,
+)
 
-
-class Answer(NamedTuple):
-    """Number of the request in its list, seconds from its due time to its end, and the whole HTTP answer."""
-
-    number: int
-    seconds: float
-    raw: bytes
-
-    @property
-    def status(self) -> int:
-        """0 where the connection broke."""
-        return int(self.raw[9:12]) if self.raw else 0
-
-    @property
-    def body(self) -> bytes:
-        """Without the head."""
-        return self.raw[self.raw.find(_END) + len(_END) :]
-
-
-class Line(asyncio.Protocol):
-    """One connection with at most one request under way."""
-
-    __slots__ = ("_answered", "_buffer", "_due", "_number", "_transport", "_whole", "is_open")
-
-    def __init__(self, answered: Callable[["Line", Answer], None]) -> None:
-        self._answered = answered
-        self._buffer, self._whole = b"", 0
-        self._number, self._due = -1, 0.0
-        self._transport: asyncio.Transport | None = None
-        self.is_open = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The loop's call."""
-        self._transport, self.is_open = cast("asyncio.Transport", transport), True
-
-    def ask(self, number: int, request: bytes, due: float) -> None:
-        """Send a request."""
-        self._number, self._due = number, due
-        assert self._transport is not None
-        self._transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        """The loop's call."""
-        if self._buffer:
-            data = self._buffer + data
-        if not self._whole:
-            end = data.find(_END)
-            if end >= 0:
-                at = data.find(_LENGTH, 0, end)
-                self._whole = end + len(_END) + int(data[at + len(_LENGTH) : data.index(b"\r", at)])
-        if not self._whole or len(data) < self._whole:
-            self._buffer = data
-            return
-        self._buffer, self._whole = b"", 0
-        self._answered(self, Answer(self._number, time.perf_counter() - self._due, data))
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The loop's call: a request under way is answered with nothing."""
-        was, self.is_open = self.is_open, False
-        if was and self._number >= 0:
-            self._answered(self, Answer(self._number, time.perf_counter() - self._due, b""))
-
-    def close(self) -> None:
-        """Hang up; nothing is under way."""
-        self.is_open = False
-        if self._transport is not None:
-            self._transport.close()
+ANSWERS, ARENA = 2_000_000, 2 << 30
+"""The most answers of one load, and their bytes; memory is taken only as it fills."""
 
 
 class Rush:
@@ -89,11 +42,11 @@ class Rush:
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "", parts.port or 80
-        self._requests = requests
+        self._address = parts.hostname or "", parts.port or 80
+        self._requests = np.frombuffer(b"".join(requests), dtype=np.uint8)
+        self._bounds = np.concatenate([[0], np.cumsum([len(each) for each in requests])])
         self.answers: list[Answer] = []
         self.seconds = 0.0
-        self._next = 0
 
     @property
     def rate(self) -> float:
@@ -106,75 +59,49 @@ class Rush:
 
     async def closed(self, connections: int, seconds: float) -> "Rush":
         """Ask over all connections for some time."""
-        started = time.perf_counter()
-        end, busy, done = started + seconds, 0, asyncio.Event()
-
-        def answered(line: Line, answer: Answer) -> None:
-            nonlocal busy
-            self.answers.append(answer)
-            now = time.perf_counter()
-            if now < end and line.is_open:
-                line.ask(*self._take(), now)
-                return
-            busy -= 1
-            if not busy:
-                done.set()
-
-        lines = await self._connect(connections, answered)
-        gc.disable()
-        busy = len(lines)
-        for line in lines:
-            line.ask(*self._take(), time.perf_counter())
-        await done.wait()
-        return self._finish(started, lines)
+        return await asyncio.to_thread(self._run, connections, 0.0, seconds)
 
     async def open(self, connections: int, rate: float, seconds: float) -> "Rush":
         """Each request at its time; those that find no idle connection wait for one, and their latency grows."""
-        idle: deque[Line] = deque()
-        waiting: deque[float] = deque()
-        count, done = int(rate * seconds), asyncio.Event()
+        return await asyncio.to_thread(self._run, connections, rate, seconds)
 
-        def answered(line: Line, answer: Answer) -> None:
-            self.answers.append(answer)
-            if waiting and line.is_open:
-                line.ask(*self._take(), waiting.popleft())
-            elif line.is_open:
-                idle.append(line)
-            if len(self.answers) == count:
-                done.set()
-
-        lines = await self._connect(connections, answered)
-        idle.extend(lines)
-        gc.disable()
-        started, sent = time.perf_counter(), 0
-        while sent < count:
-            due = min(count, int((time.perf_counter() - started) * rate) + 1)
-            for number in range(sent, due):
-                if idle:
-                    idle.popleft().ask(*self._take(), started + number / rate)
-                else:
-                    waiting.append(started + number / rate)
-            sent = max(sent, due)
-            await asyncio.sleep(TICK_S)
-        await done.wait()
-        return self._finish(started, lines)
-
-    def _take(self) -> tuple[int, bytes]:
-        number = self._next
-        self._next = number + 1 if number + 1 < len(self._requests) else 0
-        return number, self._requests[number]
-
-    async def _connect(self, count: int, answered: Callable[[Line, Answer], None]) -> list[Line]:
-        loop = asyncio.get_running_loop()
-        made = []
-        for _ in range(count):
-            _, line = await loop.create_connection(lambda: Line(answered), self._host, self._port)
-            made.append(line)
-        return made
-
-    def _finish(self, started: float, lines: list[Line]) -> "Rush":
-        self.seconds = time.perf_counter() - started
-        gc.enable()
-        for line in lines:
-            line.close()
+    def _run(self, connections: int, rate: float, seconds: float) -> "Rush":
+        kept = Kept(
+            np.empty(ARENA, dtype=np.uint8),
+            np.empty((ANSWERS, 5), dtype=np.int64),
+            np.zeros(4, dtype=np.int64),
+            np.arange(connections),
+        )
+        kept.counters[FREE] = connections
+        with ExitStack() as opened:
+            sockets = [opened.enter_context(connected(self._address)) for _ in range(connections)]
+            events = opened.enter_context(select.epoll())
+            state, took = drive(self._lines(events.fileno(), sockets), kept, float(rate), float(seconds))
+        assert state != FULL, f"more than {ANSWERS:,} answers or {ARENA:,} bytes"
+        assert state != SILENT, "some requests were never answered"
+        self.seconds = took / NS
+        rows = kept.table[: kept.counters[TOLD]]
+        for number, taken, start, end in rows[:, [NUMBER, TAKEN, START, END]].tolist():
+            self.answers.append(Answer(number, taken / NS, kept.arena[start:end].tobytes()))
         return self
+
+    def _lines(self, epoll: int, sockets: Sequence[socket.socket]) -> Lines:
+        states = np.zeros((len(sockets), 6), dtype=np.int64)
+        states[:, ASKED], states[:, OPEN] = -1, 1
+        return Lines(
+            epoll=epoll,
+            fds=np.array([each.fileno() for each in sockets]),
+            states=states,
+            buffers=np.empty((len(sockets), max(LEAST_ROOM, ROOM // len(sockets))), dtype=np.uint8),
+            requests=self._requests,
+            bounds=self._bounds,
+            event=np.zeros(WORDS, dtype=np.uint32),
+        )
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    """A connection that never blocks."""
+    line = socket.create_connection(address)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line.setblocking(False)  # noqa: FBT003 - the name says what is set
+    return line

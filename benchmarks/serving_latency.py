@@ -12,9 +12,10 @@ import psutil
 import uvloop
 from _client import percentile
 from _cores import listener
+from _line import Answer
 from _models import PLAIN, Case, fill, forest, release, tensors
 from _results import Progress, Result, report, result
-from _rush import Answer, Rush
+from _rush import Rush
 from _stack import apply, stack
 from serving_throughput import check, first, identity, isolate, logged
 

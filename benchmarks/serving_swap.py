@@ -23,9 +23,9 @@ import numpy as np
 import uvloop
 from _client import percentile, post
 from _cores import listener
+from _line import Answer, Line
 from _models import PLAIN, entity, fill, offline, vector
 from _results import Progress, Result, report, result
-from _rush import Answer, Line
 from _stack import START_US, get, stack, until, write
 from _swaps import model_of, register
 from numpy.typing import NDArray

@@ -13,11 +13,12 @@ import numpy as np
 import uvloop
 from _client import ask, connect, percentile
 from _cores import OTHERS, SERVER, cpu_s, listener, on, pin
+from _line import Answer
 from _mlserver import VERSION, mlserver, ready
 from _models import LOOKED_UP, PLAIN, Case, fill, forest, instances, release, tensors
 from _peers import echo
 from _results import Progress, Result, report, result
-from _rush import Answer, Rush
+from _rush import Rush
 from _stack import Topic, apply, get, stack, until
 
 from tidemill.stack import Endpoints
@@ -57,6 +58,7 @@ class Best:
     async def turn(self, name: str, url: str, case: Case, connections: int, log: str | None = None) -> None:
         """One turn, checked; `log` is the pipeline whose log must hold the answers."""
         process = listener(url)
+        assert set(process.cpu_affinity()) == SERVER, f"{name} does not have its core for itself"
         before = cpu_s(process)
         rush = await Rush(url, case.requests).closed(connections, SECONDS)
         cost = 1e6 * (cpu_s(process) - before) / len(rush.answers)
@@ -135,9 +137,9 @@ async def measure(seen: Endpoints) -> list[Result]:
 
 def isolate(seen: Endpoints) -> None:
     """Serving has a core for itself; everything else, the load too, shares the others."""
+    os.sched_setaffinity(0, OTHERS)
     for name, process in seen.processes.items():
         pin(process.pid or 0, SERVER if name == "serving" else OTHERS)
-    pin(os.getpid(), OTHERS)
 
 
 async def turns(seen: Endpoints, peers: tuple[str, str], models: Mapping[str, bytes], progress: Progress) -> Best:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from tidemill_contracts.events import Member, Released, ReleaseReason
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
+from tidemill_engine.learn.boosting import fit_lightgbm
 from tidemill_engine.onnx import LinearModel, linear_to_onnx
 
 HOUR_US = 3_600_000_000
@@ -76,6 +77,17 @@ def linear(features: Sequence[str], *, bias: float = 0.0, weight: float = 0.001)
     width = len(features)
     model = LinearModel(np.full(width, weight), bias, np.zeros(width), np.ones(width), np.zeros(width))
     return linear_to_onnx(model, features)
+
+
+def forest(features: Sequence[str], *, leaves: int = 31, trees: int = 40) -> bytes:
+    """A small forest: the same arguments give the same bytes."""
+    made = np.random.default_rng(5)
+    rows = made.normal(size=(4000, len(features))).astype(np.float32)
+    rows[made.random(rows.shape) < 0.2] = np.nan
+    third = rows[:, 2 % len(features)]
+    labels = (np.nan_to_num(rows[:, 0] * rows[:, 1]) + np.isnan(third) + made.normal(size=len(rows)) > 0.5) * 1.0
+    settings = {"num_iterations": trees, "num_leaves": leaves, "min_data_in_leaf": 5}
+    return fit_lightgbm(rows, labels, settings, 5).to_onnx(features)
 
 
 def released(

@@ -6,24 +6,20 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from serving_cases import forest as forest_of
 from serving_cases import linear
 
-from tidemill_engine.learn.boosting import fit_lightgbm
 from tidemill_engine.onnx import golden_inputs
 from tidemill_engine.onnx.bitwise import BitForest, bit_forest
 from tidemill_serving.onnx import Scorer, session
 
 WIDTH = 7
 SEED = 5
+NAMES = [f"f{number}" for number in range(WIDTH)]
 
 
 def forest(leaves: int = 31, trees: int = 40) -> bytes:
-    made = np.random.default_rng(SEED)
-    rows = made.normal(size=(4000, WIDTH)).astype(np.float32)
-    rows[made.random(rows.shape) < 0.2] = np.nan
-    labels = (np.nan_to_num(rows[:, 0] * rows[:, 1]) + np.isnan(rows[:, 2]) + made.normal(size=len(rows)) > 0.5) * 1.0
-    settings = {"num_iterations": trees, "num_leaves": leaves, "min_data_in_leaf": 5}
-    return fit_lightgbm(rows, labels, settings, SEED).to_onnx([f"f{number}" for number in range(WIDTH)])
+    return forest_of(NAMES, leaves=leaves, trees=trees)
 
 
 def changed(data: bytes, **attributes: Any) -> bytes:  # noqa: ANN401 - whatever stands in an ensemble
@@ -36,6 +32,11 @@ def changed(data: bytes, **attributes: Any) -> bytes:  # noqa: ANN401 - whatever
     node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items() if value is not None)
     raw: bytes = model.SerializeToString()
     return raw
+
+
+def attributes(data: bytes) -> dict[str, Any]:
+    node = onnx.ModelProto.FromString(data).graph.node[0]
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 @pytest.mark.parametrize("leaves", [2, 31, 32, 63])
@@ -68,8 +69,7 @@ def test_a_forest_that_differs_in_one_bit_is_left_to_onnxruntime(monkeypatch: py
 
 
 def test_what_is_no_forest_of_this_kind_is_left_to_onnxruntime() -> None:
-    names = [f"f{number}" for number in range(WIDTH)]
-    data = linear(names)
+    data = linear(NAMES)
     assert not Scorer(data, WIDTH).quicken(data)
     assert not Scorer(data, WIDTH).quicken(b"")
     assert bit_forest(forest(leaves=120, trees=2), WIDTH) is None
@@ -83,10 +83,41 @@ def test_what_is_no_forest_of_this_kind_is_left_to_onnxruntime() -> None:
 ])  # fmt: skip
 def test_odd_ensembles_are_not_read(change: dict[str, Any]) -> None:
     data = forest(trees=2)
-    node = onnx.ModelProto.FromString(data).graph.node[0]
-    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    given = attributes(data)
     for name, value in change.items():
         if isinstance(value, list) and isinstance(given[name], list) and len(given[name]) > len(value):
             change[name] = [*value, *given[name][len(value) :]]
     assert bit_forest(data, WIDTH) is not None
     assert bit_forest(changed(data, **change), WIDTH) is None
+
+
+def test_the_order_in_which_nodes_are_written_does_not_matter() -> None:
+    data, made = forest(trees=3), np.random.default_rng(SEED)
+    given = attributes(data)
+    order = np.concatenate([
+        made.permutation(np.flatnonzero(np.array(given["nodes_treeids"]) == tree)) for tree in range(3)
+    ])  # fmt: skip
+    mixed = {name: [values[place] for place in order] for name, values in given.items() if name.startswith("nodes_")}
+    same, found = bit_forest(data, WIDTH), bit_forest(changed(data, **mixed), WIDTH)
+    assert same is not None
+    assert found is not None
+    rows = same.probes(WIDTH, 200)
+    assert found.raw_scores(rows).tobytes() == same.raw_scores(rows).tobytes()
+
+
+@pytest.mark.parametrize("turn", ["a ring beside the tree", "a node of two parents", "its own child"])
+def test_nodes_that_are_no_tree_are_not_read(turn: str) -> None:
+    """Splits are 0, 1, 2, leaves 3 to 6."""
+    left, right = {
+        "a ring beside the tree": ([3, 2, 1], [4, 5, 6]),
+        "a node of two parents": ([1, 3, 4], [2, 4, 5]),
+        "its own child": ([1, 1, 4], [2, 3, 5]),
+    }[turn]
+    leaves = [0] * 4
+    data = changed(
+        forest(trees=1), nodes_treeids=[0] * 7, nodes_nodeids=list(range(7)), nodes_featureids=[0] * 7,
+        nodes_values=[0.5] * 7, nodes_truenodeids=left + leaves, nodes_falsenodeids=right + leaves,
+        nodes_modes=["BRANCH_LEQ"] * 3 + ["LEAF"] * 4, nodes_missing_value_tracks_true=[0] * 7, nodes_hitrates=None,
+        target_treeids=leaves, target_nodeids=[3, 4, 5, 6], target_ids=leaves, target_weights=[0.1, 0.2, 0.3, 0.4],
+    )  # fmt: skip
+    assert bit_forest(data, WIDTH) is None

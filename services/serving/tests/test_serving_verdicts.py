@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving_cases import linear
+from serving_cases import forest, linear
 
 from tidemill_serving.onnx import UnusableModelError
 from tidemill_serving.onnx.sandbox import SandboxLimits
@@ -29,6 +29,15 @@ async def test_what_one_worker_has_accepted_another_does_not_examine(tmp_path: P
     await Examiner(tmp_path / "v", NEVER).examine(file, "digest", NAMES)
     with pytest.raises(UnusableModelError):  # the same bytes under other names are another model
         await Examiner(tmp_path / "v", NEVER).examine(file, "digest", ["a", "c"])
+
+
+async def test_what_a_forest_has_shown_in_the_sandbox_is_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(forest(["a", "b"]))
+    assert await Examiner(tmp_path / "v", GOOD).examine(file, "digest", NAMES)
+    assert await Examiner(tmp_path / "v", NEVER).examine(file, "digest", NAMES)
+    assert not await Examiner(tmp_path / "v", GOOD).examine(written(tmp_path), "other", NAMES)
+    assert not await Examiner(tmp_path / "v", NEVER).examine(file, "other", NAMES)
 
 
 async def test_two_at_once_examine_it_once(tmp_path: Path) -> None:

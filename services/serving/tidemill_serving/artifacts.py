@@ -37,8 +37,8 @@ class Models:
         known = self._open.get(digest)
         if known is not None and known.width == len(features):
             return known
-        data = await self._examined(digest, features)
-        scorer = await asyncio.to_thread(_opened, data, len(features))
+        data, is_quick = await self._examined(digest, features)
+        scorer = await asyncio.to_thread(_opened, data, len(features), is_quick=is_quick)
         self._open[digest] = scorer
         return scorer
 
@@ -49,19 +49,21 @@ class Models:
         """
         known = self._graphs.get(digest)
         if known is None:
-            known = self._graphs[digest] = await asyncio.to_thread(Graph, await self._examined(digest, None))
+            data, _ = await self._examined(digest, None)
+            known = self._graphs[digest] = await asyncio.to_thread(Graph, data)
         return known
 
-    async def _examined(self, digest: str, features: list[str] | None) -> bytes:
+    async def _examined(self, digest: str, features: list[str] | None) -> tuple[bytes, bool]:
+        """The model's bytes, and whether trees of our own give its bits."""
         self._under_way[digest] += 1
         try:
             data = await asyncio.to_thread(self._fetch, digest)
-            await self._examiner.examine(self._file(digest), digest, features)
+            is_quick = await self._examiner.examine(self._file(digest), digest, features)
         except OSError as error:  # a full disk, no more processes: nothing that the model is to blame for
             raise Later(f"model {digest} cannot be kept or examined on this machine: {error}") from error
         finally:
             self._under_way -= Counter([digest])
-        return data
+        return data, is_quick
 
     async def open_bounded(self, digest: str, features: list[str], deadline_s: float, *, nice: int = 0) -> Bounded:
         """As `open`, in a thread of its own: whoever asks waits for no longer than `deadline_s`."""
@@ -96,9 +98,10 @@ class Models:
         return data
 
 
-def _opened(data: bytes, width: int) -> Scorer:
+def _opened(data: bytes, width: int, *, is_quick: bool) -> Scorer:
     scorer = Scorer(data, width)
-    scorer.quicken(data)
+    if is_quick:
+        scorer.quicken(data, is_proven=True)
     return scorer
 
 

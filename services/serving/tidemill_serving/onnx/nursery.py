@@ -13,9 +13,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from tidemill_engine.onnx import MAXIMUM_BYTES, ModelRefusedError, inspect_model
+from tidemill_engine.onnx import MAXIMUM_BYTES, ModelRefusedError, bitwise, inspect_model
 from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.proof import prove
 from tidemill_serving.onnx.session import Scorer, UnusableModelError
@@ -28,9 +28,16 @@ NICE = 10
 Ask = dict[str, Any]
 
 
+class Accepted(NamedTuple):
+    """`is_quick`: trees of our own give the model's bits."""
+
+    is_quick: bool
+
+
 def main() -> None:
     """Serve asks until stdin ends."""
     os.nice(NICE)
+    bitwise.warm_up()  # a child may write no file, so no machine code either
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)  # what a model's runtime prints is no verdict
@@ -77,7 +84,7 @@ def _listen(pipe: int, seconds: float) -> tuple[bytes, bool]:
 def _read(verdict: bytes) -> dict[str, Any]:
     try:
         found = json.loads(verdict)
-        return {"accepted": found["accepted"] is True, "reason": str(found["reason"])}
+        return {"accepted": found["accepted"] is True, "reason": str(found["reason"]), "quick": found["quick"] is True}
     except (ValueError, KeyError, TypeError):
         return {"accepted": False, "reason": ""}
 
@@ -87,12 +94,18 @@ def _child(ask: Ask, pipe: int) -> NoReturn:
     try:
         data = _load(ask["file"])
         _limit(int(ask["cpu_s"]), int(ask["memory_mib"]))
-        reason = _try(data, ask["features"])
-        os.write(pipe, json.dumps({"accepted": reason is None, "reason": (reason or "")[:500]}).encode())
+        os.write(pipe, _told(_try(data, ask["features"])))
     except BaseException as error:  # noqa: BLE001 - the process ends here in any case
-        os.write(pipe, json.dumps({"accepted": False, "reason": f"failed: {type(error).__name__}"}).encode())
+        os.write(pipe, _told(f"failed: {type(error).__name__}"))
     finally:
         os._exit(0)
+
+
+def _told(found: "str | Accepted") -> bytes:
+    accepted = found if isinstance(found, Accepted) else None
+    reason = found[:500] if isinstance(found, str) else ""
+    is_quick = accepted is not None and accepted.is_quick
+    return json.dumps({"accepted": accepted is not None, "reason": reason, "quick": is_quick}).encode()
 
 
 def _load(file: str) -> bytes:
@@ -111,21 +124,22 @@ def _limit(cpu_s: int, memory_mib: int) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _try(data: bytes, features: list[str] | None) -> str | None:
-    """Why the model may not be used, None when it may."""
+def _try(data: bytes, features: list[str] | None) -> "str | Accepted":
+    """Why the model may not be used, or that it may."""
     try:
         info = inspect_model(data, maximum_bytes=MAXIMUM_BYTES)
         if features is None:
             Graph(data).try_out()
-            return None
+            return Accepted(is_quick=False)
         if info.features is not None and list(info.features) != features:
             return "the model's feature names are not the release's"
-        prove(Scorer(data, len(features)))
+        scorer = Scorer(data, len(features))
+        prove(scorer)
+        return Accepted(is_quick=scorer.quicken(data))
     except (ModelRefusedError, UnusableModelError) as error:
         return str(error)
     except MemoryError:
         return "the model needs too much memory"
-    return None
 
 
 if __name__ == "__main__":

@@ -57,9 +57,10 @@ class Nursery:
         """Of its process; None before the first model and after `end`."""
         return None if self._process is None else self._process.pid
 
-    async def examine(self, file: Path, features: Sequence[str] | None) -> None:
+    async def examine(self, file: Path, features: Sequence[str] | None) -> bool:
         """Return when the model in a file opened and answered well; raises UnusableModelError with why not.
 
+        True for a forest whose bits trees of our own give: `Scorer.quicken` need not compare them all again.
         Without features it may be any model, and need only come back from a run on zeros.
         """
         limits = self._limits
@@ -81,6 +82,7 @@ class Nursery:
             status = await self.end()
             raise UnusableModelError(f"the sandbox gave no verdict (status {status})")
         _judge(verdict, limits)
+        return verdict.get("quick") is True
 
     async def _asked(self, ask: bytes) -> asyncio.subprocess.Process | None:
         """A nursery that was asked; None when two of them ended before they could be."""

@@ -15,6 +15,7 @@ from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
 KEPT = 256
 """Newest verdicts that are remembered."""
 _LOOK_S = 0.02
+_QUICK = b"quick"
 
 
 class Examiner:
@@ -37,21 +38,27 @@ class Examiner:
         """Of the nursery, while there is one."""
         return self._nursery.pid
 
-    async def examine(self, file: Path, digest: str, features: Sequence[str] | None) -> None:
-        """Return when the model in `file` was accepted, now or before; raises UnusableModelError."""
+    async def examine(self, file: Path, digest: str, features: Sequence[str] | None) -> bool:
+        """Return when the model in `file` was accepted, now or before; raises UnusableModelError.
+
+        Whether trees of our own give its bits, as `Nursery.examine` says.
+        """
         mark = self._folder / _name(digest, features)
-        if mark.exists():
-            return
+        if (found := _read(mark)) is not None:
+            return found
         async with self._mine, _locked(self._folder / "lock"):
-            if mark.exists():
-                return
+            if (found := _read(mark)) is not None:
+                return found
             self._stay()
             try:
-                await self._nursery.examine(file, features)
+                found = await self._nursery.examine(file, features)
             finally:
                 await self._leave()
-            mark.touch()
+            beside = mark.with_suffix(".part")
+            beside.write_bytes(_QUICK if found else b"")
+            beside.replace(mark)
             self._forget()
+            return found
 
     async def close(self) -> None:
         """End the nursery."""
@@ -98,6 +105,14 @@ async def _locked(file: Path) -> AsyncIterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+def _read(mark: Path) -> bool | None:
+    """What was found of a model, None when it was not examined."""
+    try:
+        return mark.read_bytes() == _QUICK
+    except FileNotFoundError:
+        return None
 
 
 def _name(digest: str, features: Sequence[str] | None) -> str:

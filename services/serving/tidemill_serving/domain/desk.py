@@ -9,11 +9,12 @@ from tidemill_contracts.events import ModelSwapped, Prediction, Shadowed, Timer,
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
-from tidemill_serving.domain.answers import Recent, Record, encode_record, time_text
+from tidemill_serving.domain.answers import Recent, Record, encode_record
 from tidemill_serving.domain.batch import Batch, Moment
 from tidemill_serving.domain.capture import Capture
 from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.heads import front, stamped, timed
 from tidemill_serving.domain.loaded import Head, Loaded
 from tidemill_serving.domain.plan import places_of
 from tidemill_serving.domain.releases import KEPT, SWAPS, Champion, Kept, KeptRelease, Swap
@@ -48,10 +49,12 @@ class Desk:
     topic: str = field(init=False)
     places: tuple[Place, ...] = field(init=False)
     capture: Capture | None = field(init=False)
+    _front: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         self.reconfigure(self.spec)
         self.topic = topic("predictions", self.spec.name, prefix=self.prefix)
+        self._front = front(Prediction.TYPE, self.source)
 
     @property
     def name(self) -> str:
@@ -116,14 +119,11 @@ class Desk:
     def prediction(self, record: Record, traceparent: str) -> Entry:
         """The log record of an answer, in the partition of its join key; its headers are an `Envelope`'s."""
         key, at_us = record.key.encode(), record.at_us
-        headers = [
-            _SPECVERSION, ("ce_id", record.prediction_id.encode()), _TYPE, ("ce_source", self.source.encode()),
-            ("ce_time", time_text(at_us).encode()), _JSON, ("traceparent", traceparent.encode()),
-        ]  # fmt: skip
+        head = stamped(self._front + timed(at_us), record.prediction_id.encode(), traceparent.encode())
         partition = self.partition_of(key, self.spec.partitions)
         if self.capture is not None:
             record = self.capture.apply(record)
-        return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), headers, at_us)
+        return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), head, at_us)
 
     def shadowed(self, head: Head, body: Shadowed) -> Entry:
         """The log record of what shadows said, beside the prediction's."""
@@ -139,8 +139,5 @@ class Desk:
         headers = envelope.headers()
         return Entry(kind, self.spec.name, self.topic, partition, key, envelope.data, headers, envelope.time_us)
 
-
-_SPECVERSION, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
-_TYPE = ("ce_type", Prediction.TYPE.encode())
 
 __all__ = ["Desk", "Drafts", "Loaded", "PartitionOf", "Query", "Result", "Swap"]

@@ -1,14 +1,21 @@
 """What goes to the log: records for Kafka that wait in the spool, and the counts that their headers carry on."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from tidemill_contracts.envelope import Headers
+from tidemill_contracts.headers import unpacked_headers
+
 Kind = Literal["prediction", "inference", "shadow", "timer", "swap", "switch", "letter"]
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """A Kafka record on its way: `headers` lack only the origin, `at_us` is its time in the ordered merge."""
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A Kafka record on its way: `head` are its headers without the origin, `at_us` is its time in the ordered merge.
+
+    Of records that come by thousands `head` is packed (`tidemill_contracts.headers`), mostly once for many of them.
+    """
 
     kind: Kind
     pipeline: str
@@ -16,8 +23,13 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     partition: int
     key: bytes | None
     value: bytes
-    headers: list[tuple[str, bytes]]
+    head: Headers | bytes
     at_us: int = 0
+
+    @property
+    def headers(self) -> Headers:
+        """Names and values."""
+        return unpacked_headers(self.head) if isinstance(self.head, bytes) else self.head
 
 
 class LogRefusedError(Exception):
@@ -31,13 +43,16 @@ class Tally(msgspec.Struct):
     floor_us: int | None = None
 
 
-def count(tallies: dict[str, Tally], entry: Entry) -> None:
-    """Add one record to the counts of its pipeline."""
-    tally = tallies.setdefault(entry.pipeline, Tally())
-    if entry.kind == "prediction":
-        tally.predictions += 1
-    elif entry.kind == "timer" and (tally.floor_us is None or entry.at_us > tally.floor_us):
-        tally.floor_us = entry.at_us
+def count(tallies: dict[str, Tally], entries: Iterable[Entry]) -> None:
+    """Add records to the counts of their pipelines."""
+    for entry in entries:
+        tally = tallies.get(entry.pipeline)
+        if tally is None:
+            tally = tallies[entry.pipeline] = Tally()
+        if entry.kind == "prediction":
+            tally.predictions += 1
+        elif entry.kind == "timer" and (tally.floor_us is None or entry.at_us > tally.floor_us):
+            tally.floor_us = entry.at_us
 
 
 def copy_tallies(tallies: dict[str, Tally]) -> dict[str, Tally]:

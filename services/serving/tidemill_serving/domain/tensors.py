@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_contracts.base import format_time
 from tidemill_contracts.events import Inference
 from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT, Unread
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Result
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.heads import front, stamped, timed
 from tidemill_serving.domain.numbers import Float32s, Int64s, Places, read_arrays
 from tidemill_serving.domain.scoring import score
 
@@ -183,10 +183,7 @@ class _Renderer:
             f'"version":{version},"features":"{active.plan.digest}","part":'
         ).encode()
         self._end = b'],"degraded":%b,"trace_id":"' % (b"true" if degraded else b"false")
-        self._headers: list[tuple[str, bytes]] = [
-            ("ce_specversion", b"1.0"), ("ce_type", Inference.TYPE.encode()), ("ce_source", desk.source.encode()),
-            ("ce_time", format_time(now_us).encode()), ("content-type", b"application/json"),
-        ]  # fmt: skip
+        self._begun = front(Inference.TYPE, desk.source) + timed(now_us)
 
     def answer(self, query: RowsQuery, scores: list[float]) -> bytes:
         """The body."""
@@ -226,9 +223,8 @@ class _Renderer:
         ))  # fmt: skip
         if part.number:
             identity = b"%b.%d" % (identity, part.number)
-        headers = [*self._headers, ("ce_id", identity), ("traceparent", trace)]
-        partition = (self._turn + place) % self._partitions
-        return Entry("inference", self._name, self._topic, partition, None, record, headers, self._now_us)
+        head, partition = stamped(self._begun, identity, trace), (self._turn + place) % self._partitions
+        return Entry("inference", self._name, self._topic, partition, None, record, head, self._now_us)
 
 
 class _Part(NamedTuple):

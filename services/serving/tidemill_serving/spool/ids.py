@@ -171,9 +171,9 @@ class OnceLog:
             if left:
                 number, wanted = self._spool.append(left), set(identities)
                 for at in range(number, self._spool.end):
-                    kept = self._spool.kept(at)
+                    kept = self._spool.tail.find(at)
                     if kept is not None and (name := _identity(kept.entry)) in wanted:
-                        self._ids.put(name, Place(self._worker, kept.segment.first, kept.end - kept.size))
+                        self._ids.put(name, Place(self._worker, kept.segment.first, kept.offset))
         return known
 
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,12 +24,11 @@ from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally, copy_tallies, count
 from tidemill_serving.spool.sampling import sampled
 from tidemill_serving.spool.segments import SUFFIX, Header, Segment, boot_id, frame, read_header
+from tidemill_serving.spool.tail import Block, Tail
 
 _log = logging.getLogger(__name__)
 _RESERVE = "reserve"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-TAIL_BYTES = 4 * 1024 * 1024
-"""Of the newest records, kept in memory for the shipper."""
 RESERVE_BYTES = 64 * 1024
 """Of a file that is given up on a full disk, so that there is room for a new segment once Kafka has the old ones."""
 
@@ -50,15 +49,6 @@ class SpoolLimits:
     sample: float | None = None
 
 
-class Kept(NamedTuple):
-    """A new record, and where it ends on disk: who ships it at once need not read it again."""
-
-    entry: Entry
-    segment: Segment
-    end: int
-    size: int
-
-
 class Spool:
     """Append-only records with rising numbers, over restarts. One process at a time owns the folder.
 
@@ -73,8 +63,7 @@ class Spool:
         self.unlogged: dict[str, int] = {}
         self._identity = self._next = self._shipped = 0
         self._lock = self._file = -1
-        self._tail: dict[int, Kept] = {}
-        self._tail_bytes = 0
+        self.tail = Tail()
         self._is_disk_full = False
 
     @property
@@ -134,19 +123,12 @@ class Spool:
         first, frames = self.end, [frame(_ENCODER.encode(entry)) for entry in entries]
         self._write_somewhere(b"".join(frames))
         segment = self.segments[-1]
-        for entry, framed in zip(entries, frames, strict=True):
-            segment.size += len(framed)
-            self._tail[segment.end] = Kept(entry, segment, segment.size, len(framed))
-            self._tail_bytes += len(framed)
-            segment.end += 1
-            count(self.tallies, entry)
-        while self._tail_bytes > TAIL_BYTES:
-            self._tail_bytes -= self._tail.pop(next(iter(self._tail))).size
+        start, ends = segment.size, list(accumulate(map(len, frames), initial=segment.size))[1:]
+        if ends:
+            segment.size, segment.end = ends[-1], first + len(entries)
+            self.tail.add(Block(segment, first, entries, ends, start))
+            count(self.tallies, entries)
         return first
-
-    def kept(self, number: int) -> "Kept | None":
-        """A record that was appended not long ago, as long as memory still holds it."""
-        return self._tail.get(number)
 
     @property
     def pending_bytes(self) -> int:
@@ -193,7 +175,7 @@ class Spool:
             for number, entry, _ in segment.entries(segment.first, segment.start):
                 if number >= shipped:
                     break
-                count(tallies, entry)
+                count(tallies, [entry])
         return {pipeline: tally.predictions for pipeline, tally in tallies.items()}
 
     def _load(self, seen: Callable[[int, Entry], None] | None) -> bool:
@@ -216,7 +198,7 @@ class Spool:
     def _scan(self, segment: Segment, seen: Callable[[int, Entry], None] | None) -> bool:
         for number, entry, end in segment.entries(segment.first, segment.start):
             segment.end, segment.size = number + 1, end
-            count(self.tallies, entry)
+            count(self.tallies, [entry])
             if seen is not None:
                 seen(number, entry)
         self._next = max(self._next, segment.end)

@@ -1,5 +1,7 @@
 """Reads the spool in order: what was appended not long ago from memory, everything else from the disk."""
 
+from itertools import repeat
+
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.segments import Segment
@@ -16,9 +18,14 @@ class SpoolReader:
     def batch(self, maximum: int) -> list[tuple[int, int, Entry]]:
         """At most `maximum` records as (identity, number, record); the reader then stands behind them."""
         out: list[tuple[int, int, Entry]] = []
-        while len(out) < maximum and (kept := self._spool.kept(self.number)) is not None:
-            out.append((kept.segment.identity, self.number, kept.entry))
-            self.number, self._segment, self._offset = self.number + 1, kept.segment, kept.end
+        for block in self._spool.tail.since(self.number):
+            at = self.number - block.first
+            stop = min(len(block.entries), at + maximum - len(out))
+            if stop <= at:
+                break
+            entries = block.entries if stop - at == len(block.entries) else block.entries[at:stop]
+            out += zip(repeat(block.segment.identity), range(self.number, block.first + stop), entries, strict=False)
+            self.number, self._segment, self._offset = block.first + stop, block.segment, block.ends[stop - 1]
         while len(out) < maximum and (segment := self._current()) is not None:
             for number, entry, end in segment.entries(self.number, self._offset):
                 if number >= segment.end or len(out) >= maximum:

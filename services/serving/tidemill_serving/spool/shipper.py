@@ -7,7 +7,8 @@ the segment, number, 0), and what is there is not sent again.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,30 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 
+from tidemill_contracts.headers import packed_headers, varint
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer
+from tidemill_runtime.packed import Packed, framed
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.reader import SpoolReader
 
 ORIGIN = "tm_origin"
-BATCH = 500
+BATCH = 1000
 """Records read and handed over at a stretch: more would keep requests waiting."""
-LINGER_S = 0.02
+LINGER_S = 0.05
 """Between two batches that are not full: no answer waits for the log, and few large writes cost far less than many."""
 NOTED_S = 0.25
 """Between two notes of the position while records flow: each replaces a file, for which some file systems wait."""
 PROBE_S = 2.0
 SILENT_S = 5.0
+BATCH_BYTES = 256 * 1024
+"""Of what goes to a partition at a time; as much as aiokafka would put together."""
 Numbered = tuple[int, int, Entry]
+Groups = dict[tuple[str, int], list[Numbered]]
+"""Topic and partition to records."""
+_NAME = varint(len(ORIGIN)) + ORIGIN.encode()
 _log = logging.getLogger(__name__)
 
 
@@ -114,8 +122,9 @@ class Shipper:
                     self._note()
                 await self._wait(producer)
                 continue
-            await self._reconcile(batch)
-            await self._send(producer, batch)
+            groups = _by_place(batch)
+            await self._reconcile(groups)
+            await self._send(producer, groups)
             self._acknowledge(batch, reader.number)
             backoff.reset()
             if len(batch) < BATCH:
@@ -131,15 +140,17 @@ class Shipper:
             await producer.client.fetch_all_metadata()
         self._heard()
 
-    async def _send(self, producer: AIOKafkaProducer, batch: Sequence[Numbered]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, groups: Groups) -> None:
         """Hand the records over as whole batches, in order per partition, and wait until Kafka has them."""
-        groups: dict[tuple[str, int], list[Numbered]] = {}
-        for numbered in batch:
-            identity, number, entry = numbered
-            place = (entry.topic, entry.partition)
-            if number > self._landed[place].get(identity, -1):
-                groups.setdefault(place, []).append(numbered)
-        waiting = [sent for place, group in groups.items() for sent in await _hand_over(producer, place, group)]
+        waiting: list[tuple[int, asyncio.Future[Any]]] = []
+        for place, group in groups.items():
+            landed = self._landed[place]
+            left = [one for one in group if one[1] > landed.get(one[0], -1)] if landed else group
+            waiting += [
+                (batch.record_count(), await producer.send_batch(batch, place[0], partition=place[1]))
+                for batch in _batches(left)
+            ]
+            await asyncio.sleep(0)  # requests first
         done = await asyncio.gather(*(future for _, future in waiting))
         for (count, _), sent in zip(waiting, done, strict=True):
             offsets = self._shipped.offsets.setdefault(sent.topic, {})
@@ -166,9 +177,9 @@ class Shipper:
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
-    async def _reconcile(self, batch: Iterable[Numbered]) -> None:
+    async def _reconcile(self, groups: Groups) -> None:
         """Before the first send to a partition: find out which of our records it has, from the last known place on."""
-        places = {(entry.topic, entry.partition) for _, _, entry in batch} - self._landed.keys()
+        places = groups.keys() - self._landed.keys()
         if not places:
             return
         consumer = await open_consumer(self._settings)
@@ -221,23 +232,34 @@ class Shipper:
         self._noted_at, self._is_noted = asyncio.get_running_loop().time(), True
 
 
-async def _hand_over(
-    producer: AIOKafkaProducer, place: tuple[str, int], group: Sequence[Numbered]
-) -> list[tuple[int, "asyncio.Future[Any]"]]:
-    """(number of records, metadata of the first) of each batch, once Kafka has it."""
-    topic, partition = place
-    made: list[tuple[int, asyncio.Future[Any]]] = []
-    batch, count = producer.create_batch(), 0
+def _by_place(batch: Iterable[Numbered]) -> Groups:
+    """The records of each partition, in their order."""
+    groups: Groups = {}
+    for one in batch:
+        entry = one[2]
+        place = entry.topic, entry.partition
+        group = groups.get(place)
+        if group is None:
+            groups[place] = [one]
+        else:
+            group.append(one)
+    return groups
+
+
+def _batches(group: Iterable[Numbered]) -> Iterator[Packed]:
+    """The records of a partition as whole batches, timed now; what is too large for one is one by itself."""
+    parts: list[bytes] = []
+    size, now_ms = 0, int(time.time() * 1000)
     for identity, number, entry in group:
-        headers = [*entry.headers, (ORIGIN, b"%d:%d:0" % (identity, number))]
-        record = {"timestamp": None, "key": entry.key, "value": entry.value, "headers": headers}
-        if batch.append(**record) is None:
-            made.append((count, await producer.send_batch(batch, topic, partition=partition)))
-            batch, count = producer.create_batch(), 0
-            batch.append(**record)
-        count += 1
-    made.append((count, await producer.send_batch(batch, topic, partition=partition)))
-    return made
+        head = entry.head if isinstance(entry.head, bytes) else packed_headers(entry.head)
+        if parts and size + len(entry.value) > BATCH_BYTES:
+            yield Packed(b"".join(parts), len(parts), transactional=False, now_ms=now_ms, compressed=False)
+            parts, size = [], 0
+        origin = b"%d:%d:0" % (identity, number)
+        parts.append(framed(len(parts), entry.key, entry.value, head, b"%b%b%b" % (_NAME, varint(len(origin)), origin)))
+        size += len(parts[-1])
+    if parts:
+        yield Packed(b"".join(parts), len(parts), transactional=False, now_ms=now_ms, compressed=False)
 
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:

@@ -74,8 +74,9 @@ class Models:
         return self._fetch(digest)
 
     def keep(self, digests: Iterable[str]) -> None:
-        """Delete every model on disk that is not among these."""
-        wanted = {*digests, *self._under_way}  # what waits for its verdict would else be refused for want of a file
+        """Delete every model on disk that is not among these; waits for the disk."""
+        # What waits for its verdict would else be refused for want of a file; a copy in one step, for other threads.
+        wanted = {*digests, *tuple(self._under_way)}
         for file in self._folder.iterdir():
             # What another thread is writing now is not touched: it would fail at the file's last step.
             if file.suffix != ".part" and file.stem not in wanted:

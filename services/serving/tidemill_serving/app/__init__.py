@@ -30,6 +30,7 @@ from tidemill_serving.api.status import status_of, status_routes
 from tidemill_serving.app.bulk import BulkRoute
 from tidemill_serving.app.family import Family
 from tidemill_serving.app.heirs import Heirs, limits_of, log_state
+from tidemill_serving.app.keeping import Keeper
 from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.app.news import ReleaseNews
 from tidemill_serving.app.remembering import Remembering
@@ -91,9 +92,12 @@ class Serving:
         for found in (left, newest):
             found.fill(lambda name: self._recent.setdefault(name, Recent()))
         self.store, self.house = Store(settings.state), House()
-        self.metrics = ServingMetrics(self.house, self.spool, self.shipper)
+        self.metrics, self.keeper = (
+            ServingMetrics(self.house, self.spool, self.shipper),
+            Keeper(self.store.save_releases),
+        )
         self.batcher = Batcher(
-            self.house, self.spool, appended=self.shipper.wake, swapped=self._keep_releases, now_us=_now_us
+            self.house, self.spool, appended=self.shipper.wake, swapped=self.keeper.put, now_us=_now_us
         )
         limits = SandboxLimits(settings.sandbox_cpu_s, settings.sandbox_wall_s, settings.sandbox_memory_mib)
         self._examiner = Examiner((settings.root or settings.state) / "verdicts", limits, stays_s=NURSERY_STAYS_S)
@@ -214,7 +218,7 @@ class Serving:
             work = (
                 self.shipper.run(), self.family.run(self._status), self.heirs.run(self.house), self.shadower.run(),
                 watcher.run(), releases.run(), fence.run(), self.follower.run(), self.releaser.run(known),
-                self.importer.run(), self._follow_imported(watcher),
+                self.importer.run(), self._follow_imported(watcher), self.keeper.run(),
                 self.standing.run(has_all=has_all, reachable=lambda: self.shipper.reachable, refused=self._is_refused),
                 self.standing.keep_snapshots(self._settings.snapshot_every_s),
             )  # fmt: skip
@@ -253,12 +257,6 @@ class Serving:
             writer.close()
             return False
         return True
-
-    def _keep_releases(self, desk: Desk) -> None:
-        try:
-            self.store.save_releases(desk.kept())
-        except OSError as error:  # a full disk must not end the process; a restart takes the release from Kafka
-            _log.warning("the releases of %s were not kept: %s", desk.spec.name, error)
 
     def _status(self) -> Status:
         """Of this process, with what it has taken over."""

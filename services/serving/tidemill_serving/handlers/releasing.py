@@ -27,7 +27,7 @@ class Models(opening.Models, Protocol):
     """Opens models by digest, and keeps what releases on hand name."""
 
     def keep(self, digests: Iterable[str]) -> None:
-        """Forget every other model."""
+        """Forget every other model; waits for the disk."""
 
 
 class Record(Protocol):
@@ -152,15 +152,15 @@ class Releaser:
         await self._caught_up.wait()  # a view that has just changed is being read again
         desk.champion.stage(loaded)
         self._progress()
-        self._keep()
+        await asyncio.to_thread(self._models.keep, self._wanted())
 
     def _refuse(self, desk: Desk, epoch: int, reason: str) -> None:
         self._house.counts.refused_releases += 1
         desk.refused[epoch] = reason
         _log.error("epoch %d of %s is refused: %s", epoch, desk.spec.name, reason)
 
-    def _keep(self) -> None:
-        """Keep on disk only the models of releases on hand, and of those that a start without anything may need."""
+    def _wanted(self) -> set[str]:
+        """The models of releases on hand, and of those that a start without anything may need."""
         wanted: set[str] = set()
         for desk in self._house.desks.values():
             champion = desk.champion
@@ -169,7 +169,7 @@ class Releaser:
             wanted = wanted.union(*(loaded.digests() for loaded in on_hand))
             older = (item.released for item in desk.history if item.released.epoch not in epochs)
             wanted = wanted.union(*map(digests_of, older))
-        self._models.keep(wanted)
+        return wanted
 
     async def restore(self, kept: Kept, desk: Desk) -> None:
         """Open what answered before the process ended: the newest that can be opened, and the one before it."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
 
+_VERSION = version("tidemill-serving")
 KEPT = 256
 """Newest verdicts that are remembered."""
 _LOOK_S = 0.02
@@ -117,5 +118,5 @@ def _read(mark: Path) -> bool | None:
 
 def _name(digest: str, features: Sequence[str] | None) -> str:
     """Of what was accepted: these bytes under these names, by the checks of this version."""
-    what = json.dumps([version("tidemill-serving"), digest, None if features is None else list(features)])
+    what = json.dumps([_VERSION, digest, None if features is None else list(features)])
     return f"{hashlib.sha256(what.encode()).hexdigest()}.accepted"

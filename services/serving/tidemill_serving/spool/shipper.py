@@ -7,6 +7,7 @@ the segment, number, 0), and what is there is not sent again.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -71,7 +72,7 @@ class Shipper:
         self._landed: dict[tuple[str, int], dict[int, int]] = {}
         self._wake = asyncio.Event()
         self._heard_at = self._noted_at = float("-inf")
-        self._is_noted = True
+        self._is_noted, self._writing = True, threading.Lock()
         self._speak = Rarely()
         spool.trim(self._shipped.position)
 
@@ -119,13 +120,16 @@ class Shipper:
             batch = reader.batch(BATCH)
             if not batch:
                 if not self._is_noted:
-                    self._note()
+                    await self._note_aside()
                 await self._wait(producer)
                 continue
             groups = _by_place(batch)
             await self._reconcile(groups)
             await self._send(producer, groups)
             self._acknowledge(batch, reader.number)
+            if asyncio.get_running_loop().time() - self._noted_at > NOTED_S:
+                await self._note_aside()
+            self._spool.trim(self.position)
             backoff.reset()
             if len(batch) < BATCH:
                 await asyncio.sleep(LINGER_S)
@@ -161,18 +165,29 @@ class Shipper:
             if entry.kind == "prediction":
                 self.counts[entry.pipeline] = self.counts.get(entry.pipeline, 0) + 1
         self._shipped.position, self._is_noted = position, False
-        if asyncio.get_running_loop().time() - self._noted_at > NOTED_S:
-            self._note()
-        self._spool.trim(position)
         self._heard()
 
     def _note(self) -> None:
         """An older position costs a restart some reading, no more."""
         try:
             self._save()
-        except OSError as error:  # a full disk, which trimming mends
-            if self._speak():
-                _log.warning("the shipping position was not noted: %s", error)
+        except OSError as error:
+            self._not_noted(error)
+
+    async def _note_aside(self) -> None:
+        """As `_note`, beside the loop: some file systems wait for the disk before they replace a file."""
+        raw, self._is_noted = msgspec.json.encode(self._shipped), True
+        self._noted_at = asyncio.get_running_loop().time()
+        try:
+            await asyncio.to_thread(self._write, raw)
+        except OSError as error:
+            self._not_noted(error)
+
+    def _not_noted(self, error: OSError) -> None:
+        """A full disk, which trimming mends."""
+        self._is_noted = False
+        if self._speak():
+            _log.warning("the shipping position was not noted: %s", error)
 
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -226,10 +241,14 @@ class Shipper:
         return highest
 
     def _save(self) -> None:
-        beside = self._file.with_suffix(".part")
-        beside.write_bytes(msgspec.json.encode(self._shipped))
-        beside.replace(self._file)
+        self._write(msgspec.json.encode(self._shipped))
         self._noted_at, self._is_noted = asyncio.get_running_loop().time(), True
+
+    def _write(self, raw: bytes) -> None:
+        with self._writing:  # at a stop a note may still be under way
+            beside = self._file.with_suffix(".part")
+            beside.write_bytes(raw)
+            beside.replace(self._file)
 
 
 def _by_place(batch: Iterable[Numbered]) -> Groups:

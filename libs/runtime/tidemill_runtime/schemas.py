@@ -32,7 +32,7 @@ from tidemill_runtime.probes import probe_routes
 from tidemill_runtime.service import Service
 
 SERVICES = ("features", "ingestion", "monitoring", "registry", "serving", "trainer")
-MEASURED = ("tidemill_runtime.stream", "tidemill_runtime.service")
+MEASURED = ("tidemill_runtime.stream", "tidemill_runtime.service", "tidemill_runtime.rpc.watching")
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 

@@ -27,6 +27,9 @@ SPANS: Mapping[str, Mapping[str, object]] = {
         "links": "of a prediction: the contexts of the vectors that it read, and of the swap to its release",
         "attributes": ["http.request.method", "http.route", "http.response.status_code"],
     },
+    "{rpc.service}/{rpc.method}": {
+        "kind": "server", "attributes": ["rpc.system", "rpc.service", "rpc.method", "rpc.grpc.status_code"],
+    },
     "send {topic}": {
         "kind": "producer",
         "links": "of feature vectors: the contexts of the events in them, at most 32",
@@ -52,11 +55,8 @@ SPANS: Mapping[str, Mapping[str, object]] = {
     },
     "train": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.cause", "tidemill.request"]},
     "release": {"kind": "internal", "attributes": ["tidemill.pipeline", "tidemill.epoch"]},
-    "swap": {
-        "kind": "internal",
-        "links": "the context of the release",
-        "attributes": ["tidemill.pipeline", "tidemill.epoch"],
-    },
+    "swap": {"kind": "internal", "links": "the context of the release",
+             "attributes": ["tidemill.pipeline", "tidemill.epoch"]},
 }  # fmt: skip
 """The spans of every service, for `schemas/telemetry.yaml`."""
 

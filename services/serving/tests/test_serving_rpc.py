@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -10,21 +9,18 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 from serving_cases import linear
-from serving_edge import NAMES, SPEC, Edge
+from serving_edge import NAMES, SPEC
 from serving_models import echo
-from serving_stack import until
+from serving_rpc import ROWS, SERVICE, WIDTH, Rpc, rows, served
 
 from tidemill_contracts.envelope import read_envelope
+from tidemill_runtime.http import Keys
 from tidemill_serving.api.inference import MAXIMUM_BYTES
-from tidemill_serving.api.rpc import RpcServer, RpcSettings
-from tidemill_serving.api.rpc.calls import CONTENTS, INFERENCE, InferRequest, InferResponse, StreamResponse
+from tidemill_serving.api.rpc.calls import CONTENTS, InferRequest, StreamResponse
 from tidemill_serving.domain.protocol.datatypes import NUMPY
 from tidemill_serving.onnx import Scorer
 
 pytestmark = pytest.mark.anyio
-WIDTH = len(NAMES)
-ROWS = np.linspace(-2, 2, 3 * WIDTH, dtype=np.float32).reshape(3, WIDTH)
-SERVICE = "/inference.GRPCInferenceService/"
 Call = Any
 
 
@@ -37,52 +33,6 @@ def anyio_backend() -> str:
 async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
     """gRPC knows one event loop for all of a process."""
     yield  # noqa: PT022 - the loop lives as long as this does
-
-
-class Rpc:
-    """A channel to a server in this process."""
-
-    def __init__(self, edge: Edge, channel: Any, port: int) -> None:  # noqa: ANN401 - grpc ships no types
-        self.edge, self.channel, self.port = edge, channel, port
-
-    def call(self, request: Any, **how: Any) -> Any:  # noqa: ANN401 - see above
-        ask = self.channel.unary_unary(SERVICE + "ModelInfer", InferRequest.SerializeToString, InferResponse.FromString)
-        return ask(request, **how)
-
-    async def infer(self, request: Any, metadata: Any = None) -> Any:  # noqa: ANN401 - see above
-        return await self.call(request, metadata=metadata)
-
-    async def ask(self, name: str, metadata: Any = None, **fields: Any) -> Any:  # noqa: ANN401 - see above
-        request, response = INFERENCE[f"{name}Request"], INFERENCE[f"{name}Response"]
-        call = self.channel.unary_unary(SERVICE + name, request.SerializeToString, response.FromString)
-        return await call(request(**fields), metadata=metadata)
-
-
-@asynccontextmanager
-async def served(*, key: str | None = None) -> AsyncIterator[Rpc]:
-    edge = Edge()
-    edge.release()
-    secret = SecretStr(key) if key else None
-    server = RpcServer(
-        RpcSettings("127.0.0.1", 0, secret), edge.models, edge.house.statistics.found, lambda: edge.desk.is_ready
-    )
-    running = asyncio.ensure_future(server.run())
-    await until(lambda: server.port is not None, "gRPC listens")
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        assert server.port is not None
-        yield Rpc(edge, channel, server.port)
-    running.cancel()
-    await asyncio.wait({running})
-
-
-def rows(*, raw: bool = True, **fields: Any) -> Any:  # noqa: ANN401 - a message
-    request = InferRequest(model_name=SPEC.name, **fields)
-    given = request.inputs.add(name="features", datatype="FP32", shape=ROWS.shape)
-    if raw:
-        request.raw_input_contents.append(ROWS.tobytes())
-    else:
-        given.contents.fp32_contents.extend(ROWS.ravel().tolist())
-    return request
 
 
 async def test_rows_come_and_go_raw_or_in_fields_and_are_logged_once() -> None:
@@ -166,7 +116,7 @@ async def test_a_full_log_and_a_full_tick_are_unavailable() -> None:
 
 
 async def test_the_key_is_asked_for_but_by_probes() -> None:
-    async with served(key="secret") as rpc:
+    async with served(keys=Keys(SecretStr("secret"))) as rpc:
         assert (await rpc.ask("ServerLive")).live
         for metadata in (None, (("authorization", "Bearer wrong"),)):
             for call in (rpc.infer(rows(), metadata), rpc.ask("RepositoryIndex", metadata)):

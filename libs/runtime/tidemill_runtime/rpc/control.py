@@ -11,6 +11,7 @@ from tidemill_runtime.rpc import frames
 from tidemill_runtime.rpc.frames import ConnectionFault, ErrorCode, StreamFault
 from tidemill_runtime.rpc.limits import Ledger, Limits, Toll
 from tidemill_runtime.rpc.outflow import Outflow
+from tidemill_runtime.rpc.watching import Watched
 
 if TYPE_CHECKING:
     from tidemill_runtime.rpc.stream import Method, Stream
@@ -41,6 +42,11 @@ class Shared:
     limits: Limits = field(default_factory=Limits)
     ledger: Ledger = field(default_factory=Ledger)
     connections: set[Lasting] = field(default_factory=set)
+    watched: Mapping[str, Watched] = field(init=False)
+    unmatched: Watched = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watched, self.unmatched = {path: Watched(path) for path in self.routes}, Watched("unmatched")
 
 
 class Control:

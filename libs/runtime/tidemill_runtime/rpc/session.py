@@ -117,7 +117,9 @@ class Session(Control):
             flags = frames.END_HEADERS | frames.END_STREAM
             self.out.write(frames.frame(frames.HEADERS, flags, stream.number, block))
             stream.close()
-        elif head.error is not None:
+            return
+        stream.watch(self.shared.watched.get(head.path, self.shared.unmatched))
+        if head.error is not None:
             stream.fail(head.error.code, head.error.text)
         elif self.shared.ledger.calls > self.limits.calls and len(self.streams) > self.limits.share:
             stream.fail(Code.RESOURCE_EXHAUSTED, "the server has as many calls under way as it may")

@@ -1,14 +1,17 @@
 """One call on its connection: its messages come in, its answer goes out, and either may end it at any time."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from tidemill_runtime import telemetry
 from tidemill_runtime.rpc import frames, status
 from tidemill_runtime.rpc.frames import END_STREAM, ErrorCode
 from tidemill_runtime.rpc.heads import Head
 from tidemill_runtime.rpc.incoming import PREFIX, Incoming, Reading
 from tidemill_runtime.rpc.status import Code
+from tidemill_runtime.rpc.watching import NO_MODEL, CallSpan, Watched
 
 DRAINED = 64 * 1024
 """Bytes of answers that may wait for the peer before a stream's next one is made."""
@@ -43,13 +46,18 @@ class Stream(Incoming):
     """One call. `window` is what the peer lets us send."""
 
     __slots__ = (
-        "_method", "_timer", "_watcher", "_wire", "is_headed", "outgoing", "task", "trailers", "window",
+        "_code", "_method", "_span", "_started", "_timer", "_watched", "_watcher", "_wire", "context", "is_headed",
+        "model", "outgoing", "task", "trailers", "window",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, number: int, head: Head, window: int) -> None:
         super().__init__(wire, number, head)
         self._wire, self.window = wire, window
         self._method: Method | None = None
+        self._watched: Watched | None = None
+        self._code, self._started, self.model = Code.CANCELLED, 0.0, NO_MODEL
+        self.context: str | None = None
+        self._span: CallSpan | None = None
         self.is_headed, self.outgoing, self.trailers = False, bytearray(), b""
         self.task: asyncio.Task[None] | None = None
         self._watcher: asyncio.Future[None] | None = None
@@ -59,6 +67,15 @@ class Stream(Incoming):
     def metadata(self) -> Mapping[str, str]:
         """The call's headers."""
         return self.head.metadata
+
+    def watch(self, watched: Watched) -> None:
+        """Count the call when it is over, under the `model` that its method may set.
+
+        `context` is from here on that of its span; None where spans are not exported.
+        """
+        self._watched, self._started = watched, time.perf_counter()
+        if telemetry.enabled():
+            self.context, self._span = watched.begin(self.metadata.get("traceparent"))
 
     def open(self, method: Method) -> None:
         """The head has come."""
@@ -81,6 +98,7 @@ class Stream(Incoming):
         """The one answer; nothing happens where the call is over."""
         if self.is_closed:
             return
+        self._code = Code.OK
         if not self.is_headed and self._wire.whole(self, message):
             self.close()
             return
@@ -90,6 +108,7 @@ class Stream(Incoming):
     def fail(self, code: Code, text: str) -> None:
         """End the call; nothing happens where it is over."""
         if not self.is_closed:
+            self._code = code
             self._finish(status.trailers(code, text))
 
     async def send(self, message: bytes) -> None:
@@ -104,6 +123,7 @@ class Stream(Incoming):
     def succeed(self) -> None:
         """There are no more answers."""
         if not self.is_closed:
+            self._code = Code.OK
             self._finish(status.GOOD)
 
     def _say(self, message: bytes) -> None:
@@ -142,6 +162,10 @@ class Stream(Incoming):
             self._timer.cancel()
         self.drop()
         self._stop_task()
+        if self._watched is not None:
+            self._watched.count(self.model, self._code, self._started)
+            if self._span is not None:
+                self._span.end(self._code)
         self._wire.ended(self)
 
     def _stop_task(self) -> None:

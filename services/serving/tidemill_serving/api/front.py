@@ -6,8 +6,7 @@ It answers as the route of the same path does, for a third of its cost: no reque
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -84,16 +83,6 @@ class Front:
                 )
         seconds = _OK if status == 200 else SECONDS.labels("POST", ROUTE, status)  # noqa: PLR2004 - OK
         seconds.observe(time.perf_counter() - started)
-
-
-def is_authorised(key: bytes | None, headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers has the one key that opens everything; without a key all may."""
-    return _only(key).opens_all(headers)
-
-
-@lru_cache(maxsize=8)
-def _only(key: bytes | None) -> Keys:
-    return Keys(None if key is None else SecretStr(key.decode()))
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -5,10 +5,8 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from secrets import token_hex
 from typing import Any
 
-from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from tidemill_contracts.pipeline import PipelineSpec
@@ -157,11 +155,8 @@ class Serving:
             return work
         from tidemill_serving.api.rpc import RpcServer, RpcSettings  # noqa: PLC0415 - for those who want it
 
-        key = settings.api_key
-        if key is None and self.family.keys.are_needed:
-            key = SecretStr(token_hex(32))  # keys with bounds do not open gRPC, and nobody has this one
         where = RpcSettings(
-            settings.host, settings.grpc_port, key, settings.worker is not None, settings.connections,
+            settings.host, settings.grpc_port, self.family.keys, settings.worker is not None, settings.connections,
             late=bool(settings.worker) or settings.is_again,
         )  # fmt: skip
         rpc = RpcServer(where, self.models, self.house.statistics.found, lambda: self._health.ready()[0])

@@ -10,15 +10,15 @@ from importlib.metadata import version
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
-from pydantic import SecretStr
 
+from tidemill_runtime.http import Caller, Keys
 from tidemill_runtime.http.guard import Bounds, Guard
 from tidemill_runtime.rpc import Code, GrpcServer, Limits, Method, Quick, StatusError, Stream, Streaming, Unary
 from tidemill_runtime.telemetry import is_traceparent, quick_traceparent
-from tidemill_serving.api.front import is_authorised
 from tidemill_serving.api.inference import EXTENSIONS, MAXIMUM_BYTES
 from tidemill_serving.api.predict import new_id
 from tidemill_serving.api.repository import WholeRepository, config_of, statistics_of
+from tidemill_serving.api.rpc.callers import Callers, charged
 from tidemill_serving.api.rpc.calls import (
     INFERENCE,
     InferRequest,
@@ -48,6 +48,8 @@ _UNKNOWN, _SERVING, _NOT_SERVING = 3, 1, 2
 _log = logging.getLogger(__name__)
 Message = Any
 Run = Callable[[Message], Awaitable[Message]]
+May = Callable[[Stream], None]
+"""Raises StatusError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class RpcSettings:
 
     host: str
     port: int
-    api_key: SecretStr | None = None
+    keys: Keys | None = None
     shared: bool = False
     connections: int = MOST_CONNECTIONS
     late: bool = False
@@ -70,8 +72,7 @@ class RpcServer:
         is_ready: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._settings, self._models, self._statistics, self._is_ready = settings, models, statistics, is_ready
-        key = settings.api_key
-        self._key = key.get_secret_value().encode() if key is not None else None
+        self._callers = Callers(settings.keys or Keys())
         self.port: int | None = None
 
     async def run(self) -> None:
@@ -95,31 +96,29 @@ class RpcServer:
                     await asyncio.sleep(LOOK_EVERY_S)
 
     def _routes(self) -> dict[str, Method]:
-        unary: dict[str, tuple[Run, bool]] = {
-            "ServerLive": (self._server_live, True), "ServerReady": (self._server_ready, True),
-            "ModelReady": (self._model_ready, False), "ServerMetadata": (self._server_metadata, False),
-            "ModelMetadata": (self._model_metadata, False), "ModelConfig": (self._model_config, False),
-            "ModelStatistics": (self._model_statistics, False), "RepositoryIndex": (self._index, False),
-            "RepositoryModelLoad": (self._load, False), "RepositoryModelUnload": (self._unload, False),
+        reading, changing = self._callers.reading, self._callers.changing
+        unary: dict[str, tuple[Run, May | None]] = {
+            "ServerLive": (self._server_live, None), "ServerReady": (self._server_ready, None),
+            "ModelReady": (self._model_ready, reading), "ServerMetadata": (self._server_metadata, reading),
+            "ModelMetadata": (self._model_metadata, reading), "ModelConfig": (self._model_config, reading),
+            "ModelStatistics": (self._model_statistics, reading), "RepositoryIndex": (self._index, reading),
+            "RepositoryModelLoad": (self._load, changing), "RepositoryModelUnload": (self._unload, changing),
         }  # fmt: skip
         routes: dict[str, Method] = {
-            f"/{SERVICE}/{name}": Unary(self._guarded(run, INFERENCE[f"{name}Request"], public=public))
-            for name, (run, public) in unary.items()
+            f"/{SERVICE}/{name}": Unary(self._guarded(run, INFERENCE[f"{name}Request"], may))
+            for name, (run, may) in unary.items()
         }
         return routes | {
             f"/{SERVICE}/ModelInfer": Quick(self._infer), f"/{SERVICE}/ModelStreamInfer": Streaming(self._stream),
-            "/grpc.health.v1.Health/Check": Unary(self._guarded(self._check, HealthRequest, public=True)),
+            "/grpc.health.v1.Health/Check": Unary(self._guarded(self._check, HealthRequest, None)),
             "/grpc.health.v1.Health/Watch": Streaming(self._watch),
         }  # fmt: skip
 
-    def _authorise(self, call: Stream) -> None:
-        if not is_authorised(self._key, call.metadata):
-            raise StatusError(Code.UNAUTHENTICATED, "an API key is needed")
-
-    def _guarded(self, run: Run, kind: Any, *, public: bool) -> Callable[[bytes, Stream], Awaitable[bytes]]:  # noqa: ANN401 - a class that is made when the process starts
+    @staticmethod
+    def _guarded(run: Run, kind: Any, may: May | None) -> Callable[[bytes, Stream], Awaitable[bytes]]:  # noqa: ANN401 - a class that is made when the process starts
         async def guarded(raw: bytes, call: Stream) -> bytes:
-            if not public:
-                self._authorise(call)
+            if may is not None:
+                may(call)
             try:
                 answer = await run(parsed(kind, raw))
             except RefusedError as refused:
@@ -131,12 +130,15 @@ class RpcServer:
 
     def _infer(self, raw: bytes, call: Stream) -> Callable[[], Awaitable[bytes]] | None:
         """`ModelInfer`: a pipeline's rows go straight into the tick's batch and back."""
-        self._authorise(call)
+        caller = self._callers.infers(call)
         request = parsed(InferRequest, raw)
         try:
             model = self._models.find(request.model_name, request.model_version or None)
+            call.model = request.model_name
             read = read_infer(request)
-            ask = Ask(read, new_id(), quick_traceparent(trace_of(call)), MessageRendering(read))
+            charged(caller, call.model, read)
+            context = call.context or quick_traceparent(trace_of(call))
+            ask = Ask(read, new_id(), context, MessageRendering(read))
             if not isinstance(model, PipelineModel):
                 return partial(_outcome, model, ask)
             model.submit(ask, partial(_deliver, call))
@@ -144,24 +146,27 @@ class RpcServer:
             raise status_of(refused) from None
         return None
 
-    async def _answer(self, request: Message, trace: str | None) -> bytes | RefusedError:
+    async def _answer(self, request: Message, call: Stream, caller: Caller) -> bytes | RefusedError:
         try:
             model = self._models.find(request.model_name, request.model_version or None)
-            call = read_infer(request)
-            return await model.infer(Ask(call, new_id(), quick_traceparent(trace), MessageRendering(call)))
+            call.model, read = request.model_name, read_infer(request)
+            charged(caller, request.model_name, read)
+            context = call.context or quick_traceparent(trace_of(call))
+            return await model.infer(Ask(read, new_id(), context, MessageRendering(read)))
         except RefusedError as refused:
             return refused
+        except StatusError:
+            raise
         except Exception:  # noqa: BLE001 - the edge of the process: nothing may pass it
             _log.exception("unexpected failure", extra={"path": "ModelInfer"})
             return _FAILED
 
     async def _stream(self, messages: AsyncIterator[bytes], call: Stream) -> AsyncGenerator[bytes]:
         """`ModelStreamInfer`: one answer for each request, in their order; a refusal does not end the stream."""
-        self._authorise(call)
-        trace = trace_of(call)
+        caller = self._callers.infers(call)
         async for raw in messages:
             request = parsed(InferRequest, raw)
-            result = await self._answer(request, trace)
+            result = await self._answer(request, call, caller)
             if isinstance(result, bytes):
                 answer = StreamResponse(infer_response=InferResponse.FromString(result))
             else:

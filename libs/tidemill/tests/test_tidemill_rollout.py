@@ -46,5 +46,24 @@ def test_what_answers_beside_the_champion(services: Services) -> None:
     assert "90.0%" in shown
     assert "steps left: 50%" in shown
     assert json.loads(run("rollout", "p", "--json").stdout)["steps_left"] == [0.5]
+    assert "shadow" not in shown
     for wrong in (("3",), ("3=x",), ("3=0.5", "3=0.5")):
         assert run("mix", "p", *wrong).exit_code == 2
+
+
+def test_how_shadows_do_stands_beside_who_answers(services: Services) -> None:
+    shadow = {"name": "v5", "model": "c" * 64, "version": 5}
+    services.on("GET", "/v1/pipelines/p/champion", RELEASE | {"shadows": [shadow]})
+    known = {"pipeline": "p", "revision": 1, "digest": "d", "frozen": False, "epoch": 2}
+    services.on("GET", "/v1/pipelines/p", known | {"spec": {}})
+    difference = {"mean": -0.0123, "standard_error": 0.01, "lower": -0.03, "upper": 0.004, "error": 0.05, "days": 4}
+    figures = {
+        "name": "v5", "model": "c" * 64, "against": 3, "rows": 1200, "failed": 2, "log_loss": 0.44, "brier": 0.2,
+        "answers_log_loss": 0.4523, "answers_brier": 0.21, "difference": difference, "verdict": "pass", "reason": "",
+    }  # fmt: skip
+    young = figures | {"against": 4, "rows": 0, "log_loss": None, "difference": None, "verdict": "inconclusive"}
+    services.on("GET", "/v1/pipelines/p/shadows", {"items": [figures, young]})
+    shown = run("rollout", "p").stdout
+    for part in ("shadow v5", "version 3", "1,200", "0.4400", "-0.0123", "-0.0300 to +0.0040 (4 days)", "pass"):
+        assert part in shown
+    assert json.loads(run("rollout", "p", "--json").stdout)["shadow_figures"] == [figures, young]

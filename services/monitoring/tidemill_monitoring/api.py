@@ -9,11 +9,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from tidemill_contracts.events import DriftDetected, TrainingCoalesced, TrainingRequested
+from tidemill_engine.stats import Verdict
 from tidemill_monitoring.domain.merge import OrderedMerge
 from tidemill_monitoring.domain.monitor import Monitor
+from tidemill_monitoring.domain.rivals import Figures, Place, RivalSums, figures
 from tidemill_monitoring.domain.writers import NEVER
 from tidemill_runtime.http import HttpProblem, Route
 
+PIPELINE = "/v1/pipelines/{pipeline}"
 LABELS = ("received", "joined", "pending", "unmatched", "expired", "conflicting", "duplicate")
 
 
@@ -30,6 +33,7 @@ class Queries(Protocol):
 
     async def decisions(self, pipeline: str, type_: str) -> list[dict[str, Any]]: ...
     async def metrics(self, pipeline: str) -> list[dict[str, Any]]: ...
+    async def rivals(self, pipeline: str) -> list[tuple[Place, RivalSums]]: ...
     async def outcome_of(self, prediction_id: UUID) -> dict[str, Any] | None: ...
 
 
@@ -50,6 +54,7 @@ class PipelineStatus(BaseModel):
     dropped_repeats: int
     labels: dict[str, int]
     predictions: dict[str, int]
+    shadows: dict[str, int]
     requests: list[dict[str, Any]]
     causes: dict[str, int]
 
@@ -64,6 +69,46 @@ class Items(BaseModel):
     """Rows of one kind."""
 
     items: list[dict[str, Any]]
+
+
+class Difference(BaseModel):
+    """Log-loss of a shadow less that of the answers on the same rows, days as blocks.
+
+    `lower` and `upper` are one-sided bounds at `error`, as the gate's; null with less than two days.
+    """
+
+    mean: float
+    standard_error: float | None
+    lower: float | None
+    upper: float | None
+    error: float
+    days: int
+
+
+class Shadow(BaseModel):
+    """A shadow beside the answers of the version `against`, on the labelled rows that both have a score for.
+
+    `failed` rows have none of the shadow. `verdict` is what the pipeline's gate asks of such a difference.
+    """
+
+    name: str
+    model: str
+    against: int
+    rows: int
+    failed: int
+    log_loss: float | None
+    answers_log_loss: float | None
+    brier: float | None
+    answers_brier: float | None
+    difference: Difference | None
+    verdict: Verdict
+    reason: str
+
+
+class Shadows(BaseModel):
+    """Every shadow there was, by name and by whom it stood beside."""
+
+    items: list[Shadow]
 
 
 class Outcome(BaseModel):
@@ -107,7 +152,7 @@ def routes(reads: Reads) -> list[Route]:
             raise HttpProblem(404, "this prediction has no label yet, or there is no such prediction")
         return Outcome(**found)
 
-    base = "/v1/pipelines/{pipeline}"
+    base = PIPELINE
     return [
         Route(method="GET", path="/v1/status", endpoint=status, summary="Where each merge stands", response=Status),
         Route(method="GET", path=f"{base}/metrics", endpoint=metrics, summary="Prequential metrics by day and segment",
@@ -116,9 +161,25 @@ def routes(reads: Reads) -> list[Route]:
               response=Items),
         Route(method="GET", path=f"{base}/causes", endpoint=causes, summary="Training requests and what was coalesced",
               response=Items),
+        _shadows(reads),
         Route(method="GET", path="/v1/outcomes/{prediction_id}", endpoint=outcome, summary="The label of a prediction",
               response=Outcome, statuses=(404, 422)),
     ]  # fmt: skip
+
+
+def _shadows(reads: Reads) -> Route:
+    async def shadows(request: Request) -> Shadows:
+        name = request.path_params["pipeline"]
+        queries, task = _store(reads), reads.tasks.get(name)
+        if task is None:
+            raise HttpProblem(404, "there is no such pipeline here")
+        gate = task.monitor.spec.gate
+        return Shadows(items=[_shadow(each, gate.alpha) for each in figures(await queries.rivals(name), gate)])
+
+    return Route(
+        method="GET", path=f"{PIPELINE}/shadows", endpoint=shadows, summary="Shadows against the answers, online",
+        response=Shadows, statuses=(404,),
+    )  # fmt: skip
 
 
 def _store(reads: Reads) -> Queries:
@@ -135,6 +196,19 @@ def _prediction_id(text: str) -> UUID:
         raise HttpProblem(422, "a prediction id is a UUID") from None
 
 
+def _shadow(found: Figures, error: float) -> Shadow:
+    mean = found.difference
+    difference = None if mean is None else Difference(
+        mean=mean.mean, standard_error=mean.standard_error, lower=mean.bound(error, -1), upper=mean.bound(error, 1),
+        error=error, days=mean.blocks,
+    )  # fmt: skip
+    return Shadow(
+        name=found.name, model=found.model, against=found.against, rows=found.own.n, failed=found.failed,
+        log_loss=found.own.mean_log_loss, answers_log_loss=found.answers.mean_log_loss, brier=found.own.brier,
+        answers_brier=found.answers.brier, difference=difference, verdict=found.verdict, reason=found.reason,
+    )  # fmt: skip
+
+
 def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> PipelineStatus:
     counts = asdict(task.monitor.join.counts)
     policy = task.monitor.policy
@@ -147,6 +221,11 @@ def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> Pipel
         predictions={
             "joined": counts["joined"],
             **{k.removeprefix("predictions_"): v for k, v in counts.items() if k.startswith("predictions")},
+        },
+        shadows={
+            "received": counts["shadowed"],
+            "joined": counts["shadowed_joined"],
+            "unmatched": counts["shadowed_unmatched"],
         },
         requests=[
             {name: r[name] for name in ("request_id", "at_us", "effective_at_us", "cause")} for r in reversed(requests)

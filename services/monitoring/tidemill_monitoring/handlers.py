@@ -14,6 +14,7 @@ from tidemill_monitoring.domain.evidence import Evidence
 from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
 from tidemill_monitoring.domain.read import BadRecordError, Read, Record
+from tidemill_monitoring.domain.rivals import Said
 from tidemill_monitoring.domain.writers import NEVER
 from tidemill_monitoring.metrics import WATERMARK, Rolling, decided
 from tidemill_runtime import telemetry
@@ -76,7 +77,8 @@ class MergeTask:
                 continue
             if read.row is not None:
                 self.merge.push(read.row)
-                for context in telemetry.traceparents((record,)) if traced else ():
+                is_said = isinstance(read.row.body, Said)  # nothing is decided by it
+                for context in telemetry.traceparents((record,)) if traced and not is_said else ():
                     self.evidence.note(read.row.id, context)
             if read.writer is not None:
                 self._told(place, read.writer, read)
@@ -128,6 +130,7 @@ class MergeTask:
             await self.sink.publish(effects.outcomes)
             self.outcomes_to = self.monitor.next_seq
             self._rolling.note(effects.outcomes)
+        self._rolling.compared(effects.compared)
         return effects
 
     async def _fold_traced(self, rows: Sequence[Row]) -> None:

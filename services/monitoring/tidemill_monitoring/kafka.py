@@ -73,6 +73,7 @@ class LogAndStore:
             removed=removed,
             outcomes=[(o.seq, o.prediction_id, o.label_event, *o.label_position) for o in self.pending],
             metrics=self.monitor.segments.take_changed(),
+            rivals=self.monitor.rivals.take_changed(),
             decisions=[(d.event_id, d.at_us, d.event, self._envelope(d)) for d in decisions],
         )
         self.pending.clear()

@@ -3,13 +3,16 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from tidemill_contracts import Envelope, topic
 from tidemill_contracts.events import Event, Prediction
+from tidemill_engine.stats import LossSums
 from tidemill_monitoring.domain.join import Closed, Entry, Kind, Label
+from tidemill_monitoring.domain.rivals import Place, RivalSums, Said
 from tidemill_monitoring.domain.writers import NEVER, Progress
 from tidemill_runtime.outbox import enqueue
 from tidemill_runtime.postgres import Connection, Fenced, Pool
@@ -33,6 +36,15 @@ OUTCOMES = """INSERT INTO monitoring.outcomes (pipeline, seq, prediction_id, lab
     SELECT $1, * FROM unnest($2::bigint[], $3::uuid[], $4::text[], $5::int[], $6::bigint[]) ON CONFLICT DO NOTHING"""
 METRIC = """INSERT INTO monitoring.metrics (pipeline, segment, pane_us, sums, shadows) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (pipeline, segment, pane_us) DO UPDATE SET sums = $4, shadows = $5"""
+RIVAL = """INSERT INTO monitoring.rivals AS known VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    ON CONFLICT (pipeline, name, against, pane_us) DO UPDATE SET model = excluded.model, n = known.n + excluded.n,
+    positives = known.positives + excluded.positives, failed = known.failed + excluded.failed,
+    score = known.score + excluded.score, log_loss = known.log_loss + excluded.log_loss,
+    squared_error = known.squared_error + excluded.squared_error,
+    answers_score = known.answers_score + excluded.answers_score,
+    answers_log_loss = known.answers_log_loss + excluded.answers_log_loss,
+    answers_squared_error = known.answers_squared_error + excluded.answers_squared_error"""
+RIVALS = "SELECT * FROM monitoring.rivals WHERE pipeline = $1 ORDER BY name, against, pane_us"
 DECISIONS = """SELECT event_id, body FROM monitoring.decisions WHERE pipeline = $1 AND type = $2
     ORDER BY ordinal DESC LIMIT $3"""
 METRICS = "SELECT segment, pane_us, sums, shadows FROM monitoring.metrics WHERE pipeline = $1 ORDER BY pane_us, segment"
@@ -65,6 +77,7 @@ class Checkpoint:
     outcomes: list[tuple[int, UUID, str, int, int]]
     metrics: dict[tuple[str, int], tuple[dict[str, int], dict[str, dict[str, int]]]]
     decisions: list[tuple[UUID, int, Event, Envelope]]
+    rivals: dict[Place, RivalSums] = field(default_factory=dict)
 
 
 async def claim(pool: Pool, pipeline: str) -> Claim:
@@ -110,6 +123,7 @@ async def save(pool: Pool, prefix: str, pipeline: str, generation: int, point: C
             for place, (sums, shadows) in point.metrics.items()
         ]
         await db.executemany(METRIC, metrics)
+        await db.executemany(RIVAL, [(pipeline, *place, *_columns(sums)) for place, sums in point.rivals.items()])
         for event_id, at_us, event, envelope in point.decisions:
             await db.execute(DECISION, pipeline, event_id, event.TYPE, at_us, event.model_dump_json())
             family = event.FAMILY
@@ -141,6 +155,10 @@ class StoreQueries:
             for r in rows
         ]
 
+    async def rivals(self, pipeline: str) -> list[tuple[Place, RivalSums]]:
+        """Exact sums of shadows and of the answers beside them, by day."""
+        return [_rival(row) for row in await self.pool.fetch(RIVALS, pipeline)]
+
     async def outcome_of(self, prediction_id: UUID) -> dict[str, Any] | None:
         """Which label a prediction got, and where it is."""
         row = await self.pool.fetchrow("SELECT * FROM monitoring.outcomes WHERE prediction_id = $1", prediction_id)
@@ -158,7 +176,23 @@ def _body(entry: Entry) -> str:
 def _entry(kind: Kind, body: str) -> Entry:
     if kind == "prediction":
         return Prediction.read(body.encode())
-    return Label(**json.loads(body)) if kind == "label" else Closed(**json.loads(body))
+    kinds: dict[Kind, type[Label | Closed | Said]] = {"label": Label, "closed": Closed, "said": Said}
+    return kinds[kind](**json.loads(body))
+
+
+def _columns(sums: RivalSums) -> tuple[Any, ...]:
+    own, answers = sums.own, sums.answers
+    both = (own.score, own.log_loss, own.squared_error, answers.score, answers.log_loss, answers.squared_error)
+    return (sums.model, own.n, own.positives, sums.failed, *map(Decimal, both))
+
+
+def _rival(row: Any) -> tuple[Place, RivalSums]:  # noqa: ANN401 - asyncpg's record
+    rows = (row["n"], row["positives"])
+    own, answers = (
+        LossSums(*rows, *(int(row[prefix + name]) for name in ("score", "log_loss", "squared_error")))
+        for prefix in ("", "answers_")
+    )
+    return (row["name"], row["against"], row["pane_us"]), RivalSums(row["model"], own, answers, row["failed"])
 
 
 @asynccontextmanager

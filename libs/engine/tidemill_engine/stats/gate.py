@@ -85,6 +85,14 @@ def decide(
     return _decision([*checks, usable], evidence)
 
 
+def judge_mean(difference: BlockMean, spec: GateSpec) -> tuple[GateCheck, ...]:
+    """What the gate asks of a difference in log-loss, candidate less champion, that was measured elsewhere.
+
+    Enough rows and blocks, no higher point estimate, no harm beyond the margin.
+    """
+    return _sample(difference, spec), _better(difference), _no_harm(difference, spec)
+
+
 def _decision(checks: list[GateCheck], evidence: dict[str, float]) -> GateDecision:
     found = {check.verdict for check in checks}
     verdict: Verdict = "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
@@ -105,7 +113,8 @@ def _compare(rows: GateRows, spec: GateSpec, block_us: int) -> tuple[list[GateCh
     rival = rows.rival
     differences = row_log_loss(rows.labels, rows.candidate) - row_log_loss(rows.labels, rival)
     overall = block_mean(differences, rows.times_us, block_us=block_us)
-    checks = [_sample(overall, spec), _different(rows), _better(overall), _no_harm(overall, rows, spec)]
+    checks = [_sample(overall, spec), _different(rows), _better(overall)]
+    checks.append(_no_harm(overall, spec, is_first=rows.champion is None))
     checks += _segments(rows, differences, spec, block_us)
     evidence = {
         "rows": float(overall.rows),
@@ -159,9 +168,9 @@ def _better(overall: BlockMean) -> GateCheck:
     return GateCheck(name="point_estimate", verdict=verdict, value=overall.mean, bound=0.0, reason=reason)
 
 
-def _no_harm(overall: BlockMean, rows: GateRows, spec: GateSpec) -> GateCheck:
+def _no_harm(overall: BlockMean, spec: GateSpec, *, is_first: bool = False) -> GateCheck:
     """Upper bound within the margin; a first model has to be better than the base rate, so its margin is 0."""
-    margin, name = (spec.margin, "no_harm") if rows.champion is not None else (0.0, "beats_base_rate")
+    margin, name = (0.0, "beats_base_rate") if is_first else (spec.margin, "no_harm")
     upper, lower = overall.bound(spec.alpha, 1), overall.bound(spec.alpha, -1)
     if upper is None or lower is None:
         return GateCheck(name=name, verdict="inconclusive", bound=margin, reason="one block gives no interval")

@@ -52,13 +52,20 @@ def block_mean(values: Float64s, times_us: Int64s, *, block_us: int = DAY_US) ->
     order = np.argsort(blocks, kind="stable")
     edges = np.flatnonzero(np.diff(blocks[order])) + 1
     parts = np.split(values[order], edges)
-    sums, sizes = [math.fsum(part) for part in parts], [len(part) for part in parts]
-    mean = math.fsum(sums) / len(values)
-    if len(parts) == 1:
-        return BlockMean(mean, None, len(values), 1)
+    return block_mean_of_sums([math.fsum(part) for part in parts], [len(part) for part in parts])
+
+
+def block_mean_of_sums(sums: Sequence[float], sizes: Sequence[int]) -> BlockMean:
+    """As `block_mean`, from the sum and the number of rows of each block; raises ValueError without rows."""
+    rows, blocks = sum(sizes), len(sums)
+    if rows == 0:
+        raise ValueError("no rows")
+    mean = math.fsum(sums) / rows
+    if blocks == 1:
+        return BlockMean(mean, None, rows, 1)
     squares = math.fsum((total - mean * size) ** 2 for total, size in zip(sums, sizes, strict=True))
-    variance = len(parts) / (len(parts) - 1) * squares / len(values) ** 2
-    return BlockMean(mean, math.sqrt(variance), len(values), len(parts))
+    variance = blocks / (blocks - 1) * squares / rows**2
+    return BlockMean(mean, math.sqrt(variance), rows, blocks)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -56,6 +56,10 @@ class LossSums:
         """Mean of label minus score; None without rows."""
         return self._mean(round(self.positives / QUANTUM) - self.score)
 
+    def less_log_loss(self, other: "LossSums") -> float:
+        """The sum of log-losses here less the other's, exact before it is rounded once."""
+        return math.ldexp(self.log_loss - other.log_loss, -40)
+
     def to_dict(self) -> dict[str, int]:
         """The sums as integers, for JSON or a table; `from_dict` reads them back."""
         return {name: getattr(self, name) for name in self.__slots__}

@@ -10,6 +10,9 @@ from tidemill.cli.models import show
 from tidemill.cli.output import HomeOption, JsonOption, console, emit, plain, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tidemill.client.results import ShadowFigures
     from tidemill_contracts.events import Released
 
 VersionArgument = Annotated[int, typer.Argument(help="The version's number.", min=1)]
@@ -22,22 +25,29 @@ def register(app: typer.Typer) -> None:
 
 
 def rollout(pipeline: PipelineArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show who answers which share of the keys, who scores beside them, and the steps that are left.
+    """Show who answers which share of the keys, who scores beside them and how well, and the steps that are left.
+
+    A shadow's log-loss stands beside that of the answers on the same labelled rows; the difference with the bounds and
+    the verdict of the pipeline's gate.
 
     Example: [bold]tidemill rollout flight-delay[/bold]
     """
     with connected(home) as client:
         release, known = client.champion(pipeline), client.pipeline(pipeline)
+        found = client.shadow_figures(pipeline) if release.shadows else []
     steps = list((known.spec.get("rollout") or {}).get("steps", ()))
     now = 0.0 if release.challenger is None else release.challenger.share
     left = [step for step in steps if step > now]
     if as_json:
-        emit({**json.loads(release.model_dump_json()), "steps_left": left})
+        figures = [each.model_dump() for each in found]
+        emit({**json.loads(release.model_dump_json()), "steps_left": left, "shadow_figures": figures})
         return
     shown = table("what", "version", "share of keys", "weight", "model")
     for row in _rows(release):
         shown.add_row(*plain(*row))
     console.print(shown)
+    if found:
+        console.print(_figures(found))
     console.print(f"epoch {release.epoch}; steps left: {', '.join(f'{step:.0%}' for step in left) or 'none'}")
 
 
@@ -120,3 +130,17 @@ def _rows(release: "Released") -> list[tuple[str, str, str, str, str]]:
     if challenger is not None:
         rows.append(("challenger", str(challenger.version), f"{challenger.share:.1%}", "", challenger.model[:12]))
     return rows + [(f"shadow {s.name}", str(s.version), "", "", s.model[:12]) for s in release.shadows]
+
+
+def _figures(found: "list[ShadowFigures]") -> "Table":
+    shown = table("shadow", "answers of", "rows", "failed", "log-loss", "answers'", "difference", "bounds", "gate")
+    for each in found:
+        difference, bounds = "", ""
+        if each.difference is not None:
+            difference = f"{each.difference.mean:+.4f}"
+            low, high = each.difference.lower, each.difference.upper
+            bounds = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f} ({each.difference.days} days)"
+        losses = ["" if loss is None else f"{loss:.4f}" for loss in (each.log_loss, each.answers_log_loss)]
+        rows = (f"{each.rows:,}", f"{each.failed:,}")
+        shown.add_row(*plain(each.name, f"version {each.against}", *rows, *losses, difference, bounds, each.verdict))
+    return shown

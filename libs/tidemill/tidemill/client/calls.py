@@ -185,6 +185,12 @@ def metrics(pipeline: str) -> Steps[list[r.Metric]]:
     return [r.Metric.model_validate(item) for item in answer["items"]]
 
 
+def shadow_figures(pipeline: str) -> Steps[list[r.ShadowFigures]]:
+    """How every shadow does against the answers, by name and by the version that answered."""
+    answer = yield Call("monitoring", "GET", f"/v1/pipelines/{part_of(pipeline)}/shadows")
+    return [r.ShadowFigures.model_validate(item) for item in answer["items"]]
+
+
 def audit_verify() -> Steps[r.Audit]:
     """Whether the hash chain over all decisions holds."""
     return r.Audit.model_validate((yield Call("registry", "GET", "/v1/audit/verify")))

@@ -84,6 +84,7 @@ class Operations:
     freeze = Operation(calls.freeze)
     drifts = Operation(calls.drifts)
     metrics = Operation(calls.metrics)
+    shadow_figures = Operation(calls.shadow_figures)
     audit_verify = Operation(calls.audit_verify)
     status = Operation(calls.status)
     letters = Operation(dead.letters)

@@ -172,6 +172,37 @@ class Metric(Result):
     shadows: dict[str, dict[str, int]]
 
 
+class Difference(Result):
+    """Log-loss of a shadow less that of the answers on the same rows; one-sided bounds at `error`, from two days on."""
+
+    mean: float
+    standard_error: float | None
+    lower: float | None
+    upper: float | None
+    error: float
+    days: int
+
+
+class ShadowFigures(Result):
+    """A shadow beside the answers of the version `against`, on the labelled rows that both have a score for.
+
+    `failed` rows have none of the shadow; `verdict` is what the pipeline's gate asks of such a difference.
+    """
+
+    name: str
+    model: str
+    against: int
+    rows: int
+    failed: int
+    log_loss: float | None
+    answers_log_loss: float | None
+    brier: float | None
+    answers_brier: float | None
+    difference: Difference | None
+    verdict: str
+    reason: str
+
+
 class Drift(Result):
     """An alarm with its evidence."""
 
@@ -221,7 +252,7 @@ class Replayed(Result):
 
 
 __all__ = [
-    "Accepted", "Applied", "Audit", "BulkOutcome", "Drift", "DriftDetected", "EventFate", "GateDecided", "Letter",
-    "Metric", "OpenedLetter", "Part", "Pipeline", "Place", "Prediction", "Refusal", "Released", "Replayed", "Run",
-    "Version",
+    "Accepted", "Applied", "Audit", "BulkOutcome", "Difference", "Drift", "DriftDetected", "EventFate", "GateDecided",
+    "Letter", "Metric", "OpenedLetter", "Part", "Pipeline", "Place", "Prediction", "Refusal", "Released", "Replayed",
+    "Run", "ShadowFigures", "Version",
 ]  # fmt: skip

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tidemill_contracts.events import Prediction
+from tidemill_monitoring.domain.rivals import Answered, Said
 
 LabelClass = Literal["joined", "pending", "unmatched", "expired", "conflicting", "duplicate"]
-Kind = Literal["prediction", "label", "closed"]
+Kind = Literal["prediction", "label", "closed", "said"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,25 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A key that has had its label (`value`) or expired without one (None): later labels are classed by it."""
+    """A key that has had its label (`value`) or expired without one (None): later labels are classed by it.
+
+    The answer's id, score and version stand there while shadows have said nothing to it: they still may.
+    """
 
     key: str
     at_us: int
     value: float | None
+    prediction_id: str | None = None
+    score: float | None = None
+    version: int | None = None
 
 
-Entry = Prediction | Label | Closed
+Entry = Prediction | Label | Closed | Said
 
 
 @dataclass(slots=True)
 class Counts:
-    """Labels by class (they sum to `received`) and predictions by state."""
+    """Labels by class (they sum to `received`), predictions by state, and records of what shadows said."""
 
     received: int = 0
     joined: int = 0
@@ -49,6 +56,9 @@ class Counts:
     predictions_pending: int = 0
     predictions_expired: int = 0
     predictions_repeated: int = 0
+    shadowed: int = 0
+    shadowed_joined: int = 0
+    shadowed_unmatched: int = 0
 
 
 @dataclass(slots=True)
@@ -60,6 +70,8 @@ class Join:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     labels: dict[str, Label] = field(default_factory=dict)
     closed: dict[str, Closed] = field(default_factory=dict)
+    said: dict[str, Said] = field(default_factory=dict)
+    """Of predictions that wait for their label; and of closed keys whose label was there first."""
     added: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
     removed: set[tuple[Kind, str]] = field(default_factory=set)
 
@@ -101,12 +113,40 @@ class Join:
             self.counts.pending += 1
         return None
 
+    def on_said(self, said: Said) -> Answered | None:
+        """What shadows say to a prediction; the answer, when its label was there before."""
+        self.counts.shadowed += 1
+        waiting, closed = self.predictions.get(said.key), self.closed.get(said.key)
+        if said.key not in self.said:
+            if waiting is not None and str(waiting.prediction_id) == said.prediction_id:
+                self._add("said", said.key, said)
+                return None
+            if closed is not None and closed.prediction_id == said.prediction_id:
+                self._add("said", said.key, said)  # a repeat finds it there
+                self.counts.shadowed_joined += 1
+                return _answered(closed)
+        self.counts.shadowed_unmatched += 1
+        return None
+
+    def take_said(self, prediction: Prediction, label: Label) -> tuple[Said, Answered] | None:
+        """What shadows had said to a prediction that was joined just now."""
+        said = self.said.get(prediction.key)
+        if said is None:
+            return None
+        self._remove("said", prediction.key)
+        self.counts.shadowed_joined += 1
+        at_us = max(label.at_us, prediction.at_us)
+        return said, Answered(label.value, prediction.score, prediction.version, at_us)
+
     def expire(self, now_us: int) -> None:
         """Close what has waited longer than the expiry at event time `now_us`; forget closed keys after one more."""
         limit = now_us - self.expiry_us
         for key in list(_older(self.predictions, limit)):
             self._remove("prediction", key)
             self._add("closed", key, Closed(key, now_us, None))
+            if key in self.said:
+                self._remove("said", key)
+                self.counts.shadowed_unmatched += 1
             self.counts.predictions_pending -= 1
             self.counts.predictions_expired += 1
         for key in list(_older(self.labels, limit)):
@@ -115,6 +155,8 @@ class Join:
             self.counts.unmatched += 1
         for key in list(_older(self.closed, limit)):
             self._remove("closed", key)
+            if key in self.said:
+                self._remove("said", key)
 
     def restore(self, kind: Kind, entry: Entry) -> None:
         """Put back an entry read from the store, oldest first."""
@@ -129,7 +171,8 @@ class Join:
 
     def _joined(self, prediction: Prediction, label: Label) -> tuple[Prediction, Label]:
         self.counts.joined += 1
-        self._add("closed", label.key, Closed(label.key, max(label.at_us, prediction.at_us), label.value))
+        answer = () if label.key in self.said else (str(prediction.prediction_id), prediction.score, prediction.version)
+        self._add("closed", label.key, Closed(label.key, max(label.at_us, prediction.at_us), label.value, *answer))
         return prediction, label
 
     def _table(self, kind: Kind) -> dict[str, Any]:
@@ -138,6 +181,7 @@ class Join:
             "prediction": self.predictions,
             "label": self.labels,
             "closed": self.closed,
+            "said": self.said,
         }
         return tables[kind]
 
@@ -150,6 +194,13 @@ class Join:
         del self._table(kind)[key]
         if self.added.pop((kind, key), None) is None:
             self.removed.add((kind, key))
+
+
+def _answered(closed: Closed) -> Answered | None:
+    """The labelled answer of a closed key, where it is kept."""
+    if closed.value is None or closed.score is None or closed.version is None:
+        return None
+    return Answered(closed.value, closed.score, closed.version, closed.at_us)
 
 
 def _older(table: dict[str, Prediction] | dict[str, Label] | dict[str, Closed], limit: int) -> Iterator[str]:

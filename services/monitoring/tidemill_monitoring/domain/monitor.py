@@ -23,6 +23,7 @@ from tidemill_engine.learn import OnlineLogistic
 from tidemill_monitoring.domain.join import Join, Label
 from tidemill_monitoring.domain.merge import Row
 from tidemill_monitoring.domain.policy import Known, PolicyState, decide
+from tidemill_monitoring.domain.rivals import Compared, Rivals, Said
 from tidemill_monitoring.domain.segments import Segments
 from tidemill_monitoring.domain.watch import Finding, Watch
 from tidemill_monitoring.domain.writers import NEVER
@@ -47,6 +48,7 @@ class Effects:
 
     outcomes: list[Outcome] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class Monitor:
     watch: Watch
     segments: Segments
     policy: PolicyState = field(default_factory=PolicyState)
+    rivals: Rivals = field(default_factory=Rivals)
     learner: OnlineLogistic | None = None
     features: str = ""
     next_seq: int = 0
@@ -69,6 +72,9 @@ class Monitor:
         """Take rows in merge order and return their effects."""
         effects = Effects()
         for row in rows:
+            if isinstance(row.body, Said):
+                self._said(row.body, effects)
+                continue  # nothing else follows from what shadows say, nor from when they say it
             self.join.expire(row.at_us)
             pair: Pair | None = None
             if isinstance(row.body, Prediction):
@@ -97,10 +103,17 @@ class Monitor:
         )  # fmt: skip
         self.next_seq += 1
         effects.outcomes.append(outcome)
+        if (said := self.join.take_said(prediction, label)) is not None:
+            effects.compared += self.rivals.add(*said)
         self.segments.add(outcome)
         for finding in self.watch.on_outcome(outcome):
             self._alarm(finding, at_us, effects)
         self._by_volume(at_us, effects)
+
+    def _said(self, said: Said, effects: Effects) -> None:
+        answered = self.join.on_said(said)
+        if answered is not None:
+            effects.compared += self.rivals.add(said, answered)
 
     def _reference(self, prediction: Prediction, label: float) -> float:
         """The online reference learner's score before it learns this row; new features begin a new learner."""

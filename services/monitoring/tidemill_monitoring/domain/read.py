@@ -12,6 +12,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.expressions import compile_expression, field_types
 from tidemill_monitoring.domain.join import Label
 from tidemill_monitoring.domain.merge import Input, Row
+from tidemill_monitoring.domain.rivals import said_of
 
 GONE = frozenset({"silent", "left"})
 """Reasons of a timer that says of a writer that it writes no more."""
@@ -115,13 +116,16 @@ class QualityReader:
 
 
 def read_prediction(envelope: Envelope, place: Input, offset: int) -> Read:
-    """A prediction row, or a watermark that serving wrote."""
+    """A prediction row, what shadows said to one, or a watermark that serving wrote."""
     if envelope.type == Timer.TYPE:
         timer = Timer.read(envelope.data)
         writer = envelope.source if timer.writer is None else timer.writer
         return Read(watermark_us=timer.time_us, writer=writer, is_gone=timer.reason in GONE)
-    if envelope.type in {Inference.TYPE, Shadowed.TYPE}:
-        return Read()  # no entity, so no label will come; and what shadows said beside a prediction
+    if envelope.type == Inference.TYPE:
+        return Read()  # no entity, so no label will come
+    if envelope.type == Shadowed.TYPE:
+        said = said_of(Shadowed.read(envelope.data))
+        return Read(Row(said.at_us, f"~{said.prediction_id}", place, offset, said))  # behind its prediction
     if envelope.type != Prediction.TYPE:
         msg = f"{envelope.type} does not belong on this topic"
         raise BadRecordError(msg)

@@ -18,8 +18,8 @@ sources:
   visits:
     key: [visit]
     time: at
-    fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float}}
-    quality: {window: 10m, judge_from: 5, fields: {price: {max: 9}}}
+    fields: {visit: {type: string}, page: {type: string}, at: {type: timestamp}, price: {type: float, required: false}}
+    quality: {window: 10m, judge_from: 5, fields: {price: {max: 9, max_nulls: 0.04}}}
   sales: {key: [visit], time: at, fields: {visit: {type: string}, at: {type: timestamp}, bought: {type: boolean}}}
 entities: {page: {key: [page]}}
 views:
@@ -139,6 +139,20 @@ class Shop:
         """What is told of a page now."""
         url = self.client.transport.endpoints.url("features")
         return FeatureVector.model_validate_json(httpx.get(f"{url}/v1/features/page-visits/{page}").content)
+
+    def shadowed(self, *, version: int, rows: int) -> int:
+        """Answers beside which a version scores, and their truth until all are counted; the version that answers."""
+        epoch = self.client.shadow("shop", version, at=self.at(self.minute)).epoch
+        until_sync(lambda: self.epoch() == epoch, "the shadow is open", timeout_s=60, every_s=0.1)
+        visits = self.visits(rows)
+        answers = self.client.predict_many("shop", [{"inputs": visit} for visit in visits])
+        self.tell(visits)
+
+        def counted() -> bool:
+            return sum(figures.rows for figures in self.client.shadow_figures("shop")) == rows
+
+        until_sync(counted, "the shadow's scores are counted", timeout_s=60, every_s=0.1)
+        return answers[0].version
 
     def change(self) -> None:
         """Answers and their truth, until a new model is there because the truth has changed."""

@@ -11,21 +11,21 @@ from pathlib import Path
 import httpx
 import pyarrow as pa
 import pytest
+from e2e_adder import adder
 from e2e_garbage import poison
+from e2e_quarantine import ROWS, after, excluded
 from e2e_reader import Reader
 from e2e_shop import SHOP, SPEC, TRACE, Shop
 from e2e_spans import FEATURES, INGESTION, LED_TO_A_SWAP, PREDICT, SERVING, about, way_back
-from onnx import TensorProto, helper
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tidemill import Client
 from tidemill.client.transport import Endpoints
 from tidemill.datasets import Options, build
-from tidemill.ledger.topics import read_topic
 from tidemill.stack import Stack
-from tidemill_contracts.events import Event, RunFinished, RunProgress, TrainingCoalesced, decode
+from tidemill_contracts.events import RunFinished, RunProgress, TrainingCoalesced
 from tidemill_contracts.pipeline import parse_pipeline
-from tidemill_contracts.topics import topic, view_topic
+from tidemill_contracts.topics import view_topic
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.otlp import otlp_receiver
 from tidemill_testkit.readme import Block, blocks_of
@@ -152,11 +152,7 @@ def test_a_swap_leads_back_over_release_run_and_drift_to_predictions(reader: Rea
 def test_a_run_tells_its_steps_before_its_end(reader: Reader) -> None:
     """On the topic of runs: steps with rising shares for every run, the end after them."""
 
-    async def read() -> list[Event]:
-        topic_of_runs = read_topic(Endpoints.find(reader.home).bootstrap(), topic("runs"))
-        return [decode(record.envelope) async for record in topic_of_runs if record.envelope is not None]
-
-    events = asyncio.run(read())
+    events = reader.events("runs")
     finished = [event for event in events if isinstance(event, RunFinished)]
     assert finished
     for run in finished:
@@ -186,9 +182,7 @@ def test_a_session_and_a_filter_are_the_same_online_offline_and_in_the_log(reade
     assert [offline.column(name).to_pylist() for name in names] == [[value] for value in online.values]
     answer = shop.client.predict("shop", shop.visits(1, page="b")[0])
     assert answer.defaulted == []
-    command = "tidemill parity --pipeline shop --json"
-    reader.follow(Block("sh", command))
-    found = json.loads(reader.read(command))
+    found = reader.json("tidemill parity --pipeline shop --json")
     assert found["mismatches"] == 0, found
     assert found["checked"] > 0
 
@@ -197,26 +191,41 @@ def test_a_stream_that_breaks_a_bound_is_a_cause_like_any_other(reader: Reader, 
     """Told by ingestion, taken by monitoring in its turn; within the cool-down of the training that drift asked for."""
     shop.misprice()
 
-    async def read() -> list[TrainingCoalesced]:
-        training = read_topic(Endpoints.find(reader.home).bootstrap(), topic("training"))
-        events = [decode(record.envelope) async for record in training if record.envelope is not None]
-        return [e for e in events if isinstance(e, TrainingCoalesced) and e.cause.kind == "quality"]
+    def causes() -> list[str]:
+        told = [event for event in reader.events("training") if isinstance(event, TrainingCoalesced)]
+        return [event.cause.detail for event in told if event.cause.kind == "quality"]
 
-    until_sync(lambda: asyncio.run(read()), "quality is a cause", timeout_s=60, every_s=0.2)
-    assert [event.cause.detail for event in asyncio.run(read())] == ["visits.price range"]
+    until_sync(causes, "quality is a cause", timeout_s=60, every_s=0.2)
+    assert causes() == ["visits.price range"]
+
+
+def test_five_in_a_hundred_nulls_are_kept_from_the_next_model_until_a_hand_lets_them_back(
+    reader: Reader, shop: Shop
+) -> None:
+    """Told within one window with exact numbers, listed, left out by the next manifest, and in the one after."""
+    blanks = after(reader, shop)
+    places = blanks.told()
+    kept = blanks.manifest()
+    blanks.listed(places)
+    blanks.release()
+    whole = blanks.manifest()
+    assert excluded(kept) - excluded(whole) == set(places)
+    assert sum(whole.rows.values()) - sum(kept.rows.values()) == ROWS
+
+
+def test_a_shadow_is_judged_by_the_rows_that_were_answered_beside_it(reader: Reader, shop: Shop) -> None:
+    """Scored by serving after the answer, joined by monitoring with the label, told by a command."""
+    before = shop.shadowed(version=1, rows=12)
+    [figures] = reader.json("tidemill rollout shop --json")["shadow_figures"]
+    assert (figures["name"], figures["against"], figures["rows"]) == ("v1", before, 12)
+    assert figures["difference"]["mean"] == pytest.approx(figures["log_loss"] - figures["answers_log_loss"])
 
 
 def test_an_onnx_file_becomes_a_model_that_answers(reader: Reader) -> None:
     """Imported by a command, announced, opened and asked; the same bytes again keep their version."""
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in ("x", "y", "sum")]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "y"], ["sum"])], "model", ports[:2], ports[2:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (reader.folder / "here" / "model.onnx").write_bytes(model.SerializeToString())
+    (reader.folder / "here" / "model.onnx").write_bytes(adder())
     command = "tidemill import model.onnx --name adder --json"
-    made = []
-    for _ in range(2):
-        reader.follow(Block("sh", command))
-        made.append(json.loads(reader.read(command)))
+    made = [reader.json(command) for _ in range(2)]
     assert [(each["version"], each["created"], each["state"]) for each in made] == [
         (1, True, "READY"), (1, False, "READY"),
     ]  # fmt: skip
@@ -283,7 +292,6 @@ def test_versions_of_a_view_stand_side_by_side_and_models_keep_theirs(reader: Re
     assert [before.epoch, after.epoch] == [epoch, outcome.epoch]
     versions = {release.epoch: release.views["page-visits"] for release in client.releases("shop")}
     assert [versions[answer.epoch] for answer in (before, after, back)] == [old, new, old]
-    reader.follow(Block("sh", "tidemill parity --pipeline shop --all --json"))
-    found = json.loads(reader.read("--pipeline shop --all"))
+    found = reader.json("tidemill parity --pipeline shop --all --json")
     assert found["mismatches"] == 0, found
     assert found["checked"] >= 3

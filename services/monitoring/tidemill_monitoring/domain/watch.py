@@ -18,6 +18,8 @@ from tidemill_engine.stats import row_log_loss
 
 Kind = Literal["input", "prediction", "concept", "calibration"]
 SCORE = "score"
+KEPT = 4
+"""References of models that have led before and may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,10 @@ class Finding:
 
 
 class Population:
-    """Inputs and score of one release's predictions: its first rows are the reference of every later pane of time.
+    """Inputs and score of what one model answers: its first rows are the reference of every later pane of time.
+
+    A release has the reference of the model that leads it, and with the model the reference comes back: after a
+    rollback panes are compared with what that model saw first, not with what it meets on its return.
 
     Rows of one pane depend on each other (a day has one weather), which no test of single rows accounts for. So a drift
     has to last `population_panes` panes; it is told once, and again only after as many panes without it.
@@ -49,15 +54,27 @@ class Population:
         self._reference: HistogramReference | None = None
         self._counts: Any = None
         self._pane: int | None = None
+        self._model: str | None = None
+        self._kept: dict[str, dict[str, Any]] = {}
         self._rest()
 
     def _rest(self) -> None:
         self._open, self._against = [False] * len(self.names), [0] * len(self.names)
 
-    def reset(self) -> None:
-        """Re-anchor: a new release answers, so its own first predictions are the new reference."""
-        self._rows, self._reference, self._counts, self._pane = [], None, None, None
+    def anchor(self, model: str, at_us: int) -> None:
+        """This model leads from here on: it goes on where it leads already, has its reference back, or makes one."""
+        if model == self._model:
+            return
+        if self._model is not None and self._reference is not None:
+            self._kept.pop(self._model, None)
+            self._kept[self._model] = self._reference.to_dict()
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._model, self._rows, self._reference, self._counts, self._pane = model, [], None, None, None
         self._rest()
+        if (known := self._kept.get(model)) is not None:
+            self._reference = HistogramReference.from_dict(known)
+            self._counts, self._pane = self._reference.empty(), at_us // self._spec.population_pane
 
     def add(self, prediction: Prediction, at_us: int) -> list[Finding]:
         """Take one prediction; the findings of the pane it ends, if it ends one."""
@@ -79,6 +96,7 @@ class Population:
             "reference": None if self._reference is None else self._reference.to_dict(),
             "counts": None if self._counts is None else [counts.tolist() for counts in self._counts],
             "pane": self._pane, "open": self._open, "against": self._against,
+            "model": self._model, "kept": self._kept,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -90,6 +108,7 @@ class Population:
             None if state["counts"] is None else tuple(np.array(counts, dtype=np.int64) for counts in state["counts"])
         )
         self._pane, self._open, self._against = state["pane"], list(state["open"]), list(state["against"])
+        self._model, self._kept = state.get("model"), dict(state.get("kept", {}))  # not in states of before
 
     def _matrix(self) -> Any:  # noqa: ANN401 - float32 [N, F + 1]
         return np.array(self._rows, dtype=np.float32)
@@ -143,9 +162,9 @@ class Watch:
 
     def on_prediction(self, prediction: Prediction, at_us: int) -> list[Finding]:
         """Inputs and score of one answer."""
-        if prediction.epoch > self._answering:
-            self._answering = prediction.epoch
-            self._population.reset()
+        if prediction.epoch > self._answering and prediction.arm == "champion" and prediction.fallback is None:
+            self._answering = prediction.epoch  # the model is the release's own
+            self._population.anchor(prediction.model, at_us)
         if len(prediction.vector) + 1 != len(self._population.names):
             return []  # a vector of other features, logged before the pipeline changed
         return self._population.add(prediction, at_us)

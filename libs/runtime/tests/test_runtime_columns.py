@@ -5,6 +5,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from tidemill_contracts.topics import TopicSpec
 from tidemill_runtime.columns import RecordColumns, join
+from tidemill_runtime.consumer import ColumnsBy
 from tidemill_runtime.kafka import close_client, ensure_topics, open_consumer, open_producer
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_testkit.topics import NotText, Sent, write_batch
@@ -41,7 +42,7 @@ async def read(
     settings: ServiceSettings,
     name: str,
     *,
-    columns: bool,
+    columns: ColumnsBy | None,
     isolation: str = "read_committed",
     start: int = 0,
     most: int = 5000,
@@ -54,7 +55,7 @@ async def read(
         end = (await consumer.end_offsets([place]))[place]
         while await consumer.position(place) < end:
             for records in (await consumer.getmany(place, timeout_ms=500, max_records=most)).values():
-                assert isinstance(records, RecordColumns) is columns
+                assert isinstance(records, RecordColumns) is (columns is not None)
                 assert 0 < len(records) <= most
                 assert records[-1] == list(records)[-1]
                 found += records
@@ -67,23 +68,27 @@ def bare(records: list[ConsumerRecord]) -> list[tuple[object, ...]]:
     return [(r.offset, r.timestamp, r.key, r.value, r.headers, r.serialized_value_size) for r in records]
 
 
+@pytest.mark.parametrize("loop", ["compiled", "plain"])
 @pytest.mark.parametrize("isolation", ["read_committed", "read_uncommitted"])
-async def test_columns_are_the_records(settings: ServiceSettings, isolation: str) -> None:
+async def test_columns_are_the_records(settings: ServiceSettings, isolation: str, loop: ColumnsBy) -> None:
     name = f"{settings.prefix}.all"
     await fill(settings, name)
-    expected = await read(settings, name, columns=False, isolation=isolation)
+    expected = await read(settings, name, columns=None, isolation=isolation)
     assert len(expected) == 5 * COUNT + (2 if isolation == "read_committed" else 3)
-    assert bare(await read(settings, name, columns=True, isolation=isolation)) == bare(expected)
+    assert bare(await read(settings, name, columns=loop, isolation=isolation)) == bare(expected)
     for start, most in ((0, 37), (777, 5000)):
-        found = await read(settings, name, columns=True, isolation=isolation, start=start, most=most)
+        found = await read(settings, name, columns=loop, isolation=isolation, start=start, most=most)
         assert bare(found) == bare(expected[start:])
 
 
-async def test_a_record_that_nobody_can_read_comes_empty_and_its_neighbours_whole(settings: ServiceSettings) -> None:
+@pytest.mark.parametrize("loop", ["compiled", "plain"])
+async def test_a_record_that_nobody_can_read_comes_empty_and_its_neighbours_whole(
+    settings: ServiceSettings, loop: ColumnsBy
+) -> None:
     name = f"{settings.prefix}.poison"
     await ensure_topics(settings.kafka, [TopicSpec(name, 1)])
     await write_batch(settings, name, [sent(1), (b"k", b"v", [(NotText("x"), b"2")]), sent(3)])
-    found = await read(settings, name, columns=True)
+    found = await read(settings, name, columns=loop)
     assert [(r.offset, r.key, r.value, len(r.headers)) for r in found] == [
         (0, b"k1", b"v", 1), (1, None, None, 0), (2, b"k3", b"vvv", 3),
     ]  # fmt: skip
@@ -93,7 +98,7 @@ async def test_joined_columns_are_the_records_one_behind_the_other(settings: Ser
     name = f"{settings.prefix}.joined"
     await ensure_topics(settings.kafka, [TopicSpec(name, 1)])
     await write_batch(settings, name, [sent(number) for number in range(30)])
-    consumer = await open_consumer(settings, columns=True)
+    consumer = await open_consumer(settings, columns="plain")
     try:
         place = TopicPartition(name, 0)
         consumer.assign([place])

@@ -1,14 +1,14 @@
 """Records as columns: where the parts of each lie in one buffer, without an object per record.
 
 Decoding a record with nine headers into objects costs aiokafka 5 to 7 microseconds, more than everything that is done
-with it afterwards. Here a compiled loop notes positions, 0.2 microseconds a record; who wants a record as an object
-still gets it. The format: https://kafka.apache.org/documentation/#recordbatch
+with it afterwards. Here a loop notes positions, 0.2 microseconds a record where it is compiled and 2 where it is not;
+who wants a record as an object still gets it. The format: https://kafka.apache.org/documentation/#recordbatch
 """
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, overload
+from typing import Any, overload
 
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
@@ -17,15 +17,13 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
-from numpy.typing import NDArray
 
-from tidemill_runtime.compiled import compiled
+from tidemill_runtime.columns_plain import Table
+from tidemill_runtime.columns_plain import frame as plain_frame
 
 OFFSET, TIMESTAMP, KEY, KEY_END, VALUE, VALUE_END, HEADERS, HEADER_COUNT, END = range(9)
 """Columns of a table. KEY and VALUE are -1 for null; the headers lie from HEADERS to END."""
-WIDTH: Final = 9
 
-Table = NDArray[np.int64]
 _HEAD = struct.Struct(">qiibIhiqqqhii")
 _AFTER_LENGTH, _AFTER_CRC = 12, 21
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
@@ -33,48 +31,9 @@ _ABORT = struct.pack(">hh", 0, 0)
 _DECODERS: dict[int, Callable[[Any], bytes]] = {1: gzip_decode, 2: snappy_decode, 3: lz4_decode, 4: zstd_decode}
 
 
-@compiled
-def _number(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
-    """A varint and where it ends; -1 for one that does not."""
-    value, shift = np.uint64(0), np.uint64(0)
-    while 0 <= at < end and shift < np.uint64(64):
-        byte = np.uint64(buffer[at])
-        at += 1
-        value |= (byte & np.uint64(0x7F)) << shift
-        shift += np.uint64(7)
-        if byte < np.uint64(0x80):
-            return int(np.int64(value >> np.uint64(1)) ^ -np.int64(value & np.uint64(1))), at
-    return 0, -1
-
-
-@compiled
-def _frame(  # noqa: PLR0913 - compiled
-    buffer: NDArray[np.uint8], count: int, base_offset: int, first_ms: int, appended_ms: int, table: Table
-) -> bool:
-    """Fill the table of a batch; false when it is not what the format says."""
-    at, size = 0, len(buffer)
-    for i in range(count):
-        length, at = _number(buffer, at, size)
-        end = at + length
-        if at < 0 or length < 1 or end > size:
-            return False
-        delta_ms, at = _number(buffer, at + 1, end)  # behind a byte of attributes
-        delta, at = _number(buffer, at, end)
-        table[i, 0] = base_offset + delta
-        table[i, 1] = appended_ms if appended_ms >= 0 else first_ms + delta_ms
-        for part in range(2):
-            length, at = _number(buffer, at, end)
-            if at < 0 or length > end - at:
-                return False
-            table[i, 2 + 2 * part] = at if length >= 0 else -1
-            at += max(length, 0)
-            table[i, 3 + 2 * part] = at if length >= 0 else -1
-        headers, at = _number(buffer, at, end)
-        if at < 0:
-            return False
-        table[i, 6], table[i, 7], table[i, 8] = at, headers, end
-        at = end
-    return at == size
+Frame = Callable[[bytes, int, int, int, int], Table | None]
+"""Records of a batch, their number, its first offset and time, and the time of its writing or -1, to a table, or None
+when they are not what the format says."""
 
 
 class RecordColumns(Sequence[ConsumerRecord]):
@@ -169,20 +128,24 @@ class KeptRecords(MemoryRecords):  # type: ignore[misc]  # aiokafka ships no typ
 fetcher.MemoryRecords = KeptRecords  # the only way to the bytes of a fetch; for every other reader it is the same class
 
 
-def read_columns(consumer: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
-    """Make a started consumer's `getmany` give columns."""
-    consumer._fetcher._records = _Results()  # noqa: SLF001 - where fetches wait to be taken; there is no setting for it
+def read_columns(consumer: Any, frame: Frame) -> None:  # noqa: ANN401 - aiokafka ships no types
+    """Make a started consumer's `getmany` give columns, made by `frame`."""
+    consumer._fetcher._records = _Results(frame)  # noqa: SLF001 - where fetches wait to be taken; there is no setting for it
 
 
 class _Results(dict[TopicPartition, Any]):
     """Fetches that are not taken yet. What is put in is changed to give columns."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self._frame = frame
 
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
         if type(result) is fetcher.FetchResult:
             plain = result._partition_records  # noqa: SLF001 - see read_columns
             raw = plain._records.raw  # noqa: SLF001 - see read_columns
             if _is_current(raw):
-                result._partition_records = Reader(tp, raw, plain)  # noqa: SLF001 - see read_columns
+                result._partition_records = Reader(tp, raw, plain, self._frame)  # noqa: SLF001 - see read_columns
                 result.getall = partial(_getall, result)
         super().__setitem__(tp, result)
 
@@ -219,9 +182,11 @@ def _getall(result: Any, max_records: int | None = None) -> Sequence[ConsumerRec
 class Reader:
     """The batches of one fetch, in place of aiokafka's PartitionRecords."""
 
-    def __init__(self, tp: TopicPartition, raw: bytes, plain: Any) -> None:  # noqa: ANN401 - aiokafka ships no types
+    def __init__(
+        self, tp: TopicPartition, raw: bytes, plain: Any, frame: Frame = plain_frame,  # noqa: ANN401 - aiokafka ships no types
+    ) -> None:  # fmt: skip
         self.next_fetch_offset: int = plain.next_fetch_offset
-        self._tp, self._raw, self._at = tp, raw, 0
+        self._tp, self._raw, self._at, self._frame = tp, raw, 0, frame
         self._committed_only = plain._isolation_level == fetcher.READ_COMMITTED  # noqa: SLF001 - there is no other way
         self._aborted: list[tuple[int, int]] = list(plain._aborted_transactions)  # noqa: SLF001 - there is no other way
         self._aborting: set[int] = set()
@@ -266,9 +231,8 @@ class Reader:
             return True
         if attributes & _CODEC:
             body = _DECODERS[attributes & _CODEC](body)
-        table = np.empty((count, WIDTH), np.int64)
-        appended = max_ms if attributes & _APPEND_TIME else -1
-        if not _frame(np.frombuffer(body, np.uint8), count, base, first_ms, appended, table):
+        table = self._frame(body, count, base, first_ms, max_ms if attributes & _APPEND_TIME else -1)
+        if table is None:
             raise CorruptRecordException(f"Found invalid record structure - {self._tp}")
         known = int(np.searchsorted(table[:, OFFSET], self.next_fetch_offset))
         self._batch = RecordColumns(self._tp, body, table[known:])
@@ -287,12 +251,7 @@ class Reader:
 
 
 def _is_abort(body: bytes) -> bool:
-    table = np.empty((1, WIDTH), np.int64)
-    if not _frame(np.frombuffer(body, np.uint8), 1, 0, 0, -1, table):
+    table = plain_frame(body, 1, 0, 0, -1)
+    if table is None:
         raise CorruptRecordException("Control batch did not contain any records")
     return body[table[0, KEY] : table[0, KEY_END]] == _ABORT
-
-
-def warm_up() -> None:
-    """Compile, or load from the cache, before there is traffic."""
-    _frame(np.zeros(0, np.uint8), 0, 0, 0, -1, np.empty((0, WIDTH), np.int64))

@@ -73,9 +73,10 @@ class DeadLetterLimiter:
         self._recent: deque[bool] = deque(maxlen=window)
         self._dead = self._run = 0
 
-    def good(self) -> None:
-        """A record was processed."""
-        self._note(dead=False)
+    def good(self, count: int = 1) -> None:
+        """So many records were processed."""
+        for _ in range(count):
+            self._note(dead=False)
 
     def dead(self) -> None:
         """A record goes to the dead letters; raises Stalled when that is one too many."""

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from tidemill_contracts.topics import TopicSpec
 from tidemill_runtime.assignor import NumberAssignor
 from tidemill_runtime.backoff import Backoff
-from tidemill_runtime.consumer import SteadyConsumer
+from tidemill_runtime.consumer import ColumnsBy, SteadyConsumer
 from tidemill_runtime.errors import Fenced, Later, Never
 from tidemill_runtime.settings import ServiceSettings
 
@@ -69,7 +69,7 @@ async def open_consumer(  # noqa: PLR0913 - keyword-only, each a property of the
     *,
     group: str | None = None,
     isolation: str = "read_committed",
-    columns: bool = False,
+    columns: ColumnsBy | None = None,
     patient: bool = False,
     deadline_s: float = START_DEADLINE_S,
 ) -> AIOKafkaConsumer:
@@ -77,7 +77,7 @@ async def open_consumer(  # noqa: PLR0913 - keyword-only, each a property of the
 
     In a `group` it is a static member, so that one which crashes and comes back within the session time-out disturbs
     nobody; partition p of every topic goes to the same member. A fetch returns as soon as there is data, that of a
-    `patient` one a quarter of a second later. With `columns` polls give RecordColumns.
+    `patient` one a quarter of a second later. With `columns` polls give RecordColumns, made by that loop.
     """
     member: dict[str, Any] = {}
     if group is not None:

@@ -5,7 +5,6 @@ event loop. The format: https://kafka.apache.org/documentation/#recordbatch
 """
 
 import asyncio
-import struct
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -13,10 +12,9 @@ from typing import Final
 
 import numpy as np
 from aiokafka.codec import zstd_encode
-from aiokafka.record.util import calc_crc32c
 from numpy.typing import NDArray
 
-from tidemill_contracts.headers import varint
+from tidemill_runtime.batches import LEVEL, MANY_BYTES, Packed
 from tidemill_runtime.compiled import compiled
 
 KEY, KEY_END, VALUE, VALUE_END, HEADERS, HEADER_COUNT, END = range(7)
@@ -26,13 +24,7 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 with four times as many per batch the same vectors took half the time."""
 SENT_BYTES: Final = 950_000
 """After compression: below the topics' limit; what cannot be compressed so far goes in smaller batches."""
-_MANY_BYTES = 64 * 1024  # what takes longer to compress than to ask a thread
 _OVERHEAD: Final = 64  # of a record, at most
-_LEVEL = 1  # of zstd: half the time of 3 for a tenth more bytes
-_NULL = b"\x01"
-_HEAD = struct.Struct(">qiibIhiqqqhii")
-_AFTER_LENGTH, _AFTER_CRC = 12, 21
-_ZSTD, _TRANSACTIONAL, _CURRENT = 0x04, 0x10, 2
 
 _compiled = partial(compiled, detached=True)
 Bytes = NDArray[np.uint8]
@@ -97,64 +89,6 @@ def _frame(buffer: Bytes, table: Table, first: int, out: Bytes, most: int) -> tu
     return i, at
 
 
-def framed(place: int, key: bytes | None, value: bytes, headers: bytes, one_more: bytes) -> bytes:
-    """A record of a batch, its `place`th from 0 on; the headers as `tidemill_contracts.headers` packs them."""
-    front = _NULL if key is None else varint(len(key)) + key
-    number = (headers[0] >> 1) + 1
-    body = b"".join((
-        b"\0\0", varint(place), front, varint(len(value)), value, varint(number), headers[1:], one_more
-    ))  # fmt: skip
-    return varint(len(body)) + body
-
-
-class Packed:
-    """A full batch, in place of aiokafka's BatchBuilder: what `send_batch` takes."""
-
-    def __init__(
-        self, records: bytes, count: int, *, transactional: bool, now_ms: int, compressed: bool = True
-    ) -> None:  # fmt: skip
-        """`records` as Kafka frames them (`framed`), `compressed` by zstd or as they are."""
-        self._records, self._count, self._now_ms = records, count, now_ms
-        self._attributes = (_ZSTD if compressed else 0) | (_TRANSACTIONAL if transactional else 0)
-        self._producer = (-1, -1, -1)
-        self._built: bytes | None = None
-
-    def append(self, **_: object) -> None:
-        """Nothing more."""
-
-    def close(self) -> None:
-        """It is closed."""
-
-    def closed(self) -> bool:
-        """Always."""
-        return True
-
-    def record_count(self) -> int:
-        """Records in it."""
-        return self._count
-
-    def size(self) -> int:
-        """Bytes as sent."""
-        return _HEAD.size + len(self._records)
-
-    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-        self._producer, self._built = (producer_id, producer_epoch, base_sequence), None
-
-    def _build(self) -> bytes:
-        if self._built is None:
-            length, last = self.size() - _AFTER_LENGTH, self._count - 1
-            times = (self._now_ms, self._now_ms)
-
-            def head(crc: int) -> bytes:
-                return _HEAD.pack(
-                    0, length, -1, _CURRENT, crc, self._attributes, last, *times, *self._producer, self._count
-                )
-
-            whole = head(0) + self._records
-            self._built = head(calc_crc32c(whole[_AFTER_CRC:])) + self._records
-        return self._built
-
-
 async def pack(buffer: Bytes, table: Table, *, transactional: bool) -> AsyncIterator[Packed]:
     """Records in `buffer` at the places of `table`, int64 (n, 7), as batches in their order, timed now.
 
@@ -162,7 +96,7 @@ async def pack(buffer: Bytes, table: Table, *, transactional: bool) -> AsyncIter
     """
     packer = _Packer(buffer, table, transactional=transactional)
     while not packer.is_done():
-        yield packer.one() if len(buffer) < _MANY_BYTES else await asyncio.to_thread(packer.one)
+        yield packer.one() if len(buffer) < MANY_BYTES else await asyncio.to_thread(packer.one)
 
 
 class _Packer:
@@ -179,10 +113,10 @@ class _Packer:
     def one(self) -> Packed:
         while True:
             stop, end = _frame(self._buffer, self._table, self._first, self._out, self._most)
-            records, count = zstd_encode(self._out[:end], level=_LEVEL), stop - self._first
+            records, count = zstd_encode(self._out[:end], level=LEVEL), stop - self._first
             if len(records) <= SENT_BYTES or count == 1:
                 self._first = stop
-                return Packed(records, count, transactional=self._transactional, now_ms=self._now_ms)
+                return Packed(records, count, transactional=self._transactional, times_ms=(self._now_ms, self._now_ms))
             self._most //= 2
 
 

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tidemill_runtime.backoff import Backoff, Rarely
+from tidemill_runtime.consumer import ColumnsBy
 from tidemill_runtime.health import Health
 from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
 from tidemill_runtime.settings import ServiceSettings
@@ -42,7 +43,7 @@ class StreamRunner:
         make_task: Callable[[int], PartitionTask],
         health: Health,
         max_records: int = 5000,
-        columns: bool = False,
+        columns: ColumnsBy | None = None,
         patient: bool = False,
     ) -> None:
         self._settings, self._group, self._topics = settings, group, sorted(set(topics))

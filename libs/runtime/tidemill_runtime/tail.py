@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from tidemill_runtime.backoff import Backoff, Rarely
+from tidemill_runtime.consumer import ColumnsBy
 from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.slot import observe_age
@@ -21,10 +22,11 @@ class Tail:
 
     `on_records(topic, partition, records)` gets each partition's records in offset order, one call at a time. When it
     raises, whatever it raises, the same records are handed to it again after a back-off. `caught_up` is set once all
-    that was readable when the first connection was made has been handled. Survives restarts of the broker.
+    that was readable when the first connection was made has been handled. Survives restarts of the broker. With
+    `columns` the records are RecordColumns, made by that loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only from the fourth on
         self,
         settings: ServiceSettings,
         topics: Sequence[str],
@@ -32,12 +34,13 @@ class Tail:
         *,
         start: Mapping[TopicPartition, int] | None = None,
         max_records: int = 5000,
+        columns: ColumnsBy | None = None,
     ) -> None:
         self.caught_up = asyncio.Event()
         self._settings, self._topics, self._on_records = settings, sorted(set(topics)), on_records
         self._next: dict[TopicPartition, int] = dict(start or {})
         self._targets: dict[TopicPartition, int] | None = None
-        self._max_records = max_records
+        self._max_records, self._columns = max_records, columns
         self._stopping = asyncio.Event()
         self._speak = Rarely()
 
@@ -63,7 +66,7 @@ class Tail:
     async def _follow(self, backoff: Backoff) -> None:
         counts = await partitions_of(self._settings.kafka, self._topics)
         partitions = [TopicPartition(topic, p) for topic in self._topics for p in range(counts[topic])]
-        consumer = await open_consumer(self._settings)
+        consumer = await open_consumer(self._settings, columns=self._columns)
         try:
             consumer.assign(partitions)
             for tp in partitions:

@@ -21,7 +21,7 @@ from tidemill_features.handlers.route import RouteTask
 from tidemill_features.kafka import OrderedLog, TransactionLog, partition_of
 from tidemill_features.settings import Settings
 from tidemill_features.store import SCHEMA, Store
-from tidemill_runtime import columns, packed
+from tidemill_runtime import columns_compiled, packed
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
 from tidemill_runtime.health import Health
@@ -123,7 +123,7 @@ class Features:
         group = f"{self._settings.prefix}-{name}"
         runner = StreamRunner(
             self._settings, group=group, topics=topics, make_task=partial(make, group), health=self._health,
-            columns=True,
+            columns="compiled",
         )  # fmt: skip
         self._runners.append((runner, asyncio.create_task(runner.run(), name=group)))
 
@@ -163,7 +163,7 @@ def _warm() -> None:
     They are rare here, and looking through thousands of records took half of all time.
     """
     warm()
-    columns.warm_up()
+    columns_compiled.warm_up()
     packed.warm_up()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)

@@ -1,14 +1,21 @@
 """A source, and records as a raw topic would hold them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from ingestion_stack import PIPELINE
 
 from tidemill_contracts import Envelope, parse_time
 from tidemill_contracts.events import Timer, encode
 from tidemill_contracts.pipeline import parse_pipeline
 from tidemill_ingestion.domain.fields import Issue
+from tidemill_ingestion.domain.framing import headers_in
+from tidemill_ingestion.domain.outgoing import Sendable
 from tidemill_ingestion.domain.source import Event, Source
+from tidemill_runtime.columns import OFFSET, KeptRecords, Reader, RecordColumns
 
 NOON = parse_time("2013-01-01T12:00:00Z")
 MINUTE = 60_000_000
@@ -72,3 +79,33 @@ def envelope(data: bytes, **changes: object) -> Envelope:
     """An envelope around a body that need not be valid."""
     fields = {"id": "e", "type": "test", "source": "/t", "time_us": NOON, "data": data} | changes
     return Envelope(**fields)  # type: ignore[arg-type]  # a test may break any of them
+
+
+def taken_apart(out: Sendable) -> tuple[bytes | None, dict[bytes, bytes | None]]:
+    """Value and headers of a record on its way, read from its bytes."""
+    framed = out.framed()
+    size, at = _number(framed.body, max(framed.key_bytes, 0))
+    value = framed.body[at : at + size] if size >= 0 else None
+    count, at = _number(framed.body, at + max(size, 0))
+    return value, headers_in(framed.body, at, count, len(framed.body))
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+
+
+def as_columns(records: Sequence[Rec]) -> RecordColumns:
+    """Records of one partition as the consumer reads them from the log, their offsets without gaps."""
+    batch = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 30)
+    for at, each in enumerate(records):
+        batch.append(at, timestamp=each.timestamp, key=each.key, value=each.value, headers=each.headers)
+    plain = PartitionRecords(TopicPartition("t", 0), KeptRecords(b""), [], 0, None, None, True, 1)
+    found = Reader(TopicPartition(records[0].topic, records[0].partition), bytes(batch.build()), plain).take(None)
+    assert found is not None
+    found.table[:, OFFSET] += records[0].offset
+    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
-from ingestion_cases import FLIGHTS, NOON, Rec, event, record, timer
+from ingestion_cases import FLIGHTS, NOON, Rec, as_columns, event, garbage, record, timer
 
 from tidemill_ingestion.archive import Archive, ArchiveTask, EventTable
 from tidemill_ingestion.archive import delta as delta_module
@@ -181,3 +181,19 @@ def test_small_files_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_archive_that_is_not_there_is_later(tmp_path: Path) -> None:
     with pytest.raises(Later):
         read_events(str(tmp_path / "nothing"), {0: 1})
+
+
+def test_rows_of_columns_are_those_of_the_records() -> None:
+    log = [
+        *output(["a", "ü", "c", "a"]), Rec(5, b"{}", [("tm_origin", b"0:9:0"), ("tm_seq", b"3")], b"k"), Rec(6, None),
+        Rec(7, b"{}", [("tm_origin", b"0:9:0"), ("tm_seq", b"-")], b"k"), garbage(8),
+    ]  # fmt: skip
+    log = [replace(each, offset=offset) for offset, each in enumerate(log)]
+    plain, columns = Applied("events/0"), Applied("events/0")
+    rows = plain.take(log)
+    assert len(rows) == 3
+    assert columns.take(as_columns(log)) == rows
+    assert columns.positions() == plain.positions()
+    assert Late("late/0", 2).take(as_columns([late(0, "x", origin=(1, 4))])) == Late("late/0", 2).take(
+        [late(0, "x", origin=(1, 4))]
+    )

@@ -1,13 +1,14 @@
 """The operator of a raw partition: every batch is delivered twice, and dies at every step once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
-from ingestion_cases import FLIGHTS, HOUR, NOON, Rec, event, garbage, record, timer
+from ingestion_cases import FLIGHTS, HOUR, NOON, Rec, as_columns, event, garbage, record, taken_apart, timer
 
 from tidemill_ingestion.domain.decide import Batch, Known, Position
-from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.outgoing import Sendable
+from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
 from tidemill_ingestion.handlers.raw import RawTask
 from tidemill_runtime.dlq import DeadLetterLimiter
@@ -26,12 +27,15 @@ class Memory:
     records: int = 0
     fail: int = 0
     claimed: int = 0
+    looked: int = 0
+    unseen: int = 0
 
     async def open(self, source: str, partition: int) -> Opened:
         return Opened(*self.at.setdefault((source, partition), (Position(), 0)))
 
     async def known(self, source: str, ids: Sequence[str]) -> dict[str, Known]:
         assert source == "flights"
+        self.looked += 1
         return {name: self.rows[name] for name in ids if name in self.rows}
 
     async def decide(self, source: str, partition: int, low: int, batch: Batch) -> None:
@@ -47,6 +51,12 @@ class Memory:
         self.records += batch.counts.records
         self.rows |= {c.id: Known(c.digest, c.outcome, partition, c.offset, c.seq) for c in batch.claims.values()}
 
+    async def decide_unseen(self, source: str, partition: int, low: int, batch: Batch) -> None:
+        self.unseen += 1
+        if not self.rows.keys().isdisjoint(batch.claims):
+            raise ClaimedMeanwhile
+        await self.decide(source, partition, low, batch)
+
     async def emitted(self, source: str, partition: int, upto: int) -> None:
         if self.at[source, partition][0].next == upto:
             self.at[source, partition] = (self.at[source, partition][0], upto)
@@ -56,10 +66,10 @@ class Memory:
 class Topic:
     """What was written."""
 
-    written: list[Outgoing] = field(default_factory=list)
+    written: list[Sendable] = field(default_factory=list)
     fail: int = 0
 
-    async def write(self, records: Sequence[Outgoing]) -> None:
+    async def write(self, records: Sequence[Sendable]) -> None:
         if self.fail:
             self.fail -= 1
             self.written += records[: len(records) // 2]
@@ -89,9 +99,9 @@ def seen(sink: Topic) -> list[tuple[str, bytes, bytes]]:
     """What a reader keeps: events topics by rising origin, dead letters by their id."""
     kept: dict[tuple[str, bytes], tuple[str, bytes, bytes]] = {}
     for out in sink.written:
-        headers = dict(out.headers)
-        mark = headers.get("tm_origin") or headers["tm_dlq_id"]
-        kept.setdefault((out.topic, mark or b""), (out.topic, mark or b"", out.value or b""))
+        value, headers = taken_apart(out)
+        mark = headers.get(b"tm_origin") or headers[b"tm_dlq_id"]
+        kept.setdefault((out.topic, mark or b""), (out.topic, mark or b"", value or b""))
     return list(kept.values())
 
 
@@ -112,6 +122,51 @@ async def test_a_batch_that_is_delivered_twice_has_one_effect() -> None:
     await deliver(Memory(), once, LOG)
     assert seen(sink) == seen(once)
     assert len(sink.written) == 2 * len(once.written)
+
+
+async def test_columns_give_the_output_of_records_also_of_those_that_the_edge_remembers() -> None:
+    plain, remembered = Topic(), Topic()
+    await deliver(Memory(), plain, LOG)
+    recent = RecentEvents()
+    for name in ("a", "b"):
+        about = event(name)
+        recent.add(FLIGHTS, about, about.body(), 0)
+    task = RawTask(
+        FLIGHTS, 0, prefix="tidemill", store=Memory(), sink=remembered, limiter=DeadLetterLimiter(share=1.0),
+        recent=recent,
+    )  # fmt: skip
+    await task.open()
+    columns = as_columns([replace(each, topic=RAW) for each in LOG])
+    await task.process({RAW: columns})
+    assert len(recent) == 0
+    assert [each.framed() for each in remembered.written] == [each.framed() for each in plain.written]
+
+
+async def test_ids_are_looked_up_again_once_one_of_them_was_known() -> None:
+    store, sink = Memory(), Topic()
+    task = make(store, sink)
+    await task.open()
+    batches = [[event(name) for name in names] for names in ("ab", "cd", "ef", "gf", "hi", "ij", "kl")]
+    offset, seen_so_far = 0, list[tuple[int, int]]()
+    for batch in batches:
+        await task.process({RAW: [record(offset + n, each) for n, each in enumerate(batch)]})
+        offset += len(batch)
+        seen_so_far.append((store.looked, store.unseen))
+    # first looked up; then not; known after all: looked up; again; all new: not; known: both; looked up
+    assert seen_so_far == [(1, 0), (1, 1), (1, 2), (2, 3), (3, 3), (4, 4), (5, 4)]
+    assert store.records == offset
+    assert len(sink.written) == len(store.rows) == 12
+
+
+async def test_a_record_that_is_refused_is_decided_with_look_up() -> None:
+    store, sink = Memory(), Topic()
+    task = make(store, sink)
+    await task.open()
+    await task.process({RAW: [record(0, event("a"))]})
+    await task.process({RAW: [replace(record(1, event("b")), value=b"{}")]})
+    await task.process({RAW: [record(2, event("b"))]})
+    assert store.rows["b"].outcome == "applied"
+    assert (store.looked, store.unseen) == (3, 1)
 
 
 @pytest.mark.parametrize("cut", range(len(LOG)))

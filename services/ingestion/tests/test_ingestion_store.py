@@ -94,6 +94,28 @@ async def test_a_refused_id_becomes_an_event_and_the_identity_holds(store: Store
     assert (await store.known("flights", ["a"]))["a"].outcome == "applied"
 
 
+async def test_what_nobody_looked_up_is_stored_if_all_of_it_is_new_and_not_at_all_if_one_id_is_known(
+    store: Store,
+) -> None:
+    await store.open("flights", 0)
+    first = batch([record(0, event("a")), replace(record(1, event("r")), value=b"{}")])
+    await store.decide("flights", 0, 0, first)
+    new = batch([record(2, event("b")), timer(3, 0), record(4, event("c"))], position=first.position)
+    with pytest.raises(Fenced):
+        await store.decide_unseen("flights", 0, 1, new)
+    await store.decide_unseen("flights", 0, 2, new)
+    assert (await store.open("flights", 0)).position == new.position
+    before = await store.status()
+    for known in ("a", "b", "r"):
+        work = batch([record(5, event("d")), record(6, event(known))], position=new.position)
+        with pytest.raises(ClaimedMeanwhile):
+            await store.decide_unseen("flights", 0, 5, work)
+    assert await store.status() == before
+    assert {name: (k.outcome, k.seq) for name, k in (await store.known("flights", list("abcdr"))).items()} == {
+        "a": ("applied", 0), "b": ("applied", 1), "c": ("applied", 2), "r": ("dead_lettered", None),
+    }  # fmt: skip
+
+
 async def test_the_emitted_mark_moves_only_to_where_the_decisions_are(store: Store) -> None:
     await store.open("flights", 0)
     await store.decide("flights", 0, 0, batch([record(0, event("a")), record(1, event("b"))]))

@@ -157,7 +157,7 @@ class Composition:
 
         return StreamRunner(
             self._settings, group=f"{prefix}.{GROUP}.{source.name}", topics=[topic("raw", source.name, prefix=prefix)],
-            make_task=task, health=self._health, max_records=OPERATOR_RECORDS,
+            make_task=task, health=self._health, max_records=OPERATOR_RECORDS, columns="plain",
         )  # fmt: skip
 
     def _archiver(self, sources: tuple[Source, ...]) -> StreamRunner:
@@ -180,7 +180,13 @@ class Composition:
         topics = [name for each in names.values() for name in each]
         group = f"{self._settings.prefix}.archive"
         return StreamRunner(
-            self._settings, group=group, topics=topics, make_task=task, health=self._health, patient=True
+            self._settings,
+            group=group,
+            topics=topics,
+            make_task=task,
+            health=self._health,
+            columns="plain",
+            patient=True,
         )
 
     def _archive(self, source: str) -> Archive:

@@ -26,6 +26,7 @@ _OPEN = "INSERT INTO ingestion.partitions (source, partition) VALUES ($1, $2) ON
 _PARTITION = """SELECT next, seq, watermark_us, newest_us, emitted FROM ingestion.partitions
     WHERE source = $1 AND partition = $2"""
 _DECIDE = "SELECT ingestion.decide($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+_DECIDE_UNSEEN = "SELECT ingestion.decide_unseen($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _JUDGE = "SELECT ingestion.judge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::jsonb)"
 _QUALITY = "SELECT state FROM ingestion.quality WHERE source = $1 AND partition = $2"
 _QUARANTINE = """SELECT id, source, partition, field, rule, value, bound, row_count, from_us, to_us, ranges::text,
@@ -87,6 +88,11 @@ class Store:
         Raises Fenced when the partition is not at `low` any more, and ClaimedMeanwhile.
         """
         await self._decide(_DECIDE, source, partition, low, *_columns(batch))
+
+    async def decide_unseen(self, source: str, partition: int, low: int, batch: Batch) -> None:
+        """Like `decide` for a batch that was decided as if no id were known: raises ClaimedMeanwhile if one is."""
+        *columns, _ = _columns(batch)
+        await self._decide(_DECIDE_UNSEEN, source, partition, low, *columns)
 
     async def judge(self, place: tuple[str, int], low: int, batch: Batch, judged: Judged, topic: str) -> None:
         """Like `decide` for (source, partition), together with its quality's state and what is told on `topic`."""

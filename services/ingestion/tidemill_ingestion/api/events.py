@@ -24,7 +24,7 @@ from tidemill_ingestion.api.models import (
 )
 from tidemill_ingestion.domain.decide import Counts, Known
 from tidemill_ingestion.domain.fields import Issue, instant, issue_of
-from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.outgoing import Framed, Outgoing, Sendable
 from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.requests import (
     InvalidEventsError,
@@ -66,7 +66,7 @@ class KnownIds(Protocol):
 class Sink(Protocol):
     """Writes records and returns once the broker has all of them; raises Later."""
 
-    async def write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]: ...
+    async def write(self, records: Sequence[Sendable]) -> list[tuple[int, int]]: ...
 
 
 class Flushable(Protocol):
@@ -99,11 +99,11 @@ async def post_events(request: Request) -> Response:
     await _refuse_conflicts(edge, source, posted)
     name = topic("raw", source.name, prefix=edge.prefix)
     with producing(name) as trace:
-        records = []
+        records = list[Sendable]()
         for event in (posted_event.traced(trace) for posted_event in posted.events):
-            headers = event.headers()
-            edge.recent.add(source, event, headers)
-            records.append(Outgoing(name, source.partition(event.key), event.key, event.data, headers))
+            body, partition = event.body(), source.partition(event.key)
+            edge.recent.add(source, event, body, partition)
+            records.append(Framed(name, partition, len(event.key), body.data))
         if progress_us is not None:
             records += _timers(source, name, progress_us, "progress", trace)
         places = await or_503(edge.sink.write(records))

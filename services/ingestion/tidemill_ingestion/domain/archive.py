@@ -1,11 +1,12 @@
 """What of the validated topics goes into the archive, each event once however often it was written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tidemill_ingestion.domain.fields import instant
-from tidemill_ingestion.domain.readings import Record
+from tidemill_ingestion.domain.framing import headers_in
+from tidemill_ingestion.domain.readings import Columns, Record, columns_of
 
 
 class Row(NamedTuple):
@@ -48,12 +49,11 @@ class Applied:
         """Names and values to commit with the rows."""
         return {self.name: self.offset, f"{self.name}/seq": self.last}
 
-    def take(self, records: Iterable[Record]) -> list[Row]:
+    def take(self, records: Sequence[Record]) -> list[Row]:
         """The rows of new events; timers and what a crash wrote twice give none."""
         rows = []
-        for record in records:
-            self.offset = record.offset
-            row = _row(record, "applied")
+        for offset, row in _rows(records, "applied"):
+            self.offset = offset
             if row is not None and row.seq is not None and row.seq > self.last:
                 self.last = row.seq
                 rows.append(row)
@@ -81,12 +81,11 @@ class Late:
         """Names and values to commit with the rows."""
         return {self.name: self.offset} | {f"{self.name}/{p}": last for p, last in self.last.items()}
 
-    def take(self, records: Iterable[Record]) -> list[Row]:
+    def take(self, records: Sequence[Record]) -> list[Row]:
         """The rows of new events."""
         rows = []
-        for record in records:
-            self.offset = record.offset
-            row = _row(record, "late")
+        for offset, row in _rows(records, "late"):
+            self.offset = offset
             if row is not None and row.raw_offset > self.last.get(row.partition, -1):
                 self.last[row.partition] = row.raw_offset
                 rows.append(row)
@@ -96,18 +95,47 @@ class Late:
 Reader = Applied | Late
 
 
-def _row(record: Record, outcome: str) -> Row | None:
+def _rows(records: Sequence[Record], outcome: str) -> Iterator[tuple[int, Row | None]]:
+    """The offset of each record, and its row."""
+    columns = columns_of(records)
+    if columns is not None:
+        yield from _of_columns(columns, outcome)
+        return
+    for record in records:
+        headers = {name.encode(): value for name, value in record.headers}
+        yield record.offset, _row((record.offset, record.timestamp), record.key, record.value, headers, outcome)
+
+
+def _of_columns(columns: Columns, outcome: str) -> Iterator[tuple[int, Row | None]]:
+    data = columns.buffer
+    for offset, at_ms, key, key_end, value, value_end, at, count, end in columns.table.tolist():
+        row = None
+        if key >= 0 and value >= 0:
+            try:
+                headers = headers_in(data, at, count, end)
+            except (IndexError, ValueError):
+                headers = {}  # as a record without any: its other readers bury it
+            row = _row((offset, at_ms), data[key:key_end], data[value:value_end], headers, outcome)
+        yield offset, row
+
+
+def _row(
+    place: tuple[int, int],
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[bytes, bytes | None],
+    outcome: str,
+) -> Row | None:
     """The row of a record that ingestion wrote; None for timers, and for what somebody else has written."""
-    fields = dict(record.headers)
-    origin, seq = fields.get("tm_origin"), fields.get("tm_seq")
-    if origin is None or record.key is None or record.value is None or (outcome == "applied" and seq is None):
+    origin, seq = headers.get(b"tm_origin"), headers.get(b"tm_seq")
+    if origin is None or key is None or value is None or (outcome == "applied" and seq is None):
         return None
     try:
         partition, raw_offset, _ = origin.split(b":")
+        name, time = headers[b"ce_id"] or b"", headers[b"ce_time"] or b""
         return Row(
-            int(partition), None if seq is None else int(seq), record.offset, int(raw_offset), fields["ce_id"].decode(),
-            instant(fields["ce_time"].decode()), record.timestamp * 1000, record.key.decode(), record.value.decode(),
-            outcome,
+            int(partition), None if seq is None else int(seq), place[0], int(raw_offset), name.decode(),
+            instant(time.decode()), place[1] * 1000, key.decode(), value.decode(), outcome,
         )  # fmt: skip
     except (KeyError, ValueError):
         return None  # its other readers bury it

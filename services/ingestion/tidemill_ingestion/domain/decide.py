@@ -11,12 +11,17 @@ from typing import Literal
 import msgspec
 
 from tidemill_contracts import Envelope, read_envelope
+from tidemill_contracts.headers import packed_header, varint
+from tidemill_ingestion.domain.framing import Body
+from tidemill_ingestion.domain.outgoing import Framed, Outgoing, Sendable
 from tidemill_ingestion.domain.readings import Progress, Reading, Record, Refusal
-from tidemill_ingestion.domain.source import Event, Headers, Source
+from tidemill_ingestion.domain.recent import Remembered
+from tidemill_ingestion.domain.source import Event, Source
 
 Outcome = Literal["applied", "late", "future", "dead_lettered"]
 Family = Literal["events", "late", "future", "dlq"]
 FAMILIES: tuple[Literal["events", "late", "future"], ...] = ("events", "late", "future")
+_ORIGIN, _SEQ = packed_header("tm_origin", b"")[:-1], packed_header("tm_seq", b"")[:-1]
 _FAMILY: dict[str, Family] = {"applied": "events", "late": "late", "future": "future"}
 
 
@@ -84,20 +89,24 @@ class Emit(msgspec.Struct, frozen=True):
             return self.given
         return self.event.envelope(origin=(self.record.partition, self.record.offset, 0), seq=self.seq)
 
-    def content(self) -> tuple[bytes, Headers]:
-        """Value and headers of what is written; raises ValueError for a dead letter."""
+    def written(self, topic: str) -> Sendable:
+        """The record for `topic`, in partition 0 unless it is an event; raises ValueError for a dead letter."""
+        record = self.record
+        partition = record.partition if self.family == "events" else 0
         if self.event is not None:
-            return self.event.data, self._headers(self.event)
+            body = record.body if isinstance(record, Remembered) else self.event.body()
+            return Framed(topic, partition, len(self.event.key), self._numbered(body), record.timestamp)
         if self.given is None:
             raise ValueError("a dead letter is the record itself")
-        return self.given.data, self.given.headers()
+        return Outgoing(topic, partition, record.key, self.given.data, self.given.headers(), record.timestamp)
 
-    def _headers(self, event: Event) -> Headers:
-        out = event.headers()
-        out.append(("tm_origin", b"%d:%d:0" % (self.record.partition, self.record.offset)))
-        if self.seq is not None:
-            out.append(("tm_seq", b"%d" % self.seq))
-        return out
+    def _numbered(self, body: Body) -> bytes:
+        origin = b"%d:%d:0" % (self.record.partition, self.record.offset)
+        headers = _ORIGIN + varint(len(origin)) + origin
+        if self.seq is None:
+            return body.with_headers(1, headers)
+        seq = b"%d" % self.seq
+        return body.with_headers(2, headers + _SEQ + varint(len(seq)) + seq)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from pydantic import ValidationError
 
@@ -30,6 +30,34 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Table(Protocol):
+    """An array of whole numbers."""
+
+    def tolist(self) -> list[list[int]]: ...
+
+
+class Columns(Protocol):
+    """Records of one partition in one buffer, as the runtime reads them. `table` has a row for each.
+
+    That is offset, time in ms, key, its end, value, its end (-1 for null), headers, their number, end.
+    """
+
+    @property
+    def buffer(self) -> bytes: ...
+    @property
+    def table(self) -> Table: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+def columns_of(records: Sequence[Record]) -> Columns | None:
+    """The records as columns, None when they are objects."""
+    return cast("Columns", records) if hasattr(records, "table") else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tidemill_contracts import Envelope
 from tidemill_contracts.events import Timer
+from tidemill_contracts.headers import packed_header, varint
 from tidemill_contracts.pipeline import SourceSpec
 from tidemill_ingestion.domain.fields import (
     EARLIEST_US,
@@ -22,6 +23,7 @@ from tidemill_ingestion.domain.fields import (
     issue_of,
     plain_text,
 )
+from tidemill_ingestion.domain.framing import Body
 from tidemill_ingestion.domain.partition import partition_of
 from tidemill_ingestion.domain.quick import Item, Quick
 
@@ -29,8 +31,8 @@ MAXIMUM_ID = 256
 MAXIMUM_DATA_BYTES = 512 * 1024
 """Of one event's canonical JSON: half of what a topic takes, so that headers and dead-letter context always fit."""
 
-Headers = list[tuple[str, bytes]]
-_VERSION, _CONTENT = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
+_ID = packed_header("ce_specversion", b"1.0") + packed_header("ce_id", b"")[:-1]
+_CONTENT = packed_header("content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,24 +71,27 @@ class Event(msgspec.Struct, frozen=True):
             return self
         return Event(self.id, self.key, self.time_us, self.data, self.digest, _traced(self.context, traceparent))
 
-    def headers(self) -> Headers:
-        """What `envelope().headers()` gives, for a third of its cost: this runs for every event."""
-        front, back = _about(self.context)
-        return [_VERSION, ("ce_id", self.id.encode()), *front, _time_header(self.time_us), _CONTENT, *back]
+    def body(self) -> Body:
+        """Its record's bytes, with the headers of `envelope()`, for less than their cost: this runs for every event."""
+        front, back, count = _about(self.context)
+        name, key, data = self.id.encode(), self.key, self.data
+        parts = (key, varint(len(data)), data, count, _ID, varint(len(name)), name, front, _time(self.time_us), back)
+        return Body(b"".join(parts), len(key) + len(parts[1]) + len(data))
 
 
 @lru_cache(maxsize=64)  # the events of a request have one context, or few
-def _about(context: Context) -> tuple[Headers, Headers]:
-    """What the context says, in front of the time and behind it."""
+def _about(context: Context) -> tuple[bytes, bytes, bytes]:
+    """What the context says, in front of the time and behind it, and how many headers the event has."""
     extra = (("ce_subject", context.subject), ("ce_causationid", context.causation),
              ("ce_correlationid", context.correlation), ("traceparent", context.traceparent))  # fmt: skip
-    front = [("ce_type", context.type.encode()), ("ce_source", context.source.encode())]
-    return front, [(name, text.encode()) for name, text in extra if text is not None]
+    front = packed_header("ce_type", context.type.encode()) + packed_header("ce_source", context.source.encode())
+    back = [packed_header(name, text.encode()) for name, text in extra if text is not None]
+    return front, _CONTENT + b"".join(back), varint(len(back) + 6)
 
 
-@lru_cache(maxsize=16_384)  # written twice
-def _time_header(time_us: int) -> tuple[str, bytes]:
-    return "ce_time", canonical_time(time_us).encode()
+@lru_cache(maxsize=16_384)  # many have one time
+def _time(time_us: int) -> bytes:
+    return packed_header("ce_time", canonical_time(time_us).encode())
 
 
 @lru_cache(maxsize=64)  # the events of a request have one context, or few

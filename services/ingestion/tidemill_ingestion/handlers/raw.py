@@ -12,9 +12,9 @@ from prometheus_client import Counter
 
 from tidemill_contracts import topic
 from tidemill_ingestion.domain.decide import FAMILIES, Batch, Counts, Emit, Known, Pairs, Position, decide, repeat
-from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.outgoing import Outgoing, Sendable
 from tidemill_ingestion.domain.quality import Judged, observe
-from tidemill_ingestion.domain.readings import Record, Refusal, read
+from tidemill_ingestion.domain.readings import Reading, Record, Refusal
 from tidemill_ingestion.domain.recent import RecentEvents
 from tidemill_ingestion.domain.source import Event, Source
 from tidemill_ingestion.domain.stored import ClaimedMeanwhile, Opened
@@ -38,6 +38,7 @@ class Decisions(Protocol):
     async def open(self, source: str, partition: int) -> Opened: ...
     async def known(self, source: str, ids: Sequence[str]) -> dict[str, Known]: ...
     async def decide(self, source: str, partition: int, low: int, batch: Batch) -> None: ...
+    async def decide_unseen(self, source: str, partition: int, low: int, batch: Batch) -> None: ...
     async def emitted(self, source: str, partition: int, upto: int) -> None: ...
 
 
@@ -51,7 +52,7 @@ class Judgements(Protocol):
 class Sink(Protocol):
     """Writes records and returns once the broker has all of them; raises Later."""
 
-    async def write(self, records: Sequence[Outgoing]) -> object: ...
+    async def write(self, records: Sequence[Sendable]) -> object: ...
 
 
 class RawTask:
@@ -74,12 +75,13 @@ class RawTask:
         self._store, self._sink, self._limiter = store, sink, limiter
         self._topic = topic("raw", source.name, prefix=prefix)
         self._names = {family: topic(family, source.name, prefix=prefix) for family in FAMILIES}
-        self._read = recent.read if recent is not None else read
+        self._recent = recent if recent is not None else RecentEvents()
         self._position = Position()
         self._emitted = self._noted = 0
         self._moved, self._idle = False, idle
         self._judgements = judgements if source.spec.quality is not None else None
         self._quality = b""
+        self._all_new = False
 
     async def open(self) -> Mapping[str, int]:
         """Restore the position; reading starts where output may be missing."""
@@ -117,13 +119,15 @@ class RawTask:
 
     async def _read_all(self, records: Sequence[Record]) -> Pairs:
         """What the records are, with requests let through now and then: reading many takes tens of milliseconds."""
-        pairs = []
+        pairs = list[tuple[Record, Reading]]()
         for first in range(0, len(records), AT_A_STRETCH):
-            pairs += [(record, self._read(self._source, record)) for record in records[first : first + AT_A_STRETCH]]
+            pairs += self._recent.read_all(self._source, records[first : first + AT_A_STRETCH])
             await asyncio.sleep(0)
         return pairs
 
     async def _fresh(self, pairs: Pairs) -> None:
+        if self._all_new and await self._unseen(pairs):
+            return
         stalled: Stalled | None = None
         for attempt in range(ATTEMPTS):
             known = await self._known(pairs)
@@ -140,11 +144,31 @@ class RawTask:
                 continue
         else:
             raise Later(f"{self._topic}/{self._partition}: other partitions keep claiming the same ids")
+        self._all_new = not known and self._judgements is None
+        await self._decided(batch)
+        if stalled is not None:
+            raise stalled
+
+    async def _unseen(self, pairs: Pairs) -> bool:
+        """Decide without looking ids up; false, and nothing has happened, where one is known or a record is refused.
+
+        Nearly all are new: where those of the batch before were, the look-up would cost as much as the decision.
+        """
+        batch = decide(self._source, pairs, {}, self._position)
+        if any(emit.family == "dlq" for emit in batch.emits):
+            return False
+        try:
+            await self._store.decide_unseen(self._source.name, self._partition, self._position.next, batch)
+        except ClaimedMeanwhile:
+            return False
+        self._limiter.good(len(pairs))
+        await self._decided(batch)
+        return True
+
+    async def _decided(self, batch: Batch) -> None:
         self._count(batch.counts)
         self._position = batch.position
         await self._write(batch.emits, batch.position.next)
-        if stalled is not None:
-            raise stalled
 
     def _count(self, counts: Counts) -> None:
         for outcome in OUTCOMES:
@@ -187,16 +211,14 @@ class RawTask:
         await self._sink.write([self._outgoing(emit) for emit in emits])
         self._emitted = upto
 
-    def _outgoing(self, emit: Emit) -> Outgoing:
+    def _outgoing(self, emit: Emit) -> Sendable:
         record = emit.record
         if emit.family == "dlq":
             name, key, value, headers = dead_letter(
                 record, group=f"{self._prefix}.{GROUP}", reason=emit.reason, error=emit.error
             )
             return Outgoing(name, 0, key, value, headers, record.timestamp)
-        value, headers = emit.content()
-        partition = record.partition if emit.family == "events" else 0
-        return Outgoing(self._names[emit.family], partition, record.key, value, headers, record.timestamp)
+        return emit.written(self._names[emit.family])
 
     async def _note(self) -> None:
         await self._store.emitted(self._source.name, self._partition, self._emitted)

@@ -5,17 +5,17 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.outgoing import Sendable
+from tidemill_runtime.batches import MANY_BYTES, Framed, Packed, Unpacked, batches
 
 
 class Part:
     """Records of one call for one partition; `done` gives the offset of each."""
 
-    __slots__ = ("done", "offsets", "records")
+    __slots__ = ("done", "records")
 
-    def __init__(self, records: Sequence[Outgoing]) -> None:
+    def __init__(self, records: Sequence[Sendable]) -> None:
         self.records = records
-        self.offsets: list[int] = []
         self.done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
 
 
@@ -55,32 +55,19 @@ class Lane:
         self._running = None
 
     async def _write(self, parts: Sequence[Part]) -> None:
-        batches = self._batches(parts)
-        for batch, held in batches:
-            sent = await self._producer.send_batch(batch, self._topic, partition=self._partition)
+        records = [record.framed() for part in parts for record in part.records]
+        waiting, offsets = deque(parts), list[int]()
+        for batch in batches([Framed(r.key_bytes, r.body, r.timestamp_ms) for r in records]):
+            sent = await self._producer.send_batch(await _packed(batch), self._topic, partition=self._partition)
             first = (await sent).offset
-            for part, count in held:
-                part.offsets.extend(range(first, first + count))
-                first += count
-                if len(part.offsets) == len(part.records) and not part.done.done():
-                    part.done.set_result(part.offsets)
+            offsets += range(first, first + batch.count)
+            while waiting and len(waiting[0].records) <= len(offsets):
+                part = waiting.popleft()
+                own, offsets = offsets[: len(part.records)], offsets[len(part.records) :]
+                if not part.done.done():
+                    part.done.set_result(own)
 
-    def _batches(self, parts: Sequence[Part]) -> list[tuple[Any, list[tuple[Part, int]]]]:
-        """Batches in order, each with how many records of which part it holds."""
-        batch, held = self._producer.create_batch(), list[tuple[Part, int]]()
-        made = [(batch, held)]
-        for part in parts:
-            count = 0
-            for record in part.records:
-                fields = {
-                    "timestamp": record.timestamp_ms, "key": record.key, "value": record.value,
-                    "headers": record.headers,
-                }  # fmt: skip
-                if batch.append(**fields) is None:
-                    held.append((part, count))
-                    batch, held, count = self._producer.create_batch(), [], 0
-                    made.append((batch, held))
-                    batch.append(**fields)
-                count += 1
-            held.append((part, count))
-        return made
+
+async def _packed(batch: Unpacked) -> Packed:
+    """Many bytes are compressed in a thread, beside the event loop."""
+    return batch.pack() if len(batch.records) < MANY_BYTES else await asyncio.to_thread(batch.pack)

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
-from tidemill_ingestion.domain.outgoing import Outgoing
+from tidemill_ingestion.domain.outgoing import Sendable
 from tidemill_ingestion.kafka.lane import Lane, Part
 from tidemill_runtime.backoff import Backoff, Rarely
 from tidemill_runtime.errors import Later
@@ -60,7 +60,7 @@ class Log:
                 self._producer = None
                 await close_client(producer)
 
-    async def write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    async def write(self, records: Sequence[Sendable]) -> list[tuple[int, int]]:
         """Write all and return (partition, offset) of each; raises Busy at once, or Later after the time-out.
 
         After Later the outcome is unknown: some of the records may still arrive.
@@ -88,8 +88,8 @@ class Log:
         finally:
             self._release(size, parts)
 
-    def _put(self, records: Sequence[Outgoing]) -> dict[Lane, Part]:
-        groups: dict[tuple[str, int], list[Outgoing]] = {}
+    def _put(self, records: Sequence[Sendable]) -> dict[Lane, Part]:
+        groups: dict[tuple[str, int], list[Sendable]] = {}
         for record in records:
             groups.setdefault((record.topic, record.partition), []).append(record)
         parts: dict[Lane, Part] = {}
@@ -101,7 +101,7 @@ class Log:
             lane.put(part)
         return parts
 
-    def _places(self, records: Sequence[Outgoing], parts: Mapping[Lane, Part]) -> list[tuple[int, int]]:
+    def _places(self, records: Sequence[Sendable], parts: Mapping[Lane, Part]) -> list[tuple[int, int]]:
         """(partition, offset) of each record, in order."""
         if not all(part.done.done() for part in parts.values()):
             raise Later(f"Kafka did not take the records within {self._timeout:g} s")

@@ -233,7 +233,7 @@ class Serving:
         )  # fmt: skip
 
     def _open_tail(self, topics: list[str], on_records: Any) -> Follows:  # noqa: ANN401 - aiokafka ships no types
-        return Tail(self._settings, topics, on_records, max_records=TAIL_RECORDS)
+        return Tail(self._settings, topics, on_records, max_records=TAIL_RECORDS, columns="plain")
 
     def _progress(self) -> None:
         """Releases that are due come first: who waited for an event time is answered by its champion."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Protocol, cast
 
 from tidemill_contracts.events import PipelineApplied
 from tidemill_contracts.pipeline import PipelineSpec, files_of
@@ -15,7 +15,9 @@ from tidemill_serving.domain.replica import BadRecordError, Place, Replica
 from tidemill_serving.domain.views import wants
 
 _log = logging.getLogger(__name__)
-Records = Callable[[str, int, "list[Record]"], None]
+Records = Callable[[str, int, "Sequence[Record]"], None]
+Parts = tuple[int, bytes | None, bytes | None, str | None]
+"""Of a record: offset, key, value and trace context, which is only looked for while spans are exported."""
 
 
 class Record(Protocol):
@@ -32,6 +34,19 @@ class Record(Protocol):
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Table(Protocol):
+    """An array of whole numbers."""
+
+    def tolist(self) -> list[list[int]]: ...
+
+
+class Columns(Protocol):
+    """Records in one buffer; a row of the table begins with offset, time, key, its end, value, its end."""
+
+    buffer: bytes
+    table: Table
 
 
 class Follows(Protocol):
@@ -124,16 +139,15 @@ class Follower:
         self.caught_up.set()
         self._progress()
 
-    def on_records(self, topic_name: str, partition: int, records: "list[Record]") -> None:
+    def on_records(self, topic_name: str, partition: int, records: "Sequence[Record]") -> None:
         """Apply one partition's records; one that cannot be read is counted and left out, it cannot be mended here."""
-        place, traced = self._places[topic_name], telemetry.enabled()
-        for record in records:
-            trace = next(telemetry.traceparents((record,)), None) if traced else None
+        place = self._places[topic_name]
+        for offset, key, value, trace in _parts(records):
             try:
-                self._fresh.apply(place, partition, record.key, record.value, trace=trace)
+                self._fresh.apply(place, partition, key, value, trace=trace)
             except BadRecordError as error:
                 self._house.counts.bad_records += 1
-                _log.warning("%s/%d offset %d is left out: %s", topic_name, partition, record.offset, error)
+                _log.warning("%s/%d offset %d is left out: %s", topic_name, partition, offset, error)
         if self.caught_up.is_set():
             self._progress()
 
@@ -149,3 +163,16 @@ class Follower:
         finally:
             for task in list(self._tasks):
                 task.cancel()
+
+
+def _parts(records: "Sequence[Record]") -> Iterator[Parts]:
+    """The parts of each; of columns without an object per record."""
+    if telemetry.enabled() or not hasattr(records, "table"):
+        for record in records:
+            trace = next(telemetry.traceparents((record,)), None) if telemetry.enabled() else None
+            yield record.offset, record.key, record.value, trace
+        return
+    columns = cast("Columns", records)
+    data = columns.buffer
+    for offset, _, key, key_end, value, value_end, *_ in columns.table.tolist():
+        yield offset, data[key:key_end] if key >= 0 else None, data[value:value_end] if value >= 0 else None, None

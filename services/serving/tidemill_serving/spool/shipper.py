@@ -20,8 +20,8 @@ from aiokafka.partitioner import murmur2
 
 from tidemill_contracts.headers import packed_headers, varint
 from tidemill_runtime.backoff import Backoff, Rarely
+from tidemill_runtime.batches import Packed, framed
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer
-from tidemill_runtime.packed import Packed, framed
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.spool.log import Spool
@@ -272,13 +272,13 @@ def _batches(group: Iterable[Numbered]) -> Iterator[Packed]:
     for identity, number, entry in group:
         head = entry.head if isinstance(entry.head, bytes) else packed_headers(entry.head)
         if parts and size + len(entry.value) > BATCH_BYTES:
-            yield Packed(b"".join(parts), len(parts), transactional=False, now_ms=now_ms, compressed=False)
+            yield Packed(b"".join(parts), len(parts), transactional=False, times_ms=(now_ms, now_ms), compressed=False)
             parts, size = [], 0
         origin = b"%d:%d:0" % (identity, number)
         parts.append(framed(len(parts), entry.key, entry.value, head, b"%b%b%b" % (_NAME, varint(len(origin)), origin)))
         size += len(parts[-1])
     if parts:
-        yield Packed(b"".join(parts), len(parts), transactional=False, now_ms=now_ms, compressed=False)
+        yield Packed(b"".join(parts), len(parts), transactional=False, times_ms=(now_ms, now_ms), compressed=False)
 
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:

@@ -10,10 +10,10 @@ from tidemill_engine.windows import RejectedValuesError, ViewState
 from tidemill_features.domain.encode import Encoder, Outgoing, Vectors
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Progress, Record
-from tidemill_features.domain.repartition import Row
+from tidemill_features.domain.repartition import RoutedRow, Row
 from tidemill_features.domain.runs import Run
 from tidemill_features.domain.scan import SEQ, TIME
-from tidemill_features.domain.taken import Rejected, Single, Taken, joined, of_singles
+from tidemill_features.domain.taken import Rejected, Single, Taken, joined, of_rows, of_singles
 from tidemill_features.domain.views import View
 
 
@@ -97,6 +97,13 @@ class ViewPartition:
             self.skipped += 1
         else:
             self._singles.append(Single(row, source_partition, seq, trace, record))
+
+    def take_rows(self, record: Record, source_partition: int, rows: Sequence[RoutedRow]) -> None:
+        """Rows of one record, repeats among them."""
+        fresh = [item for item in rows if not self.is_repeat(source_partition, item.seq)]
+        if fresh:
+            self._flush()
+            self._taken.append(of_rows(fresh, source_partition, record, len(self.view.plan.fields)))
 
     def take_run(self, run: Run, names: Mapping[str, str]) -> dict[int, str]:
         """Events of one source partition, repeats among them; returns why some cannot be read, by place in the run."""

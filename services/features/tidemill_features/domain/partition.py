@@ -89,9 +89,7 @@ def _take_routed(part: ViewPartition, record: Record) -> None:
     source, width = rows.source_partition, len(part.view.plan.fields)
     if source >= part.view.partitions or any(len(item.row.values) != width for item in rows.rows):
         raise BadRecordError("the rows do not fit this view")
-    for row, seq, trace in rows.rows:
-        if not part.is_repeat(source, seq):
-            part.take(record, source, seq, row, trace)
+    part.take_rows(record, source, rows.rows)
     if rows.watermark_us is not None:
         part.progress(Progress(source, rows.watermark_us, rows.seq))
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_features.domain.records import Record
-from tidemill_features.domain.repartition import Row
+from tidemill_features.domain.repartition import RoutedRow, Row
 
 
 class Rejected(NamedTuple):
@@ -71,6 +71,17 @@ def of_singles(items: Sequence[Single], fields: int) -> Taken:
         traces if any(trace is not None for trace in traces) else None,
         lambda place: items[place].record,
     )
+
+
+def of_rows(items: Sequence[RoutedRow], source_partition: int, record: Record, fields: int) -> Taken:
+    """Rows of one record as columns; there are some."""
+    rows, seqs, traces = zip(*items, strict=True)
+    keys, times, marks, values = zip(*rows, strict=True)
+    return Taken(
+        list(keys), np.array(times, np.int64), np.array(marks, np.uint64),
+        np.array(values, np.float64).reshape(len(items), fields), np.full(len(items), source_partition, np.int32),
+        np.array(seqs, np.int64), None if traces.count(None) == len(items) else list(traces), lambda _: record,
+    )  # fmt: skip
 
 
 def joined(parts: Sequence[Taken]) -> Taken:

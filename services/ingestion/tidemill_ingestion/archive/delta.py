@@ -1,6 +1,6 @@
 """The archive's Delta Lake table: rows and the positions they stand for go in with one commit. Calls block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,5 +81,7 @@ class EventTable:
 
 
 def _columns(rows: Sequence[Row]) -> pa.Table:
-    columns: Mapping[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in _SCHEMA.names}
-    return pa.table(columns, schema=_SCHEMA)
+    columns: Iterable[Sequence[object]] = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
+    return pa.table(
+        [pa.array(column, each.type) for column, each in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+    )

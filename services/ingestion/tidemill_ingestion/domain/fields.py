@@ -89,10 +89,22 @@ def instant(value: object) -> int:
     """Microseconds of an RFC 3339 text with offset between 1900 and 9998; raises ValueError with a `rule`."""
     if not isinstance(value, str):
         raise _RefusedError("type", "must be an RFC 3339 time in a string")
-    return _instant(value)
+    known = _INSTANTS.get(value)
+    return known if known is not None else _remember(value, _instant(value))
 
 
-@lru_cache(maxsize=16_384)  # an event has its time in several places, and is read twice
+_INSTANTS: dict[str, int] = {}
+"""Of the last texts: an event has its time in several places, as it came and in canonical form, and is read twice."""
+_MOST_INSTANTS = 32_768
+
+
+def _remember(value: str, time_us: int) -> int:
+    if len(_INSTANTS) >= _MOST_INSTANTS:
+        _INSTANTS.clear()
+    _INSTANTS[value] = time_us
+    return time_us
+
+
 def _instant(value: str) -> int:
     if not _RFC3339.fullmatch(value):
         raise _RefusedError("time", "must be an RFC 3339 time with its offset, such as 2013-01-01T10:00:00Z")
@@ -214,6 +226,9 @@ def _category(values: frozenset[str]) -> _Check:
 def timestamp(value: Any) -> str:  # noqa: ANN401 - this is what is being found out
     """The canonical text of an RFC 3339 time; raises ValueError with a `rule`."""
     time_us = instant(value)
-    text: str = value
-    # Whole seconds in UTC are written in one way only.
-    return text if len(text) == _WHOLE_SECONDS and text[-1] == "Z" else canonical_time(time_us)
+    if len(value) == _WHOLE_SECONDS and value[-1] == "Z":
+        return str(value)  # whole seconds in UTC are written in one way only
+    text = canonical_time(time_us)
+    if text not in _INSTANTS:
+        _remember(text, time_us)
+    return text

@@ -31,20 +31,27 @@ from _rush_loop import (
     Kept,
     Lines,
     drive,
+    listen,
 )
 
+GREETED = 2000
+"""Connections per second that ask for the first time."""
 ANSWERS, ARENA = 2_000_000, 2 << 30
 """The most answers of one load, and their bytes; memory is taken only as it fills."""
 
 
 class Rush:
-    """What came of a load: the answers in the order of their coming, and the seconds that it took."""
+    """What came of a load: the answers in the order of their coming, and the seconds that it took.
+
+    `first` are those of the first request of each connection, which are sent slowly and do not count.
+    """
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
         parts = urlsplit(url)
         self._address = parts.hostname or "", parts.port or 80
         self._requests = np.frombuffer(b"".join(requests), dtype=np.uint8)
         self._bounds = np.concatenate([[0], np.cumsum([len(each) for each in requests])])
+        self.first: list[Answer] = []
         self.answers: list[Answer] = []
         self.seconds = 0.0
 
@@ -66,24 +73,30 @@ class Rush:
         return await asyncio.to_thread(self._run, connections, rate, seconds)
 
     def _run(self, connections: int, rate: float, seconds: float) -> "Rush":
+        with ExitStack() as opened:
+            sockets = [opened.enter_context(connected(self._address)) for _ in range(connections)]
+            events = opened.enter_context(select.epoll())
+            lines = self._lines(events.fileno(), sockets)
+            listen(lines)
+            # Each has asked once before it counts: what a server does for a new connection is another measurement.
+            self.first, _ = self._drive(lines, float(GREETED), connections / GREETED, in_turn=True)
+            self.answers, self.seconds = self._drive(lines, float(rate), float(seconds), in_turn=False)
+        return self
+
+    def _drive(self, lines: Lines, rate: float, seconds: float, *, in_turn: bool) -> tuple[list[Answer], float]:
         kept = Kept(
             np.empty(ARENA, dtype=np.uint8),
             np.empty((ANSWERS, 5), dtype=np.int64),
             np.zeros(4, dtype=np.int64),
-            np.arange(connections),
+            np.arange(len(lines.fds)),
         )
-        kept.counters[FREE] = connections
-        with ExitStack() as opened:
-            sockets = [opened.enter_context(connected(self._address)) for _ in range(connections)]
-            events = opened.enter_context(select.epoll())
-            state, took = drive(self._lines(events.fileno(), sockets), kept, float(rate), float(seconds))
+        kept.counters[FREE] = len(lines.fds)
+        state, took = drive(lines, kept, rate, seconds, int(in_turn))
         assert state != FULL, f"more than {ANSWERS:,} answers or {ARENA:,} bytes"
         assert state != SILENT, "some requests were never answered"
-        self.seconds = took / NS
-        rows = kept.table[: kept.counters[TOLD]]
-        for number, taken, start, end in rows[:, [NUMBER, TAKEN, START, END]].tolist():
-            self.answers.append(Answer(number, taken / NS, kept.arena[start:end].tobytes()))
-        return self
+        rows = kept.table[: kept.counters[TOLD], [NUMBER, TAKEN, START, END]].tolist()
+        arena = kept.arena
+        return [Answer(number, taken / NS, arena[start:end].tobytes()) for number, taken, start, end in rows], took / NS
 
     def _lines(self, epoll: int, sockets: Sequence[socket.socket]) -> Lines:
         states = np.zeros((len(sockets), 6), dtype=np.int64)

@@ -53,12 +53,16 @@ class Kept(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """When requests are due, in nanoseconds: at `rate` per second (0: as soon as a connection is idle)."""
+    """When requests are due, in nanoseconds: at `rate` per second (0: as soon as a connection is idle).
+
+    Of idle connections the one is taken that was used last, as pools of clients do, or in their turn.
+    """
 
     started: int
     end: int
     rate: float
     wanted: int
+    in_turn: int
 
 
 def _c(name: str, *arguments: type) -> Any:  # noqa: ANN401 - a C function has no Python type
@@ -86,6 +90,13 @@ def _now(clock: Ints) -> int:
 def _watch(lines: Lines, line: int, what: int, events: int) -> None:
     lines.event[0], lines.event[WORDS - 2], lines.event[WORDS - 1] = events, line, 0
     _control(lines.epoll, what, lines.fds[line], lines.event.ctypes.data)
+
+
+@numba.njit(nogil=True)
+def listen(lines: Lines) -> None:
+    """Hear of what comes to the connections; once, before they are driven."""
+    for line in range(len(lines.fds)):
+        _watch(lines, line, ADD, EPOLL_IN)
 
 
 @numba.njit(nogil=True)
@@ -181,8 +192,10 @@ def _start(lines: Lines, kept: Kept, plan: Plan, now: int) -> None:
                 return
         elif now >= plan.end:
             return
-        line = kept.idle[counters[FIRST]]
-        counters[FIRST], counters[FREE] = (counters[FIRST] + 1) % len(kept.idle), counters[FREE] - 1
+        counters[FREE] -= 1
+        line = kept.idle[(counters[FIRST] + (counters[FREE] if plan.in_turn == 0 else 0)) % len(kept.idle)]
+        if plan.in_turn != 0:
+            counters[FIRST] = (counters[FIRST] + 1) % len(kept.idle)
         _ask(lines, line, counters, due)
 
 
@@ -210,17 +223,15 @@ def _after(lines: Lines, line: int, kept: Kept, plan: Plan, now: int) -> None:
 
 
 @numba.njit(nogil=True)
-def drive(lines: Lines, kept: Kept, rate: float, seconds: float) -> tuple[int, int]:
+def drive(lines: Lines, kept: Kept, rate: float, seconds: float, in_turn: int) -> tuple[int, int]:
     """Run a load; how it ended (`OVER`, `FULL`: no room, `SILENT`: no answer for a minute) and its nanoseconds.
 
     `rate` 0 is a closed loop for `seconds`; else `rate * seconds` requests, each due at its time, those that find no
     idle connection sent as soon as there is one. The requests are taken in turn.
     """
     events, clock, nap = np.zeros((EVENTS, WORDS), dtype=np.uint32), np.zeros(2, dtype=np.int64), np.array([0, NAP_NS])
-    for line in range(len(lines.fds)):
-        _watch(lines, line, ADD, EPOLL_IN)
     started = _now(clock)
-    plan = Plan(started, started + int(seconds * NS), rate, int(rate * seconds))
+    plan = Plan(started, started + int(seconds * NS), rate, int(rate * seconds), in_turn)
     while True:
         now = _now(clock)
         _start(lines, kept, plan, now)

@@ -39,7 +39,7 @@ class Latency:
         rates = []
         for _ in range(3):
             rush = await Rush(self._url, self._case.requests).closed(CONNECTIONS, SECONDS)
-            self._note(rush.answers)
+            self._note([*rush.first, *rush.answers])
             rates.append(rush.rate)
         self._progress.step(f"saturation {sorted(rates)[1]:,.0f}/s")
         return sorted(rates)[1]
@@ -49,7 +49,7 @@ class Latency:
         rush = await Rush(self._url, self._case.requests).open(connections, rate, SECONDS)
         statuses = Counter(answer.status for answer in rush.answers)
         assert set(statuses) <= {200, 503}, statuses
-        self._note([answer for answer in rush.answers if answer.status == 200])
+        self._note([answer for answer in (*rush.first, *rush.answers) if answer.status == 200])
         waits = sorted(rush.latencies())
         p50, p99 = (1000 * percentile(waits, share) for share in (0.5, 0.99))
         self._progress.step(f"{rate:,.0f}/s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {dict(statuses)}")

@@ -67,7 +67,7 @@ class Best:
         if not np.isnan(case.scores).any():
             check(case, rush.answers)
         if log is not None:
-            self.answered.setdefault(log, []).extend(identity(answer) for answer in rush.answers)
+            self.answered.setdefault(log, []).extend(map(identity, (*rush.first, *rush.answers)))
         if rush.rate > self.rates.get(name, 0.0):
             self.rates[name] = rush.rate
         waits = sorted(1000 * seconds for seconds in rush.latencies())

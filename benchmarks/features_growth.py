@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from _engine import DAY_US, HOUR_US, MINUTE_US, START_US, WINDOWS, Log, Run, check, plan, sample_of
+from _plot import Axis, plot
 from _results import Progress, Result, report, result
 
 from tidemill_engine.windows import ViewState, Window
@@ -105,6 +106,8 @@ def by_keys(progress: Progress) -> list[Result]:
     for keys in KEYS:
         found.append((keys, measured("keys", keys)["us"]))
         progress.step(f"{keys:,} keys: {found[-1][1]:.2f} us per event")
+    axes = Axis("keys", is_log=True), Axis("processor us per event")
+    plot("features-growth-keys", "60 features after each event, by number of keys", *axes, {"engine": found})
     results = [result(f"CPU per event, {keys:,} keys", us, "us") for keys, us in found]
     return [*results, below("1,000,000 keys over 1,000", found[-1][1] / found[0][1], "times", MOST_TIMES)]
 
@@ -117,6 +120,9 @@ def by_windows(progress: Progress) -> list[Result]:
     line = slope * np.array(counts) + base
     worst = float(np.max(np.abs(np.array(costs) - line) / line))
     progress.step(f"windows: {base:.2f} us + {slope:.2f} us for each, off by {100 * worst:.0f} % at most")
+    curves = {"engine": list(zip(counts, costs, strict=True)), "line": [(counts[0], line[0]), (counts[-1], line[-1])]}
+    axes = Axis("windows"), Axis("processor us per event")
+    plot("features-growth-windows", "Features after each event, by number of windows", *axes, curves)
     results = [result(f"CPU per event, {count} windows", us, "us") for count, us in zip(counts, costs, strict=True)]
     return [*results, result("CPU per window and event", float(slope), "us"),
             below("distance from a line", worst, "share", LINEAR_WITHIN)]  # fmt: skip

@@ -14,6 +14,7 @@ from _client import percentile
 from _cores import listener
 from _line import Answer
 from _models import PLAIN, Case, fill, forest, release, tensors
+from _plot import Axis, plot
 from _results import Progress, Result, report, result
 from _rush import Rush
 from _stack import apply, stack
@@ -22,7 +23,7 @@ from serving_throughput import check, first, identity, isolate, logged
 from tidemill.stack import Endpoints
 
 CONNECTIONS, CROWD = 64, 4000
-SHARES = (0.5, 0.8, 0.95)
+SHARES = (0.2, 0.5, 0.65, 0.8, 0.9, 0.95)
 SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
 MIB = 1024 * 1024
 
@@ -78,12 +79,14 @@ async def measure(seen: Endpoints) -> list[Result]:
     isolate(seen)
     latency, process, found = Latency(url, case, progress), listener(url), []
     saturation = await latency.saturation()
+    curves: dict[str, list[tuple[float, float]]] = {"p50": [], "p99": []}
     for share in SHARES:
         waits = sorted(1000 * wait for wait in (await latency.at(share * saturation, CONNECTIONS)).latencies())
-        found += [
-            result(f"p50 at {share:.0%}", percentile(waits, 0.5), "ms"),
-            result(f"p99 at {share:.0%}", percentile(waits, 0.99), "ms"),
-        ]
+        for name, part in (("p50", 0.5), ("p99", 0.99)):
+            curves[name].append((100 * share, percentile(waits, part)))
+            found.append(result(f"{name} at {share:.0%}", percentile(waits, part), "ms"))
+    axes = Axis("% of the saturation rate"), Axis("ms from when a request was due", is_log=True)
+    plot("serving-latency", "One-row requests at a rate, by load", *axes, curves)
     await latency.at(2 * saturation, CROWD)  # buffers of so many connections are no growth
     before = resident(process)
     over = await latency.at(2 * saturation, CROWD)

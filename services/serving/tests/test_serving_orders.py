@@ -1,5 +1,6 @@
 """What bulk does with records when it cannot answer: holds them, all of them, and loses none."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from serving_edge import SPEC, Edge
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import PredictionRequested
 from tidemill_serving.domain.body import OVERLOADED, RefusedError
+from tidemill_serving.domain.requests import PART
 from tidemill_serving.handlers.bulk import IDLE_ROWS, Bulk
 from tidemill_serving.handlers.journal import Journal
 
@@ -95,3 +97,28 @@ async def test_no_room_in_a_tick_is_no_answer(monkeypatch: pytest.MonkeyPatch) -
     many = record(1000, inputs=None, instances=[{"inputs": inputs(flight=f"M-{n}")} for n in range(200)])
     assert await world.take(many) == 1
     assert len(world.kinds()) == IDLE_ROWS + 200
+
+
+async def test_others_have_their_turns_while_a_long_record_is_read() -> None:
+    """A thousand instances are read some at a time, before the first of them is answered."""
+    world, turns = World(), 0
+    world.edge.release()
+    many = [{"id": f"i-{n}", "inputs": inputs(flight=f"F-{n}")} for n in range(1000)]
+    taking = asyncio.ensure_future(world.take(record(0, inputs=None, instances=many)))
+    while not world.kinds():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await taking == 1
+    assert turns > 1000 // PART
+    assert world.kinds() == ["prediction"] * 1000
+
+
+async def test_a_fault_far_down_in_a_long_record_is_named() -> None:
+    world = World()
+    world.edge.release()
+    many: list[dict[str, Any]] = [{"id": f"i-{n}", "inputs": inputs(flight=f"F-{n}")} for n in range(100)]
+    many[70]["inputs"]["flight"] = 7
+    assert await world.take(record(0, inputs=None, instances=many), record(1)) == 2
+    assert world.kinds() == ["prediction", "letter"]
+    letter = world.edge.log.entries[-1]
+    assert b"instances.70.inputs.flight" in dict(letter.headers)["tm_dlq_error"]

@@ -1,6 +1,6 @@
 """Requests that came over Kafka: what a record asks for, and what is to be said of one that cannot be answered."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 from tidemill_contracts.envelope import Envelope
@@ -10,6 +10,7 @@ from tidemill_serving.domain.body import Fault, RefusedError, read_json
 from tidemill_serving.domain.desk import Desk, Query
 from tidemill_serving.domain.drafts import Result
 from tidemill_serving.domain.extras import check_inline
+from tidemill_serving.domain.requests import PART
 
 MOST_TOLD = 5
 NO_ANSWER = "no answer"
@@ -23,15 +24,16 @@ class Why(NamedTuple):
     error: str
 
 
-def read_order(desk: Desk, envelope: Envelope, traceparent: str) -> list[Query]:
+def read_order(desk: Desk, envelope: Envelope, traceparent: str) -> Generator[None, None, list[Query]]:
     """The instances of a record, each with an id; raises RefusedError for one that breaks the pipeline's declaration.
 
-    An instance without an id of its own has the event's, so that a record which comes again is known.
+    An instance without an id of its own has the event's, so that a record which comes again is known. Many are read
+    some at a time: whoever reads lets others go on between.
     """
     if envelope.type != PredictionRequested.TYPE:
         fault = Fault("ce_type", "unknown", f"must be {PredictionRequested.TYPE}")
         raise RefusedError(422, "not a request", "", (fault,))
-    asks, is_list = desk.reader.read(read_json(envelope.data))
+    asks, is_list = yield from desk.reader.in_parts(read_json(envelope.data))
     if desk.champion.active is not None:
         check_inline(asks, desk.champion.active.plan.features)
     queries = []
@@ -39,6 +41,8 @@ def read_order(desk: Desk, envelope: Envelope, traceparent: str) -> list[Query]:
         ask = found
         if ask.id is None:
             ask = ask._replace(id=request_key(envelope.source, envelope.id, place if is_list else None))
+        if place % PART == PART - 1:
+            yield
         queries.append(Query(ask, str(prediction_id(desk.name, str(ask.id))), traceparent))
     return queries
 

@@ -1,7 +1,7 @@
 """Reads prediction requests: one instance or many, each with an optional id and time, all checked as declared."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 
 from tidemill_contracts.pipeline import RequestSpec
@@ -13,6 +13,8 @@ from tidemill_serving.domain.fields import TIME_PROBLEM, FieldChecks, read_time
 from tidemill_serving.domain.plan import text_key
 
 MAXIMUM_INSTANCES = 1000
+PART = 16
+"""Instances that are read without a break."""
 _INSTANCE = frozenset({"id", "time", "inputs", "features"})
 _HEADER_ID = re.compile(r'^(?:"([\x21\x23-\x5b\x5d-\x7e]{1,256})"|([\x21\x23-\x7e]{1,256}))$')
 
@@ -74,7 +76,31 @@ class Reader:
             raise _refused(faults)
         return [ask], False
 
+    def in_parts(self, document: object) -> Generator[None, None, tuple[list[Ask], bool]]:
+        """As `read`, some instances at a time, for who must let others go on between."""
+        if not isinstance(document, dict) or "instances" not in document:
+            return self.read(document)
+        asks, faults = list[Ask](), list[Fault]()
+        for index, instance in enumerate(self._listed(document, None)):
+            if index % PART == PART - 1:
+                yield
+            self._take(instance, index, asks, faults)
+        return _unless(faults, asks), True
+
     def _many(self, document: dict[str, Any], header_id: str | None) -> list[Ask]:
+        asks, faults = list[Ask](), list[Fault]()
+        for index, instance in enumerate(self._listed(document, header_id)):
+            self._take(instance, index, asks, faults)
+        return _unless(faults, asks)
+
+    def _take(self, instance: object, index: int, asks: list[Ask], faults: list[Fault]) -> None:
+        ask, found = self._one(instance, f"instances.{index}.")
+        faults += found
+        if ask is not None:
+            asks.append(ask)
+
+    @staticmethod
+    def _listed(document: dict[str, Any], header_id: str | None) -> list[Any]:
         instances = document["instances"]
         if len(document) > 1:
             raise _refused([Fault("", "unknown", "beside instances nothing else may stand")])
@@ -82,15 +108,7 @@ class Reader:
             raise _refused([Fault("", "conflict", "Idempotency-Key is for one instance: give each its own id")])
         if not isinstance(instances, list) or not 1 <= len(instances) <= MAXIMUM_INSTANCES:
             raise _refused([Fault("instances", "length", f"must be a list of 1 to {MAXIMUM_INSTANCES} instances")])
-        asks, faults = list[Ask](), list[Fault]()
-        for index, instance in enumerate(instances):
-            ask, found = self._one(instance, f"instances.{index}.")
-            faults += found
-            if ask is not None:
-                asks.append(ask)
-        if faults:
-            raise _refused(faults)
-        return asks
+        return instances
 
     def _one(self, instance: object, place: str) -> tuple[Ask | None, list[Fault]]:
         if not isinstance(instance, dict):
@@ -135,6 +153,12 @@ def read_header_id(value: str | None) -> str | None:
     if match is None:
         raise _refused([Fault("Idempotency-Key", "type", f"must be 1 to {LONGEST_ID} printable characters")])
     return match[1] or match[2]
+
+
+def _unless(faults: list[Fault], asks: list[Ask]) -> list[Ask]:
+    if faults:
+        raise _refused(faults)
+    return asks
 
 
 def _refused(faults: list[Fault]) -> RefusedError:

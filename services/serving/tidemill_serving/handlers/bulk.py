@@ -5,8 +5,8 @@ They go through the same ticks, log and ids as all others; nobody waits for them
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tidemill_contracts.envelope import EnvelopeError, read_envelope
 from tidemill_runtime.dlq import dead_letter
@@ -25,6 +25,9 @@ ORIGIN = "tm_origin"
 """Of a record that we write: a sender's would be taken for ours."""
 REST = 3.0
 """While others ask, so many times as long as a slice took is left to them: bulk has a quarter of the loop at most."""
+OWED_S = 0.0005
+"""Work for which a rest is due: timers know nothing shorter."""
+T = TypeVar("T")
 
 
 class Batches(Protocol):
@@ -50,6 +53,7 @@ class Pace:
     def __init__(self, counts: Counts, clock: Callable[[], float] = time.monotonic) -> None:
         self._counts, self._clock = counts, clock
         self._seen, self._busy_until = counts.rows, float("-inf")
+        self._owed_s = 0.0
 
     def rows(self) -> int:
         """Instances of the next slice."""
@@ -61,7 +65,16 @@ class Pace:
 
     async def rest(self, seconds: float) -> None:
         """After a slice that took so long."""
-        await asyncio.sleep(seconds * REST if self._is_busy() else 0)
+        owed, self._owed_s = self._owed_s + seconds, 0.0
+        await asyncio.sleep(owed * REST if self._is_busy() else 0)
+
+    async def worked(self, seconds: float) -> None:
+        """After less than a slice: others go on, and the rest comes once it is worth while."""
+        self._owed_s += seconds
+        if self._owed_s >= OWED_S:
+            await self.rest(0.0)
+        else:
+            await asyncio.sleep(0)
 
     def _is_busy(self) -> bool:
         now = self._clock()
@@ -92,21 +105,33 @@ class Bulk:
         if desk is None or not desk.is_ready or desk.champion.active is None or self._is_full():
             counts.is_held = True
             return 0
-        orders = self._read(desk, records)
+        orders = await self._read(desk, records)
         results = await self._answer(desk, [query for order in orders for query in order.queries])
         done = 0 if results is None else self._settle(desk, orders, results, counts)
         counts.is_held = done == 0
         return done
 
-    def _read(self, desk: Desk, records: Sequence[Record]) -> list[_Order]:
+    async def _read(self, desk: Desk, records: Sequence[Record]) -> list[_Order]:
         """As many as fill a slice, one at least."""
         orders, room = list[_Order](), self._pace.rows()
         for record in records:
-            orders.append(_read(desk, record))
+            orders.append(await self._paced(_read(desk, record)))
             room -= max(1, len(orders[-1].queries))
             if room <= 0:
                 break
         return orders
+
+    async def _paced(self, parts: Generator[None, None, T]) -> T:
+        """What comes of it in the end; after each part others go on."""
+        while True:
+            started = time.perf_counter()
+            try:
+                next(parts)
+            except StopIteration as end:
+                found: T = end.value
+                await self._pace.worked(time.perf_counter() - started)
+                return found
+            await self._pace.worked(time.perf_counter() - started)
 
     async def _answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result] | None:
         """The results, a slice at a time; None: not now, and those that were answered are known when asked again."""
@@ -150,10 +175,11 @@ class Bulk:
         return Entry("letter", desk.name, name, 0, key, value or b"", kept, self._journal.now_us())
 
 
-def _read(desk: Desk, record: Record) -> _Order:
+def _read(desk: Desk, record: Record) -> Generator[None, None, _Order]:
     try:
         envelope = read_envelope(record.headers, record.value)
-        return _Order(record, read_order(desk, envelope, new_traceparent(envelope.traceparent)), None)
+        queries = yield from read_order(desk, envelope, new_traceparent(envelope.traceparent))
+        return _Order(record, queries, None)
     except EnvelopeError as error:
         return _Order(record, [], Why("envelope", str(error)))
     except RefusedError as refused:

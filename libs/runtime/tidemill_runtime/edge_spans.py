@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from opentelemetry.trace import Span
 
 from tidemill_runtime import telemetry
+from tidemill_runtime.drawn import drawn
 
 
 class ServerSpan:
@@ -36,8 +37,8 @@ def begin(route: str, parent: str | None) -> tuple[str, ServerSpan | None]:
     exporter = telemetry.exporter()
     if exporter is None:
         return telemetry.quick_traceparent(parent), None
-    trace_id = telemetry.drawn.take(32) if parent is None else parent[3:35]
+    trace_id = drawn.take(32) if parent is None else parent[3:35]
     if not exporter.keeps(parent, trace_id):
-        return f"00-{trace_id}-{telemetry.drawn.take(16)}-00", None
+        return f"00-{trace_id}-{drawn.take(16)}-00", None
     context, span = exporter.begin(f"POST {route}", parent, trace_id)
     return context, ServerSpan(span, route)

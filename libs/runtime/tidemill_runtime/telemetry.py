@@ -4,7 +4,6 @@ The current `traceparent` lives in a context variable, so log lines, outbox rows
 cost of a dictionary look-up. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, spans follow the OpenTelemetry conventions.
 """
 
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from opentelemetry.util.types import AttributeValue
 
+from tidemill_runtime.drawn import drawn
 from tidemill_runtime.logs import configure_logging
 from tidemill_runtime.settings import ServiceSettings
 
@@ -146,32 +146,10 @@ def is_traceparent(text: str) -> bool:
     return _TRACEPARENT.fullmatch(text) is not None and text[3:35] != "0" * 32
 
 
-class Drawn:
-    """Random hexadecimal digits, drawn from the system in large pieces: calls would cost more than what they give."""
-
-    def __init__(self) -> None:
-        self._digits, self._place = "", 0
-        os.register_at_fork(after_in_child=self._forget)  # two processes must not give the same
-
-    def take(self, count: int) -> str:
-        """The next `count` digits, never given twice."""
-        start = self._place
-        if start + count > len(self._digits):
-            self._digits, start = os.urandom(8192).hex(), 0
-        self._place = start + count
-        return self._digits[start : self._place]
-
-    def _forget(self) -> None:
-        self._digits, self._place = "", 0
-
-
-drawn = Drawn()
-
-
 def quick_traceparent(parent: str | None) -> str:
     """As `new_traceparent` at a fifth of its price; the parent is None or has passed `is_traceparent`."""
     if parent is None:
-        return f"00-{drawn.take(32)}-{drawn.take(16)}-01"
+        return drawn.traceparent()
     return f"00-{parent[3:35]}-{drawn.take(16)}-{_flags(parent)}"
 
 

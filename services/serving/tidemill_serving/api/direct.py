@@ -12,6 +12,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from tidemill_contracts.ids import prediction_id
+from tidemill_runtime.drawn import drawn
 from tidemill_runtime.edge_spans import ServerSpan, begin
 from tidemill_runtime.http import Keys
 from tidemill_runtime.http.app import SECONDS
@@ -22,7 +23,7 @@ from tidemill_serving.api.deadlines import DEADLINE
 from tidemill_serving.api.front import PREFIX, ROUTE
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
-from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, new_id, problem_of
+from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK, RETRY_AFTER_S, problem_of
 from tidemill_serving.domain.bodies import Bodies
 from tidemill_serving.domain.body import OVERLOADED, RefusedError
 from tidemill_serving.domain.desk import Desk, Query, Result
@@ -86,7 +87,7 @@ class Hot:
         if ask is None:
             return False
         context, span = begin(ROUTE, trace)
-        identity = new_id() if ask.id is None else str(prediction_id(name, ask.id))
+        identity = drawn.uuid() if ask.id is None else str(prediction_id(name, ask.id))
         deliver = _Sender(reply, context, _PREDICT, started, span)
         try:
             self._ticks.submit(desk, Query(ask, identity, context), deliver, None if span is None else span.link)
@@ -108,7 +109,7 @@ class Hot:
         context, span = begin(way.route, trace)
         deliver = _Sender(reply, context, way, started, span)
         try:
-            self._ticks.submit_rows(desk, RowsQuery(rows, new_id(), context, version), deliver)
+            self._ticks.submit_rows(desk, RowsQuery(rows, drawn.uuid(), context, version), deliver)
         except RefusedError as refused:
             deliver(refused)
         return True

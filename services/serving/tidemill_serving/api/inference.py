@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from tidemill_runtime.drawn import drawn
 from tidemill_runtime.http import HttpProblem, Route, caller_of, media_type, read_body
 from tidemill_runtime.telemetry import current_traceparent, new_traceparent
 from tidemill_serving.api.encodings import WORTH, accepted, pack, unpack
@@ -28,7 +29,7 @@ from tidemill_serving.api.models import (
     ServerMetadata,
     TensorMetadata,
 )
-from tidemill_serving.api.predict import new_id, problem_of
+from tidemill_serving.api.predict import problem_of
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.protocol import Call, Port, Rendering, read_call
 from tidemill_serving.domain.served import Ask, Served
@@ -138,7 +139,7 @@ class _Models:
         if call.model not in {None, request.path_params["name"]}:
             raise HttpProblem(400, "model_name is another than the path's")
         context, rendering = current_traceparent() or new_traceparent(), Rendering(call)
-        result = await model.infer(Ask(call, new_id(), context, rendering))
+        result = await model.infer(Ask(call, drawn.uuid(), context, rendering))
         if isinstance(result, RefusedError):
             raise result.with_traceback(None)  # it may be one for all
         return await _answer(request, result, rendering.json_length)

@@ -52,7 +52,7 @@ from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.onnx.explaining import Explainers
 from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.settings import Settings
-from tidemill_serving.spool import Shipper, Spool, partition_of
+from tidemill_serving.spool import Shipper, Spool, partition_of, placing
 from tidemill_serving.store import Store
 
 NURSERY_STAYS_S = 20.0
@@ -67,6 +67,7 @@ def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
     numbers.warm_up()
     bitwise.warm_up()
+    placing.warm_up()
     sys.setswitchinterval(SWITCH_S)
     serving = Serving(settings, health)
     return Service(

@@ -47,7 +47,7 @@ class Part(msgspec.Struct, gc=False):
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
-    """`tidemill_contracts.events.Prediction`, field by field; NaN in the vector becomes null.
+    """`tidemill_contracts.events.Prediction`, field by field; the vector is JSON already.
 
     What has a default here is only written for releases of more than one model.
     """
@@ -62,7 +62,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     score: float
     members: dict[str, float]
     shadows: dict[str, float]
-    vector: list[float]
+    vector: msgspec.Raw
     features: str
     revisions: dict[str, msgspec.Raw]
     request: Mapping[str, Any]

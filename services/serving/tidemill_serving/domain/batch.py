@@ -126,7 +126,7 @@ class Batch:
         writer = _Writer(self._desk.name, loaded, side, moment, stands_in=of is not None)
         before = len(self._drafts.entries)
         left, kept, heads = list[int](), list[int](), list[Head]()
-        vectors, mixed = lines.vectors.tolist(), scores.mixed.tolist()
+        vectors, mixed = plan.texts(lines, is_changed=self._has_extras), scores.mixed.tolist()
         for row, index in enumerate(todo):
             refused, value, query = lines.refused[row], mixed[row], queries[index]
             if refused is not None:
@@ -215,7 +215,7 @@ class _Writer:
         self.is_more = not is_plain or loaded.rival is not None
 
     def record(
-        self, query: Query, vector: list[float], value: float, read: tuple[dict[str, Row], list[str]]
+        self, query: Query, vector: msgspec.Raw, value: float, read: tuple[dict[str, Row], list[str]]
     ) -> Record:  # fmt: skip
         """What every record has; by position, which costs half."""
         ask, (rows, defaulted) = query.ask, read

@@ -11,6 +11,7 @@ import msgspec
 from tidemill_contracts.pipeline import CategoryField, FieldSpec, NumberField, RequestSpec, StringField
 from tidemill_serving.domain.fields import read_time
 
+_values = msgspec.structs.astuple
 _LARGEST = 2**63 - 1
 LONGEST_ID = 256
 
@@ -30,6 +31,7 @@ class Inputs:
     def __init__(self, spec: RequestSpec) -> None:
         fields = list(spec.fields.items())
         self.names = tuple(spec.fields)
+        self._optional = [name for name, field in fields if not field.required]
         self._times = [name for name, field in fields if field.type == "timestamp"]
         inner = msgspec.defstruct(
             "Inputs",
@@ -56,15 +58,16 @@ class Inputs:
             found: Any = self._decode(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
-        sent: dict[str, Any] = {}
-        typed: dict[str, Any] = {}
-        colons = 1
-        for name, value in zip(self.names, msgspec.structs.astuple(found.inputs), strict=True):
-            if value is msgspec.UNSET:
+        typed: dict[str, Any] = dict(zip(self.names, _values(found.inputs), strict=True))
+        sent = typed.copy()
+        for name in self._optional:
+            if sent[name] is msgspec.UNSET:
                 typed[name] = None
-                continue
-            sent[name] = typed[name] = value
-            colons += 1 + value.count(":") if value.__class__ is str else 1
+                del sent[name]
+        colons = 1 + len(sent)
+        for value in sent.values():
+            if value.__class__ is str:
+                colons += value.count(":")
         for text in (found.id, found.time):
             if text is not None:
                 colons += 1 + text.count(":")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from tidemill_contracts.base import parse_time, to_us
@@ -117,6 +118,10 @@ def _time(value: Any) -> Problem | None:  # noqa: ANN401 - any JSON value
 
 def read_time(text: str) -> int | None:
     """Microseconds of an RFC 3339 time, None for other text and for one that UTC's calendar does not have."""
+    return _remembered(text) if len(text) <= _SHORT else _read(text)
+
+
+def _read(text: str) -> int | None:
     try:
         time_us = parse_time(text)
     except (ValueError, OverflowError):
@@ -124,4 +129,7 @@ def read_time(text: str) -> int | None:
     return time_us if _FIRST_US <= time_us <= _LAST_US else None
 
 
+_SHORT = 40
+_remembered = lru_cache(maxsize=4096)(_read)
+"""Many requests are of one moment."""
 _FIRST_US, _LAST_US = to_us(datetime.min.replace(tzinfo=UTC)), to_us(datetime.max.replace(tzinfo=UTC))

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey
 from tidemill_engine.expressions import compile_expression, field_types
-from tidemill_serving.domain.replica import Floats, Place, Replica, Row, unknown_row
+from tidemill_serving.domain.replica import Floats, Place, Replica, Row, encode_numbers, text_of, unknown_row
 
 SECOND_US = 1_000_000
 _PREFIX = "request."
@@ -42,10 +43,6 @@ class ViewPart:
     refuse: bool
     blank: Floats
     ages: NDArray[np.intp]
-
-    def key(self, raw: Mapping[str, Any]) -> str | None:
-        """The entity that a checked request names."""
-        return self.entity(raw) if self.text is None else raw.get(self.text) or None
 
     def grow(self, block: Floats, rows: Sequence[Row], watermark_us: int | None) -> None:
         """Bring the ages in the rows' values [N, width] to the watermark: a vector is written when events change it.
@@ -99,9 +96,10 @@ class Plan:
         places = {name: place for place, name in enumerate(have)}
         if missing := [name for name in features if name not in places]:
             raise UnservableError(f"the pipeline file does not define {', '.join(missing[:5])}")
-        self._width = len(have)
+        self._width, self._looked_up = len(have), sum(part.width for part in self.parts)
         order = [places[name] for name in features]
         self._select = None if order == list(range(len(have))) else np.array(order, np.intp)
+        self._has_texts = self._select is None and not any(len(part.ages) for part in self.parts)
 
     def versions(self) -> dict[str, str]:
         """Version of each used view."""
@@ -127,10 +125,23 @@ class Plan:
             full[:, column] = [run(ask.typed) for ask in asks]
         return lines if self._select is None else lines._replace(vectors=full[:, self._select])
 
+    def texts(self, lines: Lines, *, is_changed: bool = False) -> list[msgspec.Raw]:
+        """The vectors of `lines` as JSON has them, a null for each NaN; a row's is written once for all its readers.
+
+        `is_changed`: something was put into the vectors since.
+        """
+        if is_changed or not self._has_texts:
+            return [msgspec.Raw(encode_numbers(vector)) for vector in lines.vectors.tolist()]
+        pieces = [[row.text or text_of(row) for row in rows.values()] for rows in lines.rows]
+        if self._expressions:
+            for own, tail in zip(pieces, lines.vectors[:, self._looked_up :].tolist(), strict=True):
+                own.append(encode_numbers(tail)[1:-1])
+        return [msgspec.Raw(b"[%b]" % b",".join(own)) for own in pieces]
+
 
 def _row(part: ViewPart, table: Mapping[str, Row], ask: HasInputs, place: int, lines: Lines) -> Row:
     """The row that a request reads of a view, noted in `lines`."""
-    entity = part.key(ask.raw)
+    entity = part.entity(ask.raw) if part.text is None else ask.raw.get(part.text) or None
     row = table.get(entity) if entity is not None else None
     if row is None:
         row = unknown_row(entity or "", part.blank)

@@ -1,5 +1,6 @@
 """Entity to newest vector, for every view in use, built from compacted topics; and how far event time has got."""
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+KEPT_TEXTS = 32_768
+"""Rows that keep their text: about half a kilobyte each for thirty numbers."""
 WATERMARK_KEY: Final = b"\x00watermark"
 """The key under which a partition's watermark stands in a compacted topic of vectors."""
 
@@ -16,10 +19,11 @@ Place = tuple[str, str]
 """A view and its version. Each has a topic of its own, and tables, watermarks and partitions of its own here."""
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Row(msgspec.Struct, gc=False):
     """One entity's newest vector; `revision_json` is its `ViewRevision`, encoded once for all its readers.
 
-    `trace` is the context of the last event in it, kept only while spans are exported.
+    `trace` is the context of the last event in it, kept only while spans are exported. `text` are the values as JSON
+    has them, between commas, while `text_of` keeps it. Nothing else of a row ever changes.
     """
 
     values: Floats
@@ -27,6 +31,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at_us: int | None
     revision_json: bytes
     trace: str | None = None
+    text: bytes | None = None
 
 
 class BadRecordError(ValueError):
@@ -159,10 +164,24 @@ def row_of(entity: str, vector: _Vector, trace: str | None = None) -> Row:
     return Row(values, vector.revision, vector.at_us, msgspec.json.encode(revision), trace)
 
 
+def text_of(row: Row) -> bytes:
+    """Write `Row.text`: of a vector it costs more than all else of its record, and many are read again and again."""
+    text = encode_numbers(row.values.tolist())[1:-1]
+    if row.revision:  # else it was made for one request
+        if len(_written) == _written.maxlen:
+            _written[0].text = None
+        _written.append(row)
+        row.text = text
+    return text
+
+
 def unknown_row(entity: str, blank: Floats) -> Row:
     """The row of an entity without a vector: revision 0, and the nulls that a backfill gives a key without events."""
     return Row(blank, 0, None, msgspec.json.encode(_Revision(entity, 0, None, msgspec.Raw(b"{}"))))
 
 
+encode_numbers = msgspec.json.Encoder().encode
+"""Lists of numbers as JSON; NaN becomes null."""
+_written: deque[Row] = deque(maxlen=KEPT_TEXTS)
 _VECTOR = msgspec.json.Decoder(_Vector)
 _WATERMARK = msgspec.json.Decoder(_Watermark)

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.partitioner import murmur2
 
 from tidemill_contracts.headers import packed_headers, varint
 from tidemill_runtime.backoff import Backoff, Rarely
@@ -50,11 +49,6 @@ class Shipped(msgspec.Struct):
 
     position: int = 0
     offsets: dict[str, dict[int, int]] = {}
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Kafka's default partition of a key."""
-    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 class Shipper:

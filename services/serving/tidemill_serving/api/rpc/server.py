@@ -11,12 +11,12 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
+from tidemill_runtime.drawn import drawn
 from tidemill_runtime.http import Caller, Keys
 from tidemill_runtime.http.guard import Bounds, Guard
 from tidemill_runtime.rpc import Code, GrpcServer, Limits, Method, Quick, StatusError, Stream, Streaming, Unary
 from tidemill_runtime.telemetry import is_traceparent, quick_traceparent
 from tidemill_serving.api.inference import EXTENSIONS, MAXIMUM_BYTES
-from tidemill_serving.api.predict import new_id
 from tidemill_serving.api.repository import WholeRepository, config_of, statistics_of
 from tidemill_serving.api.rpc.callers import Callers, charged
 from tidemill_serving.api.rpc.calls import (
@@ -138,7 +138,7 @@ class RpcServer:
             read = read_infer(request)
             charged(caller, call.model, read)
             context = call.context or quick_traceparent(trace_of(call))
-            ask = Ask(read, new_id(), context, MessageRendering(read))
+            ask = Ask(read, drawn.uuid(), context, MessageRendering(read))
             if not isinstance(model, PipelineModel):
                 return partial(_outcome, model, ask)
             model.submit(ask, partial(_deliver, call))
@@ -152,7 +152,7 @@ class RpcServer:
             call.model, read = request.model_name, read_infer(request)
             charged(caller, request.model_name, read)
             context = call.context or quick_traceparent(trace_of(call))
-            return await model.infer(Ask(read, new_id(), context, MessageRendering(read)))
+            return await model.infer(Ask(read, drawn.uuid(), context, MessageRendering(read)))
         except RefusedError as refused:
             return refused
         except StatusError:

@@ -6,6 +6,7 @@ from opentelemetry.trace import Span
 from prometheus_client import Histogram
 
 from tidemill_runtime import telemetry
+from tidemill_runtime.drawn import drawn
 from tidemill_runtime.http.heads import Tally
 from tidemill_runtime.rpc.status import Code
 
@@ -46,9 +47,9 @@ class Watched:
         if exporter is None:
             return None, None
         above = parent if parent is not None and telemetry.is_traceparent(parent) else None
-        trace_id = telemetry.drawn.take(32) if above is None else above[3:35]
+        trace_id = drawn.take(32) if above is None else above[3:35]
         if not exporter.keeps(above, trace_id):
-            return f"00-{trace_id}-{telemetry.drawn.take(16)}-00", None
+            return f"00-{trace_id}-{drawn.take(16)}-00", None
         context, span = exporter.begin(self._method, above, trace_id)
         return context, CallSpan(span, self._method)
 

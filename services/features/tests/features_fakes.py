@@ -10,6 +10,7 @@ from features_stack import until
 
 from tidemill_contracts.events import Watermark
 from tidemill_features.domain.aggregate import Capture, Marks, Told
+from tidemill_features.domain.cold import Found, Rows, Wanted
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
@@ -68,10 +69,12 @@ class FakeStore:
     """Keeps checkpoints in memory, fences by epoch."""
 
     saved: dict[str, tuple[Marks, Entries]] = field(default_factory=dict)
+    rows: dict[str, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict)
     routes: dict[str, RouteMarks] = field(default_factory=dict)
     epoch: int = 0
     down: bool = False
     attempts: int = 0
+    page: int = 2
 
     async def own(self, partition: int) -> Owner:
         self.epoch += 1
@@ -90,6 +93,31 @@ class FakeStore:
         for view, capture in captures:
             _, known = self.saved.get(view.name, (Marks(), []))
             self.saved[view.name] = (capture.marks, merge([known, capture.entries], oldest=True))
+            rows, cold = self.rows.setdefault(view.name, {}), capture.cold
+            for key in cold.dropped:
+                del rows[key]
+            rows.update({key: (due, rows[key][1]) for key, due in cold.moved})
+            rows.update({key: (due, blob) for key, due, blob in cold.put})
+
+    async def cold(self, owner: Owner, view: View) -> Rows:
+        assert owner.epoch == self.epoch
+        due = [due for due, _ in self.rows.get(view.name, {}).values()]
+        return Rows(len(due), min(due, default=None))
+
+    async def fetch(self, view: View, partition: int, wanted: Wanted) -> Found:
+        del partition  # a fake has one
+        if self.down:
+            raise Later("the store is down")
+        rows = self.rows.get(view.name, {})
+        found = [(key, rows[key][1]) for key in wanted.keys if key in rows]
+        if wanted.until_us is None:
+            return Found(found)
+        order = sorted((due, key) for key, (due, _) in rows.items())
+        page = [place for place in order if wanted.since <= place and place[0] <= wanted.until_us][: self.page]
+        found += [(key, rows[key][1]) for _, key in page]
+        if len(page) == self.page:
+            return Found(found, (page[-1][0], page[-1][1] + b"\0"))
+        return Found(found, None, min((due for due, _ in order if due > wanted.until_us), default=None))
 
     async def load_route(self, view: View, partition: int) -> RouteMarks:
         return self.routes.get(f"{view.name}/{partition}", RouteMarks())
@@ -109,11 +137,12 @@ class FakeUndertaker:
 
 
 def task(
-    log: FakeLog, store: FakeStore, *, every_s: float = 0.0, clock: Callable[[], float] = time.monotonic
-) -> AggregateTask:
+    log: FakeLog, store: FakeStore, *, every_s: float = 0.0, clock: Callable[[], float] = time.monotonic,
+    room: Callable[[], int | None] = lambda: None,
+) -> AggregateTask:  # fmt: skip
     parts = Parts(
         log=log, store=store, undertaker=FakeUndertaker(), every_s=every_s, every_records=10**9, linger_s=0.0,
-        clock=clock,
+        clock=clock, room=room,
     )  # fmt: skip
     return AggregateTask(0, [views()["by-flight"]], parts)
 

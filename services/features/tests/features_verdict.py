@@ -8,6 +8,7 @@ from features_history import COUNT, History, Logged, Oracle, direct_log, routed_
 from features_stack import Stack
 
 from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.cold import NEVER, Wanted
 from tidemill_features.domain.views import View
 from tidemill_features.store import Store
 from tidemill_runtime.artifacts import Artifacts
@@ -62,7 +63,19 @@ async def stored_digests(stack: Stack) -> dict[tuple[str, int], str]:
             owner = await store.own(partition)
             for view in views(stack.spec).values():
                 marks, entries = await store.load(owner, view)
+                entries += await cold_entries(store, view, partition)
                 found[view.name, partition] = ViewPartition.restored(view, partition, marks, entries).state.digest()
         return found
     finally:
         await pool.close()
+
+
+async def cold_entries(store: Store, view: View, partition: int) -> list[tuple[bytes, bytes]]:
+    """All rows of cold keys."""
+    entries, wanted = list[tuple[bytes, bytes]](), Wanted((), (0, b""), NEVER)
+    while True:
+        found = await store.fetch(view, partition, wanted)
+        entries += found.rows
+        if found.page is None:
+            return entries
+        wanted = wanted._replace(since=found.page)

@@ -6,6 +6,7 @@ import pytest
 from features_cases import fresh, views
 
 from tidemill_features.domain.aggregate import Capture, Marks
+from tidemill_features.domain.cold import Found, Rows, Wanted
 from tidemill_features.domain.segments import Owner
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.checkpoint import Checkpointer
@@ -23,6 +24,12 @@ class Slow:
         return Owner(partition, 1, 0)
 
     async def load(self, owner: Owner, view: View) -> tuple[Marks, list[tuple[bytes, bytes | None]]]:
+        raise NotImplementedError
+
+    async def cold(self, owner: Owner, view: View) -> Rows:
+        raise NotImplementedError
+
+    async def fetch(self, view: View, partition: int, wanted: Wanted) -> Found:
         raise NotImplementedError
 
     async def save(self, owner: Owner, captures: Sequence[tuple[View, Capture]]) -> None:

@@ -8,6 +8,8 @@ from starlette.responses import Response
 
 from tidemill_contracts.events import FeatureVector
 from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.letter import Letter
+from tidemill_runtime.errors import Later
 from tidemill_runtime.http import HttpProblem, Route, json_response
 
 
@@ -18,6 +20,7 @@ class PartitionStatus(BaseModel):
     watermark_us: int | None
     positions: dict[str, int]
     keys: int
+    cold_keys: int
     emitted: int
     skipped: int
     repeats: int
@@ -52,6 +55,9 @@ class Holdings(Protocol):
     def parts(self) -> list[ViewPartition]:
         """View partitions owned now."""
 
+    async def current(self, part: ViewPartition, entity: bytes) -> Letter | None:
+        """The entity's vector in one of them; raises Later when that cannot be said now."""
+
 
 async def status(request: Request) -> Status:
     """Progress of every view partition that this instance owns."""
@@ -70,7 +76,8 @@ async def status(request: Request) -> Status:
 def _partition(part: ViewPartition) -> PartitionStatus:
     return PartitionStatus(
         partition=part.partition, watermark_us=part.watermark_us,
-        positions={str(source): seq for source, seq in sorted(part.seqs.items())}, keys=len(part.state),
+        positions={str(source): seq for source, seq in sorted(part.seqs.items())},
+        keys=len(part.state) + len(part.cold), cold_keys=len(part.cold),
         emitted=part.emitted, skipped=part.skipped, repeats=part.repeats, too_late=part.state.too_late,
         state_bytes=part.state.memory_bytes,
     )  # fmt: skip
@@ -86,7 +93,10 @@ async def vector(request: Request) -> Response:
     if not parts:
         raise HttpProblem(404, "this instance does not run a view of that name and version")
     for part in parts:
-        found = part.current(entity)
+        try:
+            found = await holdings.current(part, entity)
+        except Later as error:
+            raise HttpProblem(503, "the store of entities that are seldom used does not answer") from error
         if found is not None and found.value is not None:
             return json_response(FeatureVector.read(found.value))
     owned = ", ".join(str(part.partition) for part in parts)
@@ -100,7 +110,7 @@ ROUTES = (
     ),
     Route(
         method="GET", path="/v1/features/{view}/{entity:path}", endpoint=vector, response=FeatureVector,
-        statuses=(404,), summary="The current vector of one entity",
+        statuses=(404, 503), summary="The current vector of one entity",
         description="`entity` is the key's text; for a key of several fields the JSON array of their texts. "
         "`?version=` asks for a version that a release of an earlier file reads.",
     ),

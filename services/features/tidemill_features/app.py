@@ -11,6 +11,8 @@ from tidemill_contracts.topics import TopicSpec, dead_letters, view_topics
 from tidemill_features.api import ROUTES
 from tidemill_features.dlq import DeadLetters
 from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.cold import share_of
+from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.views import Program, compile_program
 from tidemill_features.domain.warm import warm
 from tidemill_features.feast import FeastStore, feast_routes
@@ -61,6 +63,17 @@ class Features:
     def parts(self) -> list[ViewPartition]:
         """View partitions owned now."""
         return [part for task in self._tasks.values() for part in task.state.views]
+
+    async def current(self, part: ViewPartition, entity: bytes) -> Letter | None:
+        """The entity's vector in a partition that is owned now. May raise Later."""
+        for task in self._tasks.values():
+            if part in task.state.views:
+                return await task.current(part, entity)
+        return None
+
+    def _room(self) -> int:
+        """Keys that each partition of a view may hold here."""
+        return share_of([len(each.state) for each in self.parts()], self._settings.keys_in_memory)
 
     async def run(self) -> None:
         """Until cancelled; then everything is stored."""
@@ -139,6 +152,7 @@ class Features:
             log=TransactionLog(self._settings, partition), store=self._stored(),
             undertaker=DeadLetters(self._settings, group), every_s=self._settings.checkpoint_every_s,
             every_records=self._settings.checkpoint_every_events, linger_s=self._settings.linger_ms / 1000,
+            room=self._room,
         )  # fmt: skip
         task = AggregateTask(partition, self._program.of_partition(partition), parts)
         self._tasks[partition] = task

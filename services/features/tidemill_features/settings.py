@@ -13,6 +13,9 @@ class Settings(ServiceSettings):
     service: str = "features"
     checkpoint_every_s: float = Field(default=2.0, gt=0, description="longest time between checkpoints with changes")
     checkpoint_every_events: int = Field(default=20_000, ge=1, description="most records between checkpoints")
+    keys_in_memory: int = Field(
+        default=1_000_000, ge=1, description="of all views here; the state of further keys lies in Postgres alone"
+    )
     linger_ms: float = Field(default=4.0, ge=0, description="wait for more before a transaction of vectors")
     dead_letter_share: float = Field(default=0.5, gt=0, le=1, description="of the latest records, before a stop")
     dead_letter_run: int = Field(default=1000, ge=1, description="bad records in a row before a stop")

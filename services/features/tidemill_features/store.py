@@ -1,4 +1,4 @@
-"""The only module that speaks SQL: checkpoints of view partitions and positions of routes.
+"""With `cold_rows` the only module that speaks SQL: checkpoints of view partitions and positions of routes.
 
 A checkpoint is one transaction: the owner's epoch and generation are compared and raised, segments and marks follow.
 """
@@ -11,8 +11,10 @@ from datetime import timedelta
 import asyncpg
 import msgspec
 
+from tidemill_features import cold_rows
 from tidemill_features.domain import segments
 from tidemill_features.domain.aggregate import Capture, Marks
+from tidemill_features.domain.cold import Chilled, Found, Rows, Wanted
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, SegmentRef
 from tidemill_features.domain.views import View
@@ -50,11 +52,13 @@ _UNREAD = f"""INSERT INTO features.unread (view, version) SELECT * FROM ({_KNOWN
 _DUE = """UPDATE features.unread SET is_gone = true WHERE is_gone OR since <= now() - $1::interval
     RETURNING view, version"""
 _GONE_SEGMENTS = f"DELETE FROM features.segments WHERE {_NAMED} RETURNING digest"  # noqa: S608 - no input in it
-_GONE = [f"DELETE FROM features.{name} WHERE {_NAMED}" for name in ("checkpoints", "routes")]  # noqa: S608
+_GONE = [f"DELETE FROM features.{name} WHERE {_NAMED}" for name in ("checkpoints", "routes", "cold")]  # noqa: S608
 _LOST = (
     OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
 )  # fmt: skip
+
+_NOTHING_COLD = Chilled()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class _Write:
     replaced: Sequence[SegmentRef] = ()
     added: SegmentRef | None = None
     body: bytes | None = None
+    cold: Chilled = _NOTHING_COLD
 
 
 class Store:
@@ -116,6 +121,22 @@ class Store:
         entries = await asyncio.to_thread(self._merged, view, owner.partition, [(r["digest"], r["body"]) for r in rows])
         return (Marks() if marks is None else msgspec.json.decode(marks, type=Marks)), entries
 
+    async def cold(self, owner: Owner, view: View) -> Rows:
+        """How many keys of a view lie in rows of their own, and when the first of them is due."""
+        try:
+            async with self._pool.acquire() as conn:
+                return await cold_rows.rows_of(conn, (view.name, view.version, owner.partition))
+        except _LOST as error:
+            raise Later(f"the store does not answer: {error!r}") from error
+
+    async def fetch(self, view: View, partition: int, wanted: Wanted) -> Found:
+        """Rows of cold keys. Whoever was replaced meanwhile may get others than it stored, and can write nothing."""
+        try:
+            async with self._pool.acquire() as conn:
+                return await cold_rows.read(conn, (view.name, view.version, partition), wanted)
+        except _LOST as error:
+            raise Later(f"the store does not answer: {error!r}") from error
+
     def _merged(
         self, view: View, partition: int, stored: Sequence[tuple[str | None, bytes | None]]
     ) -> list[tuple[bytes, bytes | None]]:
@@ -142,14 +163,14 @@ class Store:
 
     async def _prepare(self, owner: Owner, view: View, capture: Capture, number: int) -> _Write:
         if not capture.entries:
-            return _Write(view, capture.marks)
+            return _Write(view, capture.marks, cold=capture.cold)
         name = _owner_text(view, owner.partition)
         body = await asyncio.to_thread(segments.pack, name, capture.entries)
         plan = segments.plan(owner.known.get(view.owner, []), len(body))
         if plan.merge:
             older = [await self._body(owner, view, ref) for ref in plan.merge]
             body = await asyncio.to_thread(_merge, name, [*older, body], oldest=not plan.keep)
-        write = _Write(view, capture.marks, plan.merge, SegmentRef(number, len(body), None), body)
+        write = _Write(view, capture.marks, plan.merge, SegmentRef(number, len(body), None), body, capture.cold)
         if len(body) <= self._inline:
             return write
         digest = await asyncio.to_thread(self._artifacts.put, body)
@@ -257,6 +278,7 @@ async def _write_one(conn: Connection, partition: int, write: _Write) -> None:
         await conn.execute(_DROP, *key, [ref.number for ref in write.replaced])
     if write.added is not None:
         await conn.execute(_ADD, *key, write.added.number, write.added.size, write.added.digest, write.body)
+    await cold_rows.write(conn, key, write.cold)
 
 
 def _merge(name: str, bodies: Sequence[bytes], *, oldest: bool) -> bytes:

@@ -8,7 +8,9 @@ from tidemill_engine.windows import codec, kernels
 from tidemill_engine.windows.batch import Batch
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.kernels import Floats
+from tidemill_engine.windows.layout import LATEST, SEEN
 from tidemill_engine.windows.memory import Memory
+from tidemill_engine.windows.memory import forget_keys as _forget_keys
 from tidemill_engine.windows.program import Program
 
 
@@ -41,6 +43,21 @@ def advance_keys(program: Program, memory: Memory, rows: int, watermark: int) ->
     changed, dead = np.empty(rows, np.int64), np.empty(rows, np.int64)
     changes, deaths = kernels.advance_keys(program.code, memory, rows, watermark, changed, dead)
     return changed[:changes].copy(), dead[:deaths].copy()
+
+
+def forget_keys(program: Program, memory: Memory, keys: Words) -> None:
+    """Free everything that these keys hold."""
+    _forget_keys(program.code, memory, keys)
+
+
+def coldest_keys(program: Program, memory: Memory, rows: int, bounds: tuple[int, int]) -> Words:
+    """Of the first `rows` keys those touched longest ago and not due; `bounds` are the watermark and how many."""
+    watermark, count = bounds
+    table = memory.rows[: rows * program.row_words].reshape(rows, program.row_words)
+    found = np.flatnonzero((table[:, LATEST] >= 0) & (memory.due[:rows] > watermark))
+    if count < len(found):
+        found = found[np.argpartition(table[found, SEEN], count)[:count]]
+    return np.sort(found)
 
 
 def evaluate_keys(program: Program, memory: Memory, keys: Words, times: Words) -> Floats:

@@ -1,6 +1,6 @@
 """Which row of the memory belongs to which key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,19 @@ class KeyTable:
 
     def bury(self, rows: Sequence[int]) -> None:
         """Make rows vacant and remember their keys as expired."""
+        self._expired.update(self.names(rows))
+        self.release(rows)
+
+    def release(self, rows: Sequence[int]) -> None:
+        """Make rows vacant; their keys live on elsewhere."""
         for row, name in zip(rows, self.names(rows), strict=True):
             self._names[row] = None
             del self._rows[name]
             self._vacant.append(row)
-            self._expired.add(name)
+
+    def missing(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those without a row."""
+        return {key for key in keys if key not in self._rows}
 
     def rows(self) -> NDArray[np.int64]:
         """Rows in use, ascending."""

@@ -163,3 +163,10 @@ def forget(code: Words, memory: Memory, key: int) -> None:
     memory.dirty[key] = 0
     for column in range(memory.positions.shape[1]):
         memory.positions[key, column] = -1
+
+
+@kernel
+def forget_keys(code: Words, memory: Memory, keys: Words) -> None:
+    """Free everything that these keys hold."""
+    for i in range(len(keys)):
+        forget(code, memory, keys[i])

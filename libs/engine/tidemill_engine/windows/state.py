@@ -8,11 +8,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill_engine.windows import calls, codec, kernels
+from tidemill_engine.windows import calls, codec, kernels, room
 from tidemill_engine.windows.batch import Batch, RejectedValuesError, as_batch, part_of
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.keys import KeyTable
-from tidemill_engine.windows.layout import APPLIED, LATEST, NEVER, TOP
+from tidemill_engine.windows.layout import APPLIED, LATEST
 from tidemill_engine.windows.memory import Memory
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.program import compile_plan
@@ -50,18 +50,7 @@ class ViewState:
         self._columns: dict[int, int] = {}
         self._features = len(plan.aggregations)
         self._batches = 0
-        self._memory = self._empty()
-
-    def _empty(self) -> Memory:
-        pool = np.full(len(self.program.record_words) + 1, -1, np.int64)
-        pool[TOP] = len(pool)
-        return Memory(
-            rows=np.empty(0, np.int64),
-            pool=pool,
-            due=np.empty(0, np.int64),
-            dirty=np.empty(0, np.uint8),
-            positions=np.empty((0, 0), np.int64),
-        )
+        self._memory = room.empty(self.program)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -76,7 +65,7 @@ class ViewState:
     def intern(self, keys: Sequence[bytes]) -> NDArray[np.int32]:
         """Indices of keys, int32 (n,); unknown ones get a row."""
         found = self._keys.find_or_add(keys)
-        self._grow_rows()
+        self._memory = room.with_rows(self.program, self._memory, self._keys.size)
         return found
 
     def names(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[bytes]:
@@ -87,22 +76,6 @@ class ViewState:
         """Indices of keys, int32 (n,), -1 for unknown ones."""
         return self._keys.find(keys)
 
-    def _grow_rows(self) -> None:
-        old, memory = len(self._memory.due), self._memory
-        if self._keys.size <= old:
-            return
-        room = max(64, 2 * old, self._keys.size)
-        more, width = room - old, self.program.row_words
-        rows = np.empty(room * width, np.int64)
-        rows[: old * width] = memory.rows
-        rows[old * width :].reshape(more, width)[:] = self.program.blank
-        self._memory = memory._replace(
-            rows=rows,
-            due=np.concatenate([memory.due, np.full(more, NEVER)]),
-            dirty=np.concatenate([memory.dirty, np.zeros(more, np.uint8)]),
-            positions=np.concatenate([memory.positions, np.full((more, memory.positions.shape[1]), -1)]),
-        )
-
     @property
     def memory(self) -> Memory:
         """The arrays, for kernels of this package."""
@@ -110,22 +83,14 @@ class ViewState:
 
     def make_room(self, words: int) -> None:
         """Grow the pool so that `words` more fit."""
-        pool, used = self._memory.pool, int(self._memory.pool[TOP])
-        if used + words > len(pool):
-            grown = np.empty(max(used + words, len(pool) + len(pool) // 2), np.int64)
-            grown[:used] = pool[:used]
-            self._memory = self._memory._replace(pool=grown)
+        self._memory = room.with_pool(self._memory, words)
 
     def _columns_of(self, partitions: NDArray[np.int32]) -> Words:
         """Columns of source partitions in `Memory.positions`; new ones are added."""
         distinct, inverse = np.unique(partitions, return_inverse=True)
         for partition in distinct.tolist():
             self._columns.setdefault(partition, len(self._columns))
-        known = self._memory.positions
-        if len(self._columns) > known.shape[1]:
-            wide = np.full((len(known), len(self._columns)), -1, np.int64)
-            wide[:, : known.shape[1]] = known
-            self._memory = self._memory._replace(positions=wide)
+        self._memory = room.with_columns(self._memory, len(self._columns))
         columns = np.array([self._columns[partition] for partition in distinct.tolist()], np.int64)
         return np.asarray(columns[inverse], np.int64)
 
@@ -258,16 +223,17 @@ class ViewState:
         """(key, blob) of every key with events since the last call, sorted by key; clears the marks."""
         dirty = np.flatnonzero(self._memory.dirty)
         self._memory.dirty[:] = 0
-        return self._blobs(dirty)
+        return self.blobs(dirty)
 
     def digest(self) -> str:
         """SHA-256 over plan, watermark and every key's blob: equal for equal states however they came about."""
         total = hashlib.sha256(f"{codec.VERSION} {self.plan.fingerprint} {self.watermark_us}".encode())
-        for key, blob in self._blobs(self._keys.rows()):
+        for key, blob in self.blobs(self._keys.rows()):
             total.update(len(key).to_bytes(8, "little") + key + len(blob).to_bytes(8, "little") + blob)
         return total.hexdigest()
 
-    def _blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+    def blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
+        """(key, blob) of keys, sorted by key; the marks of `snapshot_dirty` stay."""
         words, ends = calls.blobs(self.program, self._memory, indices, calls.Moment(self.watermark_us), self._columns)
         raw, starts = words.astype("<i8", copy=False).tobytes(), [0, *ends.tolist()]
         blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
@@ -281,12 +247,16 @@ class ViewState:
         state = cls(plan)
         if watermark_us >= 0:
             state.watermark_us = watermark_us // plan.step_us * plan.step_us
-        state._load(dict(stored))
+        state.put_back(dict(stored))
         _, dead = calls.advance_keys(state.program, state._memory, state._keys.size, state.watermark_us)
         state._keys.bury(dead.tolist())
         return state
 
-    def _load(self, stored: Mapping[bytes, bytes]) -> None:
+    def put_back(self, stored: Mapping[bytes, bytes]) -> None:
+        """Take in keys that have no row; a blob from when the watermark was lower is as good as one of now.
+
+        They count as unchanged. Raises ValueError for a blob of another version or plan.
+        """
         words, ends = codec.join_blobs(list(stored.values()), codec.prefix_word(self.plan.fingerprint))
         rows = self.intern(list(stored)).astype(np.int64)
         for which, partitions, seqs in codec.positions_in(words, ends):
@@ -298,3 +268,27 @@ class ViewState:
     def applied(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Events applied to each key, int64 (k,)."""
         return np.asarray(self._memory.rows[self._checked(indices) * self.program.row_words + APPLIED], np.int64)
+
+    # keys that lie elsewhere meanwhile
+
+    def missing(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Which of these keys have no row."""
+        return self._keys.missing(keys)
+
+    def coldest(self, count: int) -> Words:
+        """Up to `count` keys, int64 (k,), that events touched longest ago and for which nothing is due yet."""
+        return calls.coldest_keys(self.program, self._memory, self._keys.size, (self.watermark_us, count))
+
+    def due(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Words:
+        """For each key a time, int64 (k,): no watermark below it changes the key's vector or lets it die."""
+        return self._memory.due[self._checked(indices)]
+
+    def is_dirty(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """For each key whether it had events since the last `snapshot_dirty`."""
+        return self._memory.dirty[self._checked(indices)] > 0
+
+    def let_go(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Drop keys that are stored elsewhere; `put_back` them before their next event and before they are due."""
+        rows = self._checked(indices)
+        self._keys.release(rows.tolist())
+        calls.forget_keys(self.program, self._memory, rows)

@@ -16,5 +16,7 @@ def warm_up() -> None:
     state.vectors(indices)
     state.evaluate_at([b"key"], times)
     restored = ViewState.restore(plan, state.snapshot_dirty())
+    restored.let_go(restored.coldest(1))
+    restored.put_back(dict(state.blobs(indices.astype(np.int64))))
     restored.advance(10 * SECOND_US)
     backfill(plan, Events([b"key"], times, marks, values), Queries([b"key"], times + 1))

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from tidemill_engine.windows import RejectedValuesError, ViewState
+from tidemill_features.domain.cold import Chilled, ColdKeys, Found, Rows, Wanted, coldest, unneeded
 from tidemill_features.domain.encode import Encoder, Outgoing, Vectors
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import Progress, Record
@@ -27,10 +28,11 @@ class Marks(msgspec.Struct, frozen=True):
 
 
 class Capture(NamedTuple):
-    """What a checkpoint stores: changed keys (None: forgotten) and the marks they belong to."""
+    """What a checkpoint stores: changed keys (None: forgotten, or cold from now on), marks, rows of cold keys."""
 
     entries: list[tuple[bytes, bytes | None]]
     marks: Marks
+    cold: Chilled = Chilled()
 
 
 class Told(NamedTuple):
@@ -65,13 +67,16 @@ class ViewPartition:
         self._gone: set[bytes] = set()
         self._gone_from_store: set[bytes] = set()
         self._captured: Marks | None = None
+        self.cold = ColdKeys(Rows())
 
     @classmethod
     def restored(
-        cls, view: View, partition: int, marks: Marks, entries: Sequence[tuple[bytes, bytes | None]]
-    ) -> "ViewPartition":
-        """The partition as it was captured; raises ValueError for entries of another plan."""
+        cls, view: View, partition: int, marks: Marks, entries: Sequence[tuple[bytes, bytes | None]],
+        cold: Rows | None = None,
+    ) -> "ViewPartition":  # fmt: skip
+        """The partition as it was captured; raises ValueError for entries of another plan. Cold keys stay away."""
         self = cls(view, partition)
+        self.cold = ColdKeys(cold or Rows())
         stored = [(key, blob) for key, blob in entries if blob is not None]
         self.state = ViewState.restore(view.plan, stored, -1 if marks.watermark_us is None else marks.watermark_us)
         self.seqs, self.watermarks = dict(marks.seqs), dict(marks.watermarks)
@@ -136,17 +141,35 @@ class ViewPartition:
         if word.seq is not None and word.seq > self.seqs.get(word.source_partition, -1):
             self.seqs[word.source_partition] = word.seq
 
+    def wanted(self) -> Wanted | None:
+        """Rows of cold keys that `give` must bring before `settle`; nothing while no key is cold."""
+        if not self.cold:
+            return None
+        self._flush()
+        missing = self.state.missing(key for taken in self._taken for key in taken.keys)
+        low, step = self._coming(), self.view.plan.step_us
+        return self.cold.wanted(missing, None if low is None else low // step * step)
+
+    def give(self, wanted: Wanted, found: Found) -> Wanted | None:
+        """Take cold keys back; returns what is wanted still."""
+        self.state.put_back(self.cold.took(wanted, found))
+        return None if found.page is None else Wanted((), found.page, wanted.until_us)
+
     def settle(self) -> list[Rejected]:
         """Apply what was taken, then let time pass; returns records that no exact accumulator can hold."""
         rejected = self._apply()
-        if len(self.watermarks) == len(self._sources):
-            low = min(self.watermarks.values())
-            if self.watermark_us is None or low > self.watermark_us:
-                self.watermark_us = low
-                changed = self.state.names(self.state.advance(low).tolist())
-                self._changed = {**dict.fromkeys(changed), **self._changed}
-                self._forget()
+        low = self._coming()
+        if low is not None:
+            self.watermark_us = low
+            changed = self.state.names(self.state.advance(low).tolist())
+            self._changed = {**dict.fromkeys(changed), **self._changed}
+            self._forget()
         return rejected
+
+    def _coming(self) -> int | None:
+        """The watermark that all sources together have reached, None while it is none or no later one."""
+        low = min(self.watermarks.values()) if len(self.watermarks) == len(self._sources) else None
+        return None if low is None or (self.watermark_us is not None and low <= self.watermark_us) else low
 
     def _apply(self) -> list[Rejected]:
         self._flush()
@@ -214,25 +237,29 @@ class ViewPartition:
         if self.watermark_us is not None and (is_more or self.watermark_us != self._told):
             watermark = self.watermark_us, dict(self.seqs)
             self._told, self._told_seqs = self.watermark_us, dict(self.seqs)
-        out = Outgoing(self._encoder, self._vectors(list(self._changed)), sorted(self._gone), watermark)
+        vectors = self._vectors(self.state, list(self._changed))
+        out = Outgoing(self._encoder, vectors, sorted(self._gone), watermark)
         self._changed.clear()
         self._gone.clear()
         self.emitted += out.records
         return out
 
-    def _vectors(self, entities: list[bytes]) -> Vectors | None:
-        rows = self.state.lookup(entities)
+    def _vectors(self, state: ViewState, entities: list[bytes]) -> Vectors | None:
+        rows = state.lookup(entities)
         alive = np.flatnonzero(rows >= 0)
         if not len(alive):
             return None
         known = entities if len(alive) == len(entities) else [entities[n] for n in alive.tolist()]
-        values, at, revisions = self.state.vectors(rows[alive])
-        partitions, seqs = self.state.position_table(rows[alive])
+        values, at, revisions = state.vectors(rows[alive])
+        partitions, seqs = state.position_table(rows[alive])
         return Vectors(known, values, at, revisions, partitions, seqs, list(map(self._changed.get, known)))
 
-    def current(self, entity: bytes) -> Letter | None:
-        """The entity's vector now, None when it is unknown here."""
-        found = self._vectors([entity])
+    def current(self, entity: bytes, cold: Sequence[tuple[bytes, bytes]] = ()) -> Letter | None:
+        """The entity's vector now, None when it is neither in memory nor among these rows of `cold` keys."""
+        state = self.state
+        if cold and state.missing([entity]):
+            state = ViewState.restore(self.view.plan, cold, state.watermark_us)
+        found = self._vectors(state, [entity])
         return None if found is None else self._encoder.vectors(found)[0]
 
     # store
@@ -241,13 +268,26 @@ class ViewPartition:
         """How far this partition is, when its input goes on at `next_offset`."""
         return Marks(next_offset, dict(self.seqs), dict(self.watermarks), self.watermark_us)
 
-    def capture(self, next_offset: int) -> Capture | None:
-        """What has changed since the last capture, None for nothing."""
+    def capture(self, next_offset: int, limit: int | None = None) -> Capture | None:
+        """What has changed since the last capture, None for nothing; keys over the limit are to become cold."""
         marks = self.marks(next_offset)
         if marks == self._captured:
             return None
         self._captured = marks
-        entries: list[tuple[bytes, bytes | None]] = list(self.state.snapshot_dirty())
+        leaving = {} if limit is None or self._quiet is not None else coldest(self.state, len(self.state) - limit)
+        changed = dict(self.state.snapshot_dirty())
+        cold = self.cold.chill(leaving, changed.keys(), self._gone_from_store)
+        entries: list[tuple[bytes, bytes | None]] = [(key, blob) for key, blob in changed.items() if key not in leaving]
         entries += [(key, None) for key in self._gone_from_store]
+        entries += [(key, None) for key, _, _ in cold.put]
         self._gone_from_store.clear()
-        return Capture(sorted(entries, key=lambda entry: entry[0]), marks)
+        return Capture(sorted(entries, key=lambda entry: entry[0]), marks, cold)
+
+    def stored(self) -> None:
+        """The last capture is in the store: keys that have not been needed since leave the memory."""
+        leaving = self.cold.stored()
+        if not leaving:
+            return
+        rows = unneeded(self.state, {key: due for key, due in leaving.items() if key not in self._changed})
+        self.cold.left(self.state.names(rows))
+        self.state.let_go(rows)

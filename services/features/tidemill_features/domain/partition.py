@@ -1,6 +1,6 @@
 """One partition number of all views: what the aggregator's task for that number owns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tidemill_features.domain.aggregate import Capture, ViewPartition
@@ -13,10 +13,10 @@ from tidemill_features.domain.taken import Rejected
 
 
 class AggregatePartition:
-    """All views' partitions of one number, fed by topic."""
+    """All views' partitions of one number, fed by topic. `room` says how many keys each of them may hold in memory."""
 
-    def __init__(self, views: Sequence[ViewPartition]) -> None:
-        self.views = tuple(views)
+    def __init__(self, views: Sequence[ViewPartition], room: Callable[[], int | None] = lambda: None) -> None:
+        self.views, self._room = tuple(views), room
         self._offsets: dict[str, int] = {}
         self._direct: dict[str, list[ViewPartition]] = {}
         self._routed: dict[str, list[ViewPartition]] = {}
@@ -27,14 +27,20 @@ class AggregatePartition:
 
     def take(self, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
         """Apply one poll's records by topic, in the order of their offsets; returns those that never can be."""
+        return self.read(batches) + self.settle()
+
+    def read(self, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
+        """The first half of `take`: nothing may be drained or captured before `settle`."""
         rejected: list[Rejected] = []
         for topic, records in batches.items():
             rejected += self._take_records(topic, records)
             if records:
                 self._offsets[topic] = records[-1].offset + 1
-        for part in self.views:
-            rejected += part.settle()
         return rejected
+
+    def settle(self) -> list[Rejected]:
+        """The other half, once every view was given the cold keys that it wants."""
+        return [rejected for part in self.views for rejected in part.settle()]
 
     def _take_records(self, topic: str, records: Sequence[Record]) -> list[Rejected]:
         routed, direct = self._routed.get(topic, ()), self._direct.get(topic, ())
@@ -61,6 +67,11 @@ class AggregatePartition:
         """Let every view tell what it has; whether one of them was quiet."""
         return sum(part.speak() for part in self.views) > 0
 
+    def excess(self) -> int:
+        """Keys in memory beyond what there is room for."""
+        room = self._room()
+        return 0 if room is None else sum(max(0, len(part.state) - room) for part in self.views)
+
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""
         return self._offsets.get(part.view.input_topic, 0)
@@ -71,7 +82,8 @@ class AggregatePartition:
 
     def capture(self) -> list[tuple[ViewPartition, Capture]]:
         """Changes of every view since the last capture; call it right after `drain`, store it once that was told."""
-        taken = [(part, part.capture(self.next_offset(part))) for part in self.views]
+        room = self._room()
+        taken = [(part, part.capture(self.next_offset(part), room)) for part in self.views]
         return [(part, capture) for part, capture in taken if capture is not None]
 
 

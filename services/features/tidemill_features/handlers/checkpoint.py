@@ -19,6 +19,7 @@ SECONDS = Histogram(
 )  # fmt: skip
 _PACE = 4
 """Storing takes at most a fifth of the time: with many keys changing, checkpoints are further apart than asked for."""
+_RELIEF_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +34,7 @@ class Checkpointer:
         self._every_s, self._every_records = every_s, every_records
         self._last, self._records, self._took = clock(), 0, 0.0
         self._saving: asyncio.Task[None] | None = None
+        self._parts: list[ViewPartition] = []
 
     def count(self, records: int) -> None:
         """So many records were applied."""
@@ -40,20 +42,28 @@ class Checkpointer:
 
     def is_due(self) -> bool:
         """Whether it is time to store, and the store is free."""
-        if not self._records or self._saving is not None:
+        if not self.is_free():
             return False
         waited = self._clock() - self._last
-        return waited >= _PACE * self._took and (waited >= self._every_s or self._records >= self._every_records)
+        is_time = waited >= self._every_s or self._records >= self._every_records
+        return is_time and waited >= _PACE * self._took
+
+    def is_free(self) -> bool:
+        """Whether there is something to store, and the store is free."""
+        return self._records > 0 and self._saving is None
 
     def check(self) -> None:
-        """Raises what ended the last store, Fenced above all."""
+        """Raises what ended the last store, Fenced above all; keys that are stored as cold leave the memory."""
         if self._saving is not None and self._saving.done():
             saving, self._saving = self._saving, None
             saving.result()
+            for part in self._parts:
+                part.stored()
 
     def save(self, captures: Sequence[tuple[ViewPartition, Capture]]) -> None:
         """Begin to store what was captured; the store must be free."""
         self._last, self._records = self._clock(), 0
+        self._parts = [part for part, _ in captures]
         if captures:
             self._saving = asyncio.ensure_future(self._save(captures))
 
@@ -72,6 +82,11 @@ class Checkpointer:
                 self._took = self._clock() - started
                 SECONDS.observe(self._took)
                 return
+
+    async def relief(self) -> None:
+        """Wait a while for the store under way, after which keys leave the memory."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving}, timeout=_RELIEF_S)
 
     async def finish(self) -> None:
         """Wait for the store under way; raises what ended it."""

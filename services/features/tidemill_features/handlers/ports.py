@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tidemill_features.domain.aggregate import Capture, Marks, Told
+from tidemill_features.domain.cold import Found, Rows, Wanted
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner
@@ -42,6 +43,12 @@ class Checkpoints(Protocol):
 
     async def save(self, owner: Owner, captures: Sequence[tuple[View, Capture]]) -> None:
         """All of it in one transaction; after Later the same again. Raises Fenced."""
+
+    async def cold(self, owner: Owner, view: View) -> Rows:
+        """What is stored of cold keys."""
+
+    async def fetch(self, view: View, partition: int, wanted: Wanted) -> Found:
+        """Rows of cold keys; of due ones maybe a part. Raises Later."""
 
 
 class Routes(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
+from tidemill_features.domain.cold import MOST_AT_ONCE
 from tidemill_features.domain.encode import Outgoing
 from tidemill_features.domain.letter import Letter, Letters, Mail
 from tidemill_features.domain.partition import AggregatePartition
@@ -37,6 +38,8 @@ class Teller:
         self._untold = 0
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._stopping = False
+        self.settling = asyncio.Lock()
+        """Held while records are read and not yet applied: a checkpoint of such a state would lose them."""
         self._loop = asyncio.ensure_future(self._run())
 
     def note(self, records: int, letters: Sequence[Letter]) -> None:
@@ -47,10 +50,12 @@ class Teller:
         self._wake.set()
 
     async def room(self) -> None:
-        """Wait while too much is untold; raises what went wrong."""
+        """Wait while too much is untold or in memory; raises what went wrong."""
         while self._untold > _MOST_UNTOLD and not self._loop.done():
             self._room.clear()
             await self._room.wait()
+        if self._state.excess() > 2 * MOST_AT_ONCE:
+            await self._checkpointer.relief()
         self.check()
 
     def check(self) -> None:
@@ -58,8 +63,13 @@ class Teller:
         if self._loop.done():
             self._loop.result()
         self._checkpointer.check()
-        if self._checkpointer.is_due():
+        if self._is_due():
             self._wake.set()
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint: also, whatever the time, when memory is crowded."""
+        is_crowded = self._state.excess() > MOST_AT_ONCE // 2
+        return self._checkpointer.is_free() if is_crowded else self._checkpointer.is_due()
 
     async def _run(self) -> None:
         try:
@@ -68,15 +78,16 @@ class Teller:
                 if self._linger_s and not self._stopping:
                     await asyncio.sleep(self._linger_s)
                 self._wake.clear()
-                await self._round(store=self._checkpointer.is_due())
+                await self._round(store=self._is_due())
         finally:
             self._room.set()
 
     async def _round(self, *, store: bool) -> None:
         """Tell everything; what is captured for storing in the same instant is stored once it is told."""
-        untold, letters, self._letters = self._untold, self._letters, []
-        outputs = self._state.drain()
-        captures = self._state.capture() if store else []
+        async with self.settling:
+            untold, letters, self._letters = self._untold, self._letters, []
+            outputs = self._state.drain()
+            captures = self._state.capture() if store else []
         if letters or outputs:
             with SECONDS.time():
                 await self._write(letters, outputs)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e_reader import Reader
-from e2e_shop import MINUTE_US, START_US, Shop
+from e2e_shop import MINUTE_US, SPEC, START_US, Shop
 
 from tidemill.client.results import Run
+from tidemill.datasets import FromSource, Options, Table, build
+from tidemill.datasets.manifest import DatasetManifest
 from tidemill_contracts import derived_id, format_time
 from tidemill_contracts.events import QualityBreached, TrainingManifest
 from tidemill_runtime.archive import archive_path, read_events
@@ -57,6 +59,26 @@ class Blanks:
         table = read_events(archive_path(str(self.reader.home / "artifacts"), "visits"), {0: max(places) + 1})
         both = zip(table.column("seq").to_pylist(), table.column("offset").to_pylist(), strict=True)
         assert {seq: offset for seq, offset in both if seq in places} == places
+
+    def left_out(self, places: Places) -> None:
+        """A data set of visits has no rows of them, says so, and is made again from its manifest."""
+        made = self._dataset()
+        assert set(_all(made.manifest.excluded["0"])) >= set(places)
+        ids = set(made.to_arrow().column("event_id").to_pylist())
+        assert not ids & {f"w{n}" for n in range(ROWS)}
+        assert ids > {f"w{n}" for n in range(ROWS, 2 * ROWS)}
+        assert self._dataset(manifest=made.manifest).manifest == made.manifest
+        whole = self._dataset(quarantined=True).manifest
+        assert whole.rows.count - made.manifest.rows.count == len(_all(made.manifest.excluded["0"]))
+        assert whole.excluded == {}
+
+    def is_back(self) -> bool:
+        """Whether a data set of visits has them."""
+        return "w3" in self._dataset().to_arrow().column("event_id").to_pylist()
+
+    def _dataset(self, *, manifest: DatasetManifest | None = None, quarantined: bool = False) -> Table:
+        options = Options(home=self.reader.home, views=["page-visits"], manifest=manifest, quarantined=quarantined)
+        return build(SPEC, FromSource("visits"), options)
 
     def release(self) -> None:
         """By the command; its word is then on the log, where trainings look."""

@@ -207,8 +207,10 @@ def test_five_in_a_hundred_nulls_are_kept_from_the_next_model_until_a_hand_lets_
     places = blanks.told()
     kept = blanks.manifest()
     blanks.listed(places)
+    blanks.left_out(places)
     blanks.release()
     whole = blanks.manifest()
+    assert blanks.is_back()
     assert excluded(kept) - excluded(whole) == set(places)
     assert sum(whole.rows.values()) - sum(kept.rows.values()) == ROWS
 

@@ -16,9 +16,12 @@ from dataset_world import HOUR, PIPELINE, SPEC, START, Event, events, expected, 
 
 from tidemill.datasets import DatasetError, FromSource, Options, Table, build
 from tidemill.datasets import spill as spill_module
+from tidemill.datasets.events import positions
 from tidemill.datasets.files import write_table
 from tidemill.datasets.manifest import read_manifest
+from tidemill.datasets.rows import rows_of_source
 from tidemill.datasets.table import manifest_path
+from tidemill_engine.quarantine import Quarantine
 
 MADE = events(3, 900)
 
@@ -200,3 +203,15 @@ def test_other_libraries_are_asked_for_by_name(archive: str, monkeypatch: pytest
         table.to_pandas()
     with pytest.raises(DatasetError, match="pip install polars"):
         table.to_polars()
+
+
+def test_held_events_are_no_rows_and_stay_in_features(archive: str) -> None:
+    """Of each partition, by their numbers; what is computed of the others is what it was."""
+    below = positions(archive, "rides")
+    wanted, held = FromSource("rides"), Quarantine({"events.rides": {str(min(below)): [(0, 1), (3, 3)]}})
+    whole, left = (rows_of_source(wanted, SPEC, archive, below, each) for each in (Quarantine(), held))
+    gone = [0, 1, 3]
+    kept = [row for row in range(whole.table.num_rows) if row not in gone]
+    assert left.table.equals(whole.table.take(kept))
+    assert left.known_us.tolist() == whole.known_us[kept].tolist()
+    assert (left.origin.count, left.origin.digest != whole.origin.digest) == (len(kept), True)

@@ -26,6 +26,7 @@ from tidemill_contracts.events.control import QuarantineReleased
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_contracts.topics import control_topics, pipeline_topics
 from tidemill_engine.learn import WindowChoice, fit_logistic
+from tidemill_engine.quarantine import Quarantine, quarantine
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import ensure_topics
 from tidemill_runtime.settings import ServiceSettings
@@ -33,7 +34,7 @@ from tidemill_testkit.fixtures import unique_name
 from tidemill_testkit.topics import Sent, write_topic
 from tidemill_trainer.coldstart import cold_rows
 from tidemill_trainer.domain.manifest import canonical_bytes, manifest_of
-from tidemill_trainer.domain.quarantine import Quarantine, quarantine, without
+from tidemill_trainer.domain.quarantine import without
 from tidemill_trainer.domain.rows import Origins, Rows, concatenate
 from tidemill_trainer.domain.training import Trained
 from tidemill_trainer.kafka import read_quarantine, read_tainted

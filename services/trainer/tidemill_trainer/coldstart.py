@@ -18,10 +18,10 @@ from tidemill_contracts import parse_time
 from tidemill_contracts.pipeline import ColdStartSpec, PipelineSpec
 from tidemill_engine.entities import EntityKey, RowReader, event_mark
 from tidemill_engine.expressions import compile_expression, encode_columns, field_types
+from tidemill_engine.quarantine import Quarantine
 from tidemill_engine.windows import Events, Queries, backfill, compile_view
 from tidemill_runtime.archive import archive_path, read_events
 from tidemill_runtime.errors import Later
-from tidemill_trainer.domain.quarantine import Quarantine
 from tidemill_trainer.domain.rows import Floats, Rows
 
 _PATIENCE_S = 60.0

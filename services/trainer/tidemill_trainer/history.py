@@ -12,8 +12,8 @@ import numpy as np
 
 from tidemill_contracts.events import TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_engine.quarantine import Quarantine
 from tidemill_trainer.coldstart import NOTHING, cold_rows, wait_for_archive
-from tidemill_trainer.domain.quarantine import Quarantine
 from tidemill_trainer.domain.rows import Rows, concatenate
 from tidemill_trainer.outcomes import read_rows, write_rows
 

@@ -13,11 +13,11 @@ from tidemill_contracts import EnvelopeError, read_envelope, topic
 from tidemill_contracts.events import QualityBreached
 from tidemill_contracts.events.control import QuarantineReleased
 from tidemill_contracts.pipeline import PipelineSpec
+from tidemill_engine.quarantine import Quarantine, quarantine
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, end_offsets, open_consumer
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_trainer.domain.quarantine import Quarantine, quarantine
 
 _PATIENCE_S = 120.0
 

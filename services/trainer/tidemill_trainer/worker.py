@@ -22,12 +22,13 @@ from pydantic import BaseModel
 from tidemill_contracts.events import Released, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.onnx import golden_inputs
+from tidemill_engine.quarantine import Quarantine
 from tidemill_engine.rollout import mix
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archive
 from tidemill_trainer.domain.manifest import CODE, canonical_bytes, code_digest, manifest_of
-from tidemill_trainer.domain.quarantine import Quarantine, without
+from tidemill_trainer.domain.quarantine import without
 from tidemill_trainer.domain.rows import Float32s, Floats, Rows
 from tidemill_trainer.domain.training import TooFewRowsError, Trained, train
 from tidemill_trainer.history import with_history

@@ -75,6 +75,9 @@ def build(  # noqa: PLR0913 - the options of a command
     as_known: Annotated[
         bool, typer.Option("--as-known", help="Only events that the log held when the row happened.")
     ] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="With --from-source: also events that are quarantined.")
+    ] = False,
     time: TimeOption = None,
     known_time: KnownTimeOption = None,
     manifest: ManifestOption = None,
@@ -85,7 +88,8 @@ def build(  # noqa: PLR0913 - the options of a command
 ) -> None:
     """Build a dataset: features of each entity row as of its time, exactly one row for each, in the order given.
 
-    A row sees events strictly before its time. What decided the file's bytes is written beside it, as a manifest.
+    A row sees events strictly before its time. Quarantined events of a source are no rows. What decided the bytes of
+    the file is written beside it, as a manifest.
 
     Example: [bold]tidemill dataset build flight-delay --rows flights.parquet --output train.parquet[/bold]
     """
@@ -100,7 +104,7 @@ def build(  # noqa: PLR0913 - the options of a command
     with _progress() as tell:
         options = Options(
             views=view or None, as_known=as_known, time=time, known_time=known_time, manifest=manifest,
-            archive=archive, home=home, tell=tell, solve=_solve(engine),
+            archive=archive, quarantined=quarantined, home=home, tell=tell, solve=_solve(engine),
         )  # fmt: skip
         made = build_table(_pipeline(pipeline, file), asked, options).save(output)
     if as_json:

@@ -14,11 +14,13 @@ from tidemill.datasets.files import table_digest
 from tidemill.datasets.gather import Archived, Gathering, Progress, Solve, solve_here, view_values
 from tidemill.datasets.manifest import DatasetManifest, code_digest, libraries, read_manifest
 from tidemill.datasets.place import flushed_archive
-from tidemill.datasets.rows import EVENT_TIME, EntityRows, FromSource, rows_of_source, rows_of_table
+from tidemill.datasets.quarantined import quarantined
+from tidemill.datasets.rows import EVENT_TIME, NOTHING, EntityRows, FromSource, rows_of_source, rows_of_table
 from tidemill.datasets.table import Table
 from tidemill_contracts.pipeline import PipelineSpec, load_pipeline
 from tidemill_engine.arrays import Float64s
 from tidemill_engine.expressions import compile_expression, encode_columns, field_types
+from tidemill_engine.quarantine import Quarantine
 
 REQUEST = "request."
 
@@ -29,7 +31,9 @@ class Options:
 
     `views`: their features, in this order; none: every input of the pipeline's model. `as_known`: only events that
     the log held when the row happened. `time` and `known_time` name columns of the rows. `manifest`: build it again.
-    `archive`: the folder or s3:// URL of the artifacts; none: of the running stack, flushed first.
+    `archive`: the folder or s3:// URL of the artifacts; none: of the running stack, flushed first. `quarantined`: rows
+    from a source are also those of its events that the running stack has in quarantine; nothing is known of these
+    where an `archive` is named.
     """
 
     views: Sequence[str] | None = None
@@ -38,6 +42,7 @@ class Options:
     known_time: str | None = None
     manifest: DatasetManifest | Path | None = None
     archive: str | None = None
+    quarantined: bool = False
     home: Path | None = None
     solve: Solve = solve_here
     tell: Progress = lambda _what, _done, _of: None
@@ -66,11 +71,13 @@ def build(
     if isinstance(asked, FromSource):
         sources.add(asked.source)
     archived = _archived(sources, earlier, options)
-    entities = _rows(asked, spec, archived, options)
+    held = _held(asked, earlier, options)
+    entities = _rows(asked, spec, archived, held, options)
     if earlier is not None and earlier.rows.digest != entities.origin.digest:
         raise DatasetError(f"the rows are not those of the manifest ({earlier.rows.count} rows, other values)")
     table = _table(spec, views, features, entities, archived, options)
-    return Table(table, _manifest(spec, views, features, entities, archived, table, options))
+    made = _manifest(spec, views, features, entities, archived, table, options)
+    return Table(table, made.model_copy(update={"excluded": _excluded(held)}))
 
 
 def spec_of(pipeline: PipelineSpec | Path | str, home: Path | None) -> PipelineSpec:
@@ -126,10 +133,25 @@ def _archived(sources: set[str], earlier: DatasetManifest | None, options: Optio
     return Archived(place, below)
 
 
-def _rows(asked: pa.Table | Path | FromSource, spec: PipelineSpec, archived: Archived, options: Options) -> EntityRows:
+def _held(asked: pa.Table | Path | FromSource, earlier: DatasetManifest | None, options: Options) -> Quarantine:
+    """What of the rows' source is left out: as the manifest has it, else as the running stack has it."""
+    if not isinstance(asked, FromSource):
+        return NOTHING
+    if earlier is not None:
+        return Quarantine({f"events.{asked.source}": dict(earlier.excluded)} if earlier.excluded else {})
+    return NOTHING if options.quarantined or options.archive is not None else quarantined(options.home, asked.source)
+
+
+def _excluded(held: Quarantine) -> Mapping[str, Sequence[tuple[int, int]]]:
+    return next(iter(held.ranges.values()), {})
+
+
+def _rows(
+    asked: pa.Table | Path | FromSource, spec: PipelineSpec, archived: Archived, held: Quarantine, options: Options
+) -> EntityRows:
     if isinstance(asked, FromSource):
         wanted = FromSource(asked.source, None if options.time == EVENT_TIME else asked.time or options.time)
-        return rows_of_source(wanted, spec, archived.place, archived.below.get(wanted.source, {}))
+        return rows_of_source(wanted, spec, archived.place, archived.below.get(wanted.source, {}), held)
     return rows_of_table(asked, spec, time=options.time, known_time=options.known_time)
 
 

@@ -52,6 +52,10 @@ class DatasetManifest(Contract):
     views: dict[str, str]
     features: list[str]
     rows: EntityRowsSource
+    excluded: dict[str, list[tuple[int, int]]] = Field(
+        default_factory=dict, exclude_if=lambda excluded: not excluded,
+        description="quarantined numbers of the rows' source by partition, both ends inclusive, which are no rows",
+    )  # fmt: skip
     values: Digest
     code: Digest
     libraries: dict[str, str] = Field(default_factory=dict)

@@ -16,7 +16,9 @@ from tidemill.datasets.manifest import EntityRowsSource
 from tidemill_contracts import format_time, parse_time
 from tidemill_contracts.pipeline import FieldSpec, PipelineSpec
 from tidemill_engine.arrays import Int64s
+from tidemill_engine.quarantine import Quarantine
 
+NOTHING = Quarantine()
 TIME = "time"
 EVENT_ID, EVENT_TIME = "event_id", "event_time"
 """Columns of rows that are events."""
@@ -65,10 +67,12 @@ def rows_of_table(
     return EntityRows(table, times, known, origin)
 
 
-def rows_of_source(wanted: FromSource, spec: PipelineSpec, archive: str, below: Mapping[int, int]) -> EntityRows:
+def rows_of_source(
+    wanted: FromSource, spec: PipelineSpec, archive: str, below: Mapping[int, int], held: Quarantine = NOTHING
+) -> EntityRows:
     """The archived events of a source as rows, by partition and number: id, event time and the source's fields.
 
-    What a row may know ends where its own event came into the log.
+    What a row may know ends where its own event came into the log. Those that are `held` are no rows.
     """
     source = spec.sources.get(wanted.source)
     if source is None:
@@ -92,6 +96,9 @@ def rows_of_source(wanted: FromSource, spec: PipelineSpec, archive: str, below: 
     if not parts:
         raise DatasetError(f"the archive of {wanted.source} holds no events")
     table = pa.concat_tables(parts).sort_by([("_partition", "ascending"), ("_seq", "ascending")])
+    if held:
+        places = zip(table.column("_partition").to_pylist(), table.column("_seq").to_pylist(), strict=True)
+        table = table.filter(pa.array([not held.holds(wanted.source, *place) for place in places], pa.bool_()))
     known = table.column("_known").to_numpy()
     table = table.drop_columns(["_partition", "_seq", "_known"])
     name = wanted.time or EVENT_TIME

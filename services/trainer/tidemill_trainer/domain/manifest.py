@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tidemill_contracts.events import TrainingManifest, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec
-from tidemill_trainer.domain.quarantine import Ranges
+from tidemill_engine.quarantine import Ranges
 from tidemill_trainer.domain.training import Trained
 
 CODE = ("tidemill_contracts", "tidemill_engine", "tidemill_trainer")

@@ -46,7 +46,7 @@ async def test_a_slow_disk_holds_nobody_up_and_gets_the_newest_state() -> None:
     task = asyncio.ensure_future(keeper.run())
     answers(desk, 1)
     keeper.put(desk)
-    while not disk.is_at_it.is_set():
+    while not disk.is_at_it.is_set():  # noqa: ASYNC110 - a thread sets it
         await asyncio.sleep(0)  # the loop runs while the disk is at it
     for epoch in (2, 3):
         answers(desk, epoch)

@@ -3,7 +3,6 @@
 Rows in their usual form are still bytes when a batch begins (`bodies`): all of them are read at once, into the matrix.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -28,15 +27,16 @@ UNREADABLE = RefusedError(400, "unusual", "the rows are not in their usual form"
 
 
 class Text(NamedTuple):
-    """Rows for the log: `[a,b],[c,d]`, and the place behind each row."""
+    """Rows for the log: `[a,b],[c,d]`, and the place behind each row, from `place` on in `ends`."""
 
     text: bytes | memoryview
     ends: Sequence[int] | Int64s
+    place: int = 0
 
     def part(self, first: int, last: int) -> bytes | memoryview:
         """The rows from `first` to before `last`, as a list's items."""
-        start = self.ends[first - 1] + 1 if first else 0
-        return self.text[start : self.ends[last - 1]]
+        start = self.ends[self.place + first - 1] + 1 if first else 0
+        return self.text[start : self.ends[self.place + last - 1]]
 
 
 class Rows(NamedTuple):
@@ -99,30 +99,16 @@ def answer_rows(desk: Desk, queries: Sequence[RowsQuery], *, now_us: int, degrad
     ]
     good = [query for query, refused in zip(queries, refusals, strict=True) if refused is None]
     matrix, texts = _read(good, width)
-    scores, place = score(active.members, [], matrix).mixed.tolist() if good else [], 0
-    render = _Renderer(desk, active, now_us=now_us, degraded=degraded)
+    scores, first = score(active.members, [], matrix).mixed.tolist() if good else [], 0
+    render = _Renderer(desk, active, scores, now_us=now_us, degraded=degraded)
     text = iter(texts)
     for query, refused in zip(queries, refusals, strict=True):
         if refused is not None:
             drafts.results.append(refused)
             continue
-        own = scores[place : place + query.rows.height]
-        place += query.rows.height
-        drafts.results.append(_take(drafts.entries, render, query, (own, next(text))))
+        drafts.results.append(render.take(query, next(text), first, drafts.entries))
+        first += query.rows.height
     return drafts
-
-
-def _take(
-    entries: list[Entry], render: "_Renderer", query: RowsQuery, found: tuple[list[float], Text | None]
-) -> Result:  # fmt: skip
-    """`found` are the scores and the rows as they are logged; None where they could not be read."""
-    scores, text = found
-    if text is None:
-        return UNREADABLE
-    if any(map(math.isnan, scores)):
-        return _UNANSWERED
-    entries.extend(render.entries(query, text, scores, len(entries)))
-    return render.answer(query, scores)
 
 
 def _refusal(query: RowsQuery, width: int) -> RefusedError:
@@ -161,20 +147,24 @@ def _read_on(unread: Sequence[Unread], matrix: Float32s) -> list[Text | None]:
         offset += len(rows.raw)
     heights = [rows.height for rows in unread]
     found = read_arrays(Places(b"".join([rows.raw for rows in unread]), starts, heights), matrix)
-    texts: list[Text | None] = []
-    row = 0
-    for text, height in zip(found.texts, heights, strict=True):
-        texts.append(None if text is None else Text(text, found.ends[row : row + height]))
-        row += height
-    return texts
+    rows_before = accumulate(heights, initial=0)
+    return [
+        None if text is None else Text(text, found.ends, row)
+        for text, row in zip(found.texts, rows_before, strict=False)
+    ]
 
 
 class _Renderer:
     """Answers and log records of one batch: what all of them share is made once."""
 
-    def __init__(self, desk: Desk, active: Loaded, *, now_us: int, degraded: bool) -> None:
+    def __init__(
+        self, desk: Desk, active: Loaded, scores: list[float], *, now_us: int, degraded: bool
+    ) -> None:  # fmt: skip
+        """`scores` are those of all rows."""
+        self._scores, self._numbers = scores, _JSON.encode(scores)[1:-1].split(b",")
         self._name, self._topic, self._partitions = desk.spec.name, desk.topic, desk.spec.partitions
-        self._now_us, self._turn, self._version = now_us, now_us, str(active.leader.version)
+        self._now_us, self._version = now_us, str(active.leader.version)
+        self._most = max(1, VALUES_PER_RECORD // len(active.plan.features))
         name, version, leader = self._name, self._version, active.leader
         self._answer = b'{"model_name":"%b","model_version":"%b","id":' % (name.encode(), version.encode())
         # `tidemill_contracts.events.Inference`, field by field; none of these texts needs escapes.
@@ -185,55 +175,61 @@ class _Renderer:
         self._end = b'],"degraded":%b,"trace_id":"' % (b"true" if degraded else b"false")
         self._begun = front(Inference.TYPE, desk.source) + timed(now_us)
 
-    def answer(self, query: RowsQuery, scores: list[float]) -> bytes:
-        """The body."""
-        own, identity = query.rows.id, query.identity
+    def take(self, query: RowsQuery, text: Text | None, first: int, entries: list[Entry]) -> Result:
+        """The answer to a query whose rows are those from `first` on; its records go to `entries`.
+
+        `text` are the rows as they are logged, None where they could not be read.
+        """
+        if text is None:
+            return UNREADABLE
+        height = query.rows.height
+        last = first + height
+        numbers = self._numbers[first] if height == 1 else b",".join(self._numbers[first:last])
+        if b"n" in numbers:  # a null, which NaN is in JSON
+            return _UNANSWERED
+        identity, own = query.identity.encode(), query.rows.id
+        if height <= self._most:
+            entries.append(self._entry(query, identity, _Part(0, 1, text.text, numbers), len(entries)))
+        else:
+            self._log_parts(query, text, first, entries)
         if query.render is not None:
-            return query.render(Scored(self._name, self._version, own or identity, identity, scores))
-        return b'%b%b,"parameters":{"inference_id":"%b"},"outputs":[%b%d],"data":%b}]}' % (
-            self._answer, _JSON.encode(identity if own is None else own), identity.encode(), _SCORES, len(scores),
-            _JSON.encode(scores),
+            scores = self._scores[first:last]
+            return query.render(Scored(self._name, self._version, own or query.identity, query.identity, scores))
+        return b'%b%b,"parameters":{"inference_id":"%b"},"outputs":[%b%d],"data":[%b]}]}' % (
+            self._answer, b'"%b"' % identity if own is None else _JSON.encode(own), identity, _SCORES, height, numbers,
         )  # fmt: skip
 
-    def entries(self, query: RowsQuery, text: Text, scores: list[float], place: int) -> list[Entry]:
-        """The log records; rows of no entity go to the partitions in turn."""
-        height = query.rows.height
-        most = max(1, VALUES_PER_RECORD // query.rows.width)
-        if height <= most:
-            return [self._entry(query, _Part(0, 1, text.text, scores), place)]
+    def _log_parts(self, query: RowsQuery, text: Text, first: int, entries: list[Entry]) -> None:
+        """More rows than a record holds, in the partition of the first part."""
+        height, most, place = query.rows.height, self._most, len(entries)
         parts = -(-height // most)
-        return [
-            self._entry(
-                query,
-                _Part(
-                    part, parts, text.part(part * most, min(height, (part + 1) * most)), scores[part * most :][:most]
-                ),
-                place,
-            )
-            for part in range(parts)
-        ]
+        for number in range(parts):
+            begin, end = number * most, min(height, (number + 1) * most)
+            numbers = b",".join(self._numbers[first + begin : first + end])
+            part = _Part(number, parts, text.part(begin, end), numbers)
+            entries.append(self._entry(query, query.identity.encode(), part, place))
 
-    def _entry(self, query: RowsQuery, part: "_Part", place: int) -> Entry:
-        identity, trace = query.identity.encode(), query.traceparent.encode()
-        own = query.rows.id
+    def _entry(self, query: RowsQuery, identity: bytes, part: "_Part", place: int) -> Entry:
+        """A log record; rows of no entity go to the partitions in turn."""
+        trace, own = query.traceparent.encode(), query.rows.id
         record = b"".join((
             b'{"inference_id":"', identity, b'","request_id":', b"null" if own is None else _JSON.encode(own),
             self._record, b'%d,"parts":%d,"rows":[' % (part.number, part.of), part.rows,
-            b'],"scores":', _JSON.encode(part.scores)[:-1], self._end, trace[3:35], b'"}',
+            b'],"scores":[', part.scores, self._end, trace[3:35], b'"}',
         ))  # fmt: skip
         if part.number:
             identity = b"%b.%d" % (identity, part.number)
-        head, partition = stamped(self._begun, identity, trace), (self._turn + place) % self._partitions
+        head, partition = stamped(self._begun, identity, trace), (self._now_us + place) % self._partitions
         return Entry("inference", self._name, self._topic, partition, None, record, head, self._now_us)
 
 
 class _Part(NamedTuple):
-    """Rows (a list's items) and scores of one record, and its number of so many."""
+    """Rows and scores of one record, each a list's items, and its number of so many."""
 
     number: int
     of: int
     rows: bytes | memoryview
-    scores: list[float]
+    scores: bytes
 
 
 _JSON = msgspec.json.Encoder()

@@ -63,7 +63,8 @@ class OrderedLog:
     async def _attempt(self, letters: Sequence[Letter]) -> Later | None:
         try:
             if self._producer is None:
-                self._producer = await open_producer(self._settings, linger_ms=0)
+                # Read at once, and mostly hashes and trace contexts: compression costs writer, broker and reader.
+                self._producer = await open_producer(self._settings, linger_ms=0, compression=None)
             async with asyncio.timeout(_DEADLINE_S):
                 await asyncio.gather(*await _send(self._producer, letters))
         except Later as error:

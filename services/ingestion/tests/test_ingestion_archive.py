@@ -197,3 +197,10 @@ def test_rows_of_columns_are_those_of_the_records() -> None:
     assert Late("late/0", 2).take(as_columns([late(0, "x", origin=(1, 4))])) == Late("late/0", 2).take(
         [late(0, "x", origin=(1, 4))]
     )
+
+
+def test_a_record_with_a_headers_name_that_is_no_text_is_buried_by_all_its_readers() -> None:
+    columns = as_columns([output(["a"])[0]])
+    assert len(Applied("events/0").take(columns)) == 1
+    columns.buffer = columns.buffer.replace(b"ce_source", b"ce_\xffource")
+    assert Applied("events/0").take(columns) == []

@@ -24,7 +24,7 @@ class Body(NamedTuple):
 
 
 def headers_in(data: bytes, at: int, count: int, end: int) -> dict[bytes, bytes | None]:
-    """Headers by name, the last of each; raises IndexError or ValueError where they do not end at `end`."""
+    """Headers by name, the last of each; raises IndexError or ValueError for what is none, or ends elsewhere."""
     found = dict[bytes, bytes | None]()
     for _ in range(count):
         byte = data[at]  # nearly all lengths have one
@@ -32,6 +32,8 @@ def headers_in(data: bytes, at: int, count: int, end: int) -> dict[bytes, bytes 
         name, at = data[at : at + size], at + size
         byte = data[at]
         size, at = (byte >> 1, at + 1) if byte < 0x80 else _read(data, at)  # noqa: PLR2004 - seven bits
+        if not name.isascii():
+            name.decode()  # Kafka's names are UTF-8, though brokers do not check that
         found[name], at = (data[at : at + size], at + size) if byte != 1 else (None, at)
     if at != end:
         raise ValueError("headers end elsewhere")

@@ -11,6 +11,7 @@ from tidemill_serving.app.keeping import Keeper
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.releases import Kept, KeptRelease, Swap
 from tidemill_serving.spool import partition_of
+from tidemill_testkit.waiting import until
 
 SPEC = pipeline()
 pytestmark = pytest.mark.anyio
@@ -46,8 +47,7 @@ async def test_a_slow_disk_holds_nobody_up_and_gets_the_newest_state() -> None:
     task = asyncio.ensure_future(keeper.run())
     answers(desk, 1)
     keeper.put(desk)
-    while not disk.is_at_it.is_set():  # noqa: ASYNC110 - a thread sets it
-        await asyncio.sleep(0)  # the loop runs while the disk is at it
+    await until(disk.is_at_it.is_set, "the disk is at it, and the loop runs", timeout_s=30)
     for epoch in (2, 3):
         answers(desk, epoch)
         keeper.put(desk)

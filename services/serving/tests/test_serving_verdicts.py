@@ -51,6 +51,23 @@ async def test_two_at_once_examine_it_once(tmp_path: Path) -> None:
         await second.close()
 
 
+async def test_workers_open_one_after_the_other_and_pass_by_one_that_stands_still(tmp_path: Path) -> None:
+    first, second, order = Examiner(tmp_path / "v", GOOD), Examiner(tmp_path / "v", GOOD), list[str]()
+
+    async def opens() -> None:
+        async with second.turn():
+            order.append("second")
+
+    async with first.turn():
+        waiting = asyncio.ensure_future(opens())
+        await asyncio.sleep(0)
+        order.append("first")
+    await waiting
+    assert order == ["first", "second"]
+    async with first.turn():
+        await asyncio.wait_for(opens(), 30)
+
+
 async def test_a_refusal_is_not_remembered(tmp_path: Path) -> None:
     file = written(tmp_path)
     for _ in range(2):

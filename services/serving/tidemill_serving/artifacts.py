@@ -38,7 +38,8 @@ class Models:
         if known is not None and known.width == len(features):
             return known
         data, is_quick = await self._examined(digest, features)
-        scorer = await asyncio.to_thread(_opened, data, len(features), is_quick=is_quick)
+        async with self._examiner.turn():
+            scorer = await asyncio.to_thread(_opened, data, len(features), is_quick=is_quick)
         self._open[digest] = scorer
         return scorer
 

@@ -4,7 +4,9 @@ import asyncio
 import fcntl
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,6 +17,8 @@ from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
 _VERSION = version("tidemill-serving")
 KEPT = 256
 """Newest verdicts that are remembered."""
+TURN_S, TURN_LOOK_S = 1.0, 0.005
+"""For another worker to open a model, which takes milliseconds, and how often it is looked at."""
 _LOOK_S = 0.02
 _QUICK = b"quick"
 
@@ -61,6 +65,12 @@ class Examiner:
             self._forget()
             return found
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One worker at a time opens what was accepted, and others answer meanwhile; who stands still is passed by."""
+        async with _locked(self._folder / "turn", look_s=TURN_LOOK_S, patience_s=TURN_S):
+            yield
+
     async def close(self) -> None:
         """End the nursery."""
         self._stay()
@@ -93,16 +103,16 @@ class Examiner:
 
 
 @asynccontextmanager
-async def _locked(file: Path) -> AsyncIterator[None]:
-    """Hold a lock that ends with its process, however that ends."""
-    opened = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+async def _locked(file: Path, *, look_s: float = _LOOK_S, patience_s: float = math.inf) -> AsyncIterator[None]:
+    """Hold a lock that ends with its process, however that ends; without it when it does not come in time."""
+    opened, give_up_at = os.open(file, os.O_CREAT | os.O_RDWR, 0o600), time.monotonic() + patience_s
     try:
-        while True:
+        while time.monotonic() < give_up_at:
             try:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(look_s)
         yield
     finally:
         os.close(opened)

@@ -29,7 +29,7 @@ from _results import Progress, Result, report, result
 from _stack import START_US, get, stack, until, write
 from _swaps import model_of, register
 from numpy.typing import NDArray
-from serving_throughput import logged
+from serving_throughput import isolate, logged
 
 from tidemill.stack import Endpoints
 from tidemill_contracts.ids import prediction_id
@@ -39,7 +39,7 @@ RATE, QUIET_S = float(os.environ.get("BENCH_RATE", "1000")), float(os.environ.ge
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
 CONNECTIONS, VERSIONS, DISTINCT = 64, 6, 128
 LOOK_S = 0.1
-"""Between two looks at the status, which costs all workers something."""
+"""Between two looks at the status."""
 PAUSE_S = 0.02
 """Before a request is sent again, as in the client: where a worker ends, its port takes connections for a moment."""
 AT = "2013-01-01T00:00:00Z"
@@ -135,6 +135,7 @@ class Swaps:
     def __init__(self, seen: Endpoints, progress: Progress) -> None:
         self._registry, self._serving = (str(seen.services[name].url) for name in ("registry", "serving"))
         self._progress, self._chance = progress, random.Random(7)
+        self._status: Any = None
         self.epochs: dict[int, int] = {}
         self.kills: Counter[str] = Counter()
         self.windows: list[tuple[float, float]] = []
@@ -169,15 +170,19 @@ class Swaps:
         epoch = await order
 
         async def answers() -> bool:
-            await asyncio.sleep(LOOK_S)
-            status = await get(f"{self._serving}/v1/status")
-            found = None if status is None else status["pipelines"].get(PLAIN.name)
+            found = None if self._status is None else self._status["pipelines"].get(PLAIN.name)
             return bool(found and found["ready"] and found["epoch"] == epoch)
 
         await until(answers, f"epoch {epoch} everywhere")
         if victim is not None:
             self.windows.append((begun, time.perf_counter()))
         self._progress.now_and_then(f"{number + 1} swaps, {sum(self.kills.values())} kills")
+
+    async def watch(self) -> None:
+        """Look at the status all the time, also without swaps: it costs all workers something."""
+        while True:
+            self._status = await get(f"{self._serving}/v1/status")
+            await asyncio.sleep(LOOK_S)
 
     async def _kill(self, victim: str) -> None:
         if victim == "registry":
@@ -211,9 +216,11 @@ async def measure(seen: Endpoints) -> list[Result]:
     """All figures."""
     progress, models = Progress(), [model_of(PLAIN, seed) for seed in range(1, VERSIONS + 1)]
     progress.step(f"the stack runs with {WORKERS} workers; {VERSIONS} forests are trained")
+    isolate(seen)  # the workers share a core
     await register(seen, PLAIN, models, write)
     await fill(seen, PLAIN)
     swaps = Swaps(seen, progress)
+    watching = asyncio.ensure_future(swaps.watch())
     await swaps.swap(0, None)
     load, phase = Load(f"{seen.services['serving'].url}/v1/predict/{PLAIN.name}"), {"over": False}
     work = asyncio.ensure_future(load.run(lambda: phase["over"]))
@@ -229,6 +236,7 @@ async def measure(seen: Endpoints) -> list[Result]:
     await asyncio.sleep(QUIET_S)
     phase["over"] = True
     await work
+    watching.cancel()
     return await figures(seen, swaps, load.shots, (begun, ended), scores_of(models), progress)
 
 

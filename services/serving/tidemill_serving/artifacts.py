@@ -4,18 +4,23 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
 from tidemill_serving.onnx import Scorer, UnusableModelError
-from tidemill_serving.onnx.bounded import Bounded
+from tidemill_serving.onnx.bounded import Bounded, step_back
 from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.sandbox import SandboxLimits
 from tidemill_serving.onnx.verdicts import Examiner
 
+NICE = 10
+"""Of the thread that opens models."""
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -28,6 +33,8 @@ class Models:
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         self._under_way: Counter[str] = Counter()
+        # One thread: the interpreter's lock is held for fractions of a millisecond at a time, see `bit_tables`.
+        self._opening = ThreadPoolExecutor(1, "opening", initializer=step_back, initargs=(NICE,))
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.part"):  # of a process that was killed
             torn.unlink()
@@ -39,9 +46,13 @@ class Models:
             return known
         data, is_quick = await self._examined(digest, features)
         async with self._examiner.turn():
-            scorer = await asyncio.to_thread(_opened, data, len(features), is_quick=is_quick)
+            scorer = await self._aside(lambda: _opened(data, len(features), is_quick=is_quick))
         self._open[digest] = scorer
         return scorer
+
+    async def _aside(self, make: Callable[[], T]) -> T:
+        """What a thread of low priority makes: the processor goes to requests first."""
+        return await asyncio.get_running_loop().run_in_executor(self._opening, make)
 
     async def open_graph(self, digest: str) -> Graph:
         """As `open` for a model with inputs and outputs of its own; not in the folder of those that `open` opens.
@@ -51,7 +62,7 @@ class Models:
         known = self._graphs.get(digest)
         if known is None:
             data, _ = await self._examined(digest, None)
-            known = self._graphs[digest] = await asyncio.to_thread(Graph, data)
+            known = self._graphs[digest] = await self._aside(lambda: Graph(data))
         return known
 
     async def _examined(self, digest: str, features: list[str] | None) -> tuple[bytes, bool]:

@@ -59,11 +59,16 @@ class Bounded:
         return task.result
 
 
+def step_back(nice: int) -> None:
+    """Lower the priority of the calling thread beneath the process's, where the system knows such a thing."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
+
+
 def _work(model: Stoppable, tasks: "SimpleQueue[_Task | None]", nice: int) -> None:
     """Until a None; holds no reference to `Bounded`, so that it can be collected."""
     if nice:
-        with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + nice)
+        step_back(nice)
     while (task := tasks.get()) is not None:
         try:
             task.result = model.scores(task.rows)

@@ -121,11 +121,12 @@ class _Way:
     def __init__(self, route: str, media: str, render: Render) -> None:
         self.route, self.media, self.render = route, media, render
         self.seconds, self._refused = Seconds("POST", route, 200), Seconds("POST", route, 503)
-        self._overloaded = render(OVERLOADED, "")
+        self._overloaded, self._around = render(OVERLOADED, ""), self.head(503, "\0").split(b"\0")
 
     def refuse(self, reply: Reply, context: str, started: float) -> bool:
         """There is no room in this tick: nothing of the request is read, so that saying so costs next to nothing."""
-        reply.refuse(self.head(503, context), self._overloaded)
+        before, behind = self._around
+        reply.refuse(b"%b%b%b" % (before, context.encode(), behind), self._overloaded)
         self._refused.add(time.perf_counter() - started)
         return True
 

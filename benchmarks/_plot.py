@@ -44,11 +44,11 @@ def plot(name: str, title: str, x: Axis, y: Axis, curves: Mapping[str, Curve]) -
     at_x = x.scale(right[0], right[-1], LEFT, WIDTH - RIGHT)
     at_y = y.scale(up[0], up[-1], HEIGHT - BOTTOM, TOP)
     parts = [f"<text x='{WIDTH / 2}' y='18' text-anchor='middle' font-size='15'>{escape(title)}</text>"]
-    parts += [_text(at_x(mark), HEIGHT - BOTTOM + 18, f"{mark:,g}", "middle") for mark in right]
+    parts += [_text(at_x(mark), HEIGHT - BOTTOM + 18, f"{mark:,.10g}", "middle") for mark in right]
     for mark in up:
         place = at_y(mark)
         parts.append(f"<line x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{place:.1f}' y2='{place:.1f}' stroke='#ddd'/>")
-        parts.append(_text(LEFT - 8, place + 4, f"{mark:,g}", "end"))
+        parts.append(_text(LEFT - 8, place + 4, f"{mark:,.10g}", "end"))
     for number, (label, curve) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         points = [(at_x(here), at_y(value)) for here, value in curve]

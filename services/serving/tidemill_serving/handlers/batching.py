@@ -165,8 +165,9 @@ class Batcher:
         if self.must_wait():
             self._is_held = True
             return
-        jobs, self._jobs = split(self._jobs)
-        rows_jobs, self._rows_jobs = split(self._rows_jobs)
+        least = self.pace.together()
+        jobs, self._jobs = split(self._jobs, least)
+        rows_jobs, self._rows_jobs = split(self._rows_jobs, least)
         is_all = not self._jobs and not self._rows_jobs
         load = len(jobs) + sum(REQUEST + ROW * job.query.rows.height for job in rows_jobs)
         self.pace.take(load, is_all=is_all)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 from tidemill_serving.domain.body import OVERLOADED
 from tidemill_serving.handlers.jobs import J
@@ -13,16 +14,19 @@ LEAST, TELLING = 256.0, 64.0
 HELD = 2048.0
 """Instances that may wait while batches are held."""
 TOGETHER, PARTS = 32, 8
-"""Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`."""
+"""Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`; and
+where others are refused as many as take no longer than reading what came, else reading would leave them no time."""
 _MEMORY = 0.1
 
 
 class Pace:
     """`load` is what waits, in instances; `most` how much of it may."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.load, self.most, self.each_s = 0.0, math.inf, 0.0
         self._began, self._spent_s, self._done = 0.0, 0.0, 0.0
+        self._taken, self._answer_s = 0.0, 0.0
 
     @property
     def is_full(self) -> bool:
@@ -38,7 +42,7 @@ class Pace:
         """Whether it is the first to wait, which always has room; raises RefusedError where there is none."""
         is_first = self.load == 0.0
         if is_first:
-            self._began = time.perf_counter()
+            self._began = self._clock()
         elif self.load + load > (min(self.most, HELD) if is_held else self.most):
             raise OVERLOADED.with_traceback(None)  # else each raising would keep the frames of all before it
         self.load += load
@@ -48,14 +52,24 @@ class Pace:
         """Seconds until so many more would be answered."""
         return (self.load + count) * self.each_s
 
+    def together(self) -> int:
+        """How many requests a tick that begins now takes at least."""
+        self._taken = self._clock()
+        if not self.is_full or not self._answer_s:
+            return TOGETHER
+        return max(TOGETHER, int((self._taken - self._began) / self._answer_s))
+
     def take(self, load: float, *, is_all: bool) -> None:
         """So much of what waits is answered now."""
         self.load = 0.0 if is_all else max(self.load - load, 1.0)
 
     def learn(self, load: float) -> None:
         """From the time that ticks in a row took. Small ticks tell nothing of large ones."""
-        now = time.perf_counter()
+        now = self._clock()
         self._spent_s, self._done, self._began = self._spent_s + now - self._began, self._done + load, now
+        if load:
+            answer = (now - self._taken) / load
+            self._answer_s += _MEMORY * (answer - self._answer_s) if self._answer_s else answer
         if self._done >= TELLING:
             each = self._spent_s / self._done
             self.each_s += _MEMORY * (each - self.each_s) if self.each_s else each
@@ -64,9 +78,9 @@ class Pace:
             self._spent_s = self._done = 0.0
 
 
-def split(jobs: list[J]) -> tuple[list[J], list[J]]:
+def split(jobs: list[J], least: int) -> tuple[list[J], list[J]]:
     """What a tick takes, and what is left; instances of one request stay together, for one write logs all or none."""
-    most = max(TOGETHER, len(jobs) // PARTS)
+    most = max(least, len(jobs) // PARTS)
     while most < len(jobs) and jobs[most].deliver is jobs[most - 1].deliver:
         most += 1
     return jobs[:most], jobs[most:]

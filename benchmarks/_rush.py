@@ -7,7 +7,7 @@ its latency counts from there, whatever became of those before it, so that a sta
 import asyncio
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -68,11 +68,16 @@ class Rush:
         """Ask over all connections for some time."""
         return await asyncio.to_thread(self._run, connections, 0.0, seconds)
 
-    async def open(self, connections: int, rate: float, seconds: float) -> "Rush":
-        """Each request at its time; those that find no idle connection wait for one, and their latency grows."""
-        return await asyncio.to_thread(self._run, connections, rate, seconds)
+    async def open(
+        self, connections: int, rate: float, seconds: float, *, begins: Callable[[], None] = lambda: None
+    ) -> "Rush":
+        """Each request at its time; those that find no idle connection wait for one, and their latency grows.
 
-    def _run(self, connections: int, rate: float, seconds: float) -> "Rush":
+        `begins` is called, in another thread, when what counts begins.
+        """
+        return await asyncio.to_thread(self._run, connections, rate, seconds, begins)
+
+    def _run(self, connections: int, rate: float, seconds: float, begins: Callable[[], None] = lambda: None) -> "Rush":
         with ExitStack() as opened:
             sockets = [opened.enter_context(connected(self._address)) for _ in range(connections)]
             events = opened.enter_context(select.epoll())
@@ -80,6 +85,7 @@ class Rush:
             listen(lines)
             # Each has asked once before it counts: what a server does for a new connection is another measurement.
             self.first, _ = self._drive(lines, float(GREETED), connections / GREETED, in_turn=True)
+            begins()
             self.answers, self.seconds = self._drive(lines, float(rate), float(seconds), in_turn=False)
         return self
 

@@ -65,19 +65,20 @@ class Plan(NamedTuple):
     in_turn: int
 
 
-def _c(name: str, *arguments: type) -> Any:  # noqa: ANN401 - a C function has no Python type
+def c_function(name: str, *arguments: type) -> Any:  # noqa: ANN401 - a C function has no Python type
+    """A function of the C library that compiled code may call."""
     function = getattr(ctypes.CDLL(None), name)
     function.argtypes, function.restype = arguments, ctypes.c_ssize_t
     return function
 
 
 _int, _size, _at = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
-_wait = _c("epoll_wait", _int, _at, _int, _int)
-_control = _c("epoll_ctl", _int, _int, _int, _at)
-_send = _c("send", _int, _at, _size, _int)
-_receive = _c("recv", _int, _at, _size, _int)
-_clock = _c("clock_gettime", _int, _at)
-_nap = _c("nanosleep", _at, _at)
+epoll_wait = c_function("epoll_wait", _int, _at, _int, _int)
+epoll_ctl = c_function("epoll_ctl", _int, _int, _int, _at)
+c_send = c_function("send", _int, _at, _size, _int)
+c_receive = c_function("recv", _int, _at, _size, _int)
+_clock = c_function("clock_gettime", _int, _at)
+_nap = c_function("nanosleep", _at, _at)
 
 
 @numba.njit(nogil=True)
@@ -89,7 +90,7 @@ def _now(clock: Ints) -> int:
 @numba.njit(nogil=True)
 def _watch(lines: Lines, line: int, what: int, events: int) -> None:
     lines.event[0], lines.event[WORDS - 2], lines.event[WORDS - 1] = events, line, 0
-    _control(lines.epoll, what, lines.fds[line], lines.event.ctypes.data)
+    epoll_ctl(lines.epoll, what, lines.fds[line], lines.event.ctypes.data)
 
 
 @numba.njit(nogil=True)
@@ -104,7 +105,7 @@ def _push(lines: Lines, line: int) -> None:
     """Send what is left of a connection's request; what the socket does not take is sent when it can."""
     state = lines.states[line]
     start, end = lines.bounds[state[ASKED]] + state[SENT], lines.bounds[state[ASKED] + 1]
-    done = _send(lines.fds[line], lines.requests.ctypes.data + start, end - start, NO_SIGNAL)
+    done = c_send(lines.fds[line], lines.requests.ctypes.data + start, end - start, NO_SIGNAL)
     waited = state[SENT] > 0
     state[SENT] += max(done, 0)
     if done < end - start:
@@ -153,7 +154,7 @@ def _whole(data: Bytes, got: int) -> int:
 def _hear(lines: Lines, line: int) -> bool:
     """Read what has come to a connection; True when its request is over, by an answer or because it broke."""
     state, buffer = lines.states[line], lines.buffers[line]
-    got = _receive(lines.fds[line], buffer.ctypes.data + state[GOT], len(buffer) - state[GOT], 0)
+    got = c_receive(lines.fds[line], buffer.ctypes.data + state[GOT], len(buffer) - state[GOT], 0)
     if got <= 0:
         was = bool(state[OPEN] != 0 and state[ASKED] >= 0)
         state[OPEN], state[GOT] = 0, 0
@@ -239,7 +240,7 @@ def drive(lines: Lines, kept: Kept, rate: float, seconds: float, in_turn: int) -
         if state != GOING:
             return state, now - started
         timed = rate > 0 and kept.counters[ISSUED] < plan.wanted
-        ready = _wait(lines.epoll, events.ctypes.data, EVENTS, 0 if timed else IDLE_MS)
+        ready = epoll_wait(lines.epoll, events.ctypes.data, EVENTS, 0 if timed else IDLE_MS)
         if ready <= 0 and timed:
             _nap(nap.ctypes.data, 0)
         for each in range(ready):

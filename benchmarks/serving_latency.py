@@ -4,14 +4,15 @@ Latency counts from when a request was due, so that a stall counts for all who w
 accepted must stay fast and the rest must be refused; every good answer is compared with the offline model.
 """
 
-import asyncio
 import os
 from collections import Counter
+from contextlib import ExitStack
 
 import psutil
 import uvloop
 from _client import percentile
-from _cores import listener
+from _cores import SERVER, cpu_s, listener, on
+from _least import refuser
 from _line import Answer
 from _models import PLAIN, Case, fill, forest, release, tensors
 from _plot import Axis, plot
@@ -66,6 +67,20 @@ def resident(process: psutil.Process) -> float:
     return float(process.memory_info().rss) / MIB
 
 
+async def refusing(case: Case, rate: float) -> float:
+    """Processor seconds of one refusal by a server that does nothing else, on the same core with the same load.
+
+    With it follows what goodput `g` the processor leaves to a server that saturates at `s`: an answer takes `1 / s`,
+    and of `2 s` requests per second those that are not answered are refused, `g / s + (2 s - g) r = 1`.
+    """
+    with ExitStack() as started:
+        with on(SERVER):
+            url = started.enter_context(refuser())
+        process, before = listener(url), list[float]()
+        rush = await Rush(url, case.requests).open(CROWD, rate, SECONDS, begins=lambda: before.append(cpu_s(process)))
+        return (cpu_s(process) - before[0]) / len(rush.answers)
+
+
 async def measure(seen: Endpoints) -> list[Result]:
     """All figures."""
     progress, model = Progress(), forest(PLAIN)
@@ -91,13 +106,18 @@ async def measure(seen: Endpoints) -> list[Result]:
     before = resident(process)
     over = await latency.at(2 * saturation, CROWD)
     grown = resident(process) - before
-    await asyncio.sleep(0)
     await logged(seen, PLAIN, latency.answered, progress)
+    least_s = await refusing(case, 2 * saturation)
+    progress.step(f"the kernel needs {1e6 * least_s:.1f} us for a request that is read and refused")
+    room = (1 - 2 * saturation * least_s) / (1 / saturation - least_s)
     waits = sorted(1000 * wait for wait in over.latencies())
     return [
         result("saturation", saturation, "requests/s"),
         *found,
         result("goodput at 200%", over.rate, "requests/s", target=0.9 * saturation, peer=("saturation", saturation)),
+        result(
+            "goodput at 200%", over.rate, "requests/s", peer=("a refusal that costs what its system calls do", room)
+        ),
         result("p99 of what was accepted at 200%", percentile(waits, 0.99), "ms", target=100),
         result("refused at 200%", sum(answer.status == 503 for answer in over.answers), "requests"),
         result("memory grown at 200%", grown, "MiB", target=64),

@@ -25,7 +25,7 @@ SMALL = SpoolLimits(segment_bytes=4000)
 def record(name: str, score: float) -> Entry:
     identity = str(prediction_id("flights", name))
     body = Record(
-        identity, "flights", name, 7, 1, "m" * 64, 1, score, {}, {}, [1.0], "f" * 64,
+        identity, "flights", name, 7, 1, "m" * 64, 1, score, {}, {}, msgspec.Raw(b"[1.0]"), "f" * 64,
         {"view": msgspec.Raw(b'{"revision":3,"at_us":5}')}, {"flight": name}, [], False, 5, "t" * 32,
     )  # fmt: skip
     return Entry("prediction", "flights", "t", 0, name.encode(), encode_record(body), [("ce_id", identity.encode())], 7)

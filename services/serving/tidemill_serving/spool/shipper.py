@@ -29,8 +29,9 @@ from tidemill_serving.spool.reader import SpoolReader
 ORIGIN = "tm_origin"
 BATCH = 1000
 """Records read and handed over at a stretch: more would keep requests waiting."""
-LINGER_S = 0.05
-"""Between two batches that are not full: no answer waits for the log, and few large writes cost far less than many."""
+LEAST_LINGER_S, LINGER_S, MANY = 0.01, 0.05, 250
+"""Between two batches that are not full, the least and from `MANY` records on: no answer waits for the log, and few
+large writes cost far less than many; but what comes seldom is waited for by those who read it."""
 NOTED_S = 0.25
 """Between two notes of the position while records flow: each replaces a file, for which some file systems wait."""
 PROBE_S = 2.0
@@ -126,7 +127,8 @@ class Shipper:
             self._spool.trim(self.position)
             backoff.reset()
             if len(batch) < BATCH:
-                await asyncio.sleep(LINGER_S)
+                share = min(1.0, len(batch) / MANY)
+                await asyncio.sleep(LEAST_LINGER_S + share * (LINGER_S - LEAST_LINGER_S))
 
     async def _wait(self, producer: AIOKafkaProducer) -> None:
         """Until there is something to ship; meanwhile ask the broker now and then whether it is there."""

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from tidemill_contracts.base import format_time
 from tidemill_contracts.events import FeatureVector, Watermark
+from tidemill_contracts.headers import packed_header
 from tidemill_engine.windows.text import numbers_text
 from tidemill_features.domain.compose import Frame, Rows, as_bytes, compose
-from tidemill_features.domain.letter import Bytes, Letter, Letters, Words, as_letters, header, joined
+from tidemill_features.domain.letter import Bytes, Letter, Letters, Words, as_letters, joined
 
 WATERMARK_KEY = b"\x00watermark"
 """Key of a partition's watermark in the compacted topic. Entity keys do not begin with a zero byte."""
@@ -75,12 +76,12 @@ class Encoder:
         self._source = ("ce_source", f"tidemill/features/{view}".encode())
         self._id = f"{view}/{version}/".encode()
         begin = _ENCODER.encode({"view": view, "version": version})[:-1] + b',"entity":'
-        kind = header("ce_type", FeatureVector.TYPE.encode())
+        kind = packed_header("ce_type", FeatureVector.TYPE.encode())
         self._frame = Frame(
             begin=as_bytes(begin), identity=as_bytes(self._id),
-            before_id=as_bytes(header(*_VERSION) + header("ce_id", b"")[:-1]),
-            before_time=as_bytes(kind + header(*self._source) + header("ce_time", b"")[:-1]),
-            last=as_bytes(header(*_CONTENT)), before_trace=as_bytes(header(_TRACE, b"")[:-1]),
+            before_id=as_bytes(packed_header(*_VERSION) + packed_header("ce_id", b"")[:-1]),
+            before_time=as_bytes(kind + packed_header(*self._source) + packed_header("ce_time", b"")[:-1]),
+            last=as_bytes(packed_header(*_CONTENT)), before_trace=as_bytes(packed_header(_TRACE, b"")[:-1]),
             partitions=np.empty(0, np.int64),
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_contracts.envelope import Headers
+from tidemill_contracts.headers import packed_header
 
 KEY, KEY_END, VALUE, VALUE_END, HEADERS, HEADER_COUNT, END = range(7)
 """Columns of the table of Letters. VALUE is -1 for null; the headers, as Kafka writes them, lie from HEADERS to END."""
@@ -110,26 +111,11 @@ def as_letters(letters: Sequence[Letter]) -> Letters:
             row[VALUE_END] = len(buffer)
         row[HEADERS] = len(buffer)
         for name, value in letter.headers:
-            buffer += header(name, value)
+            buffer += packed_header(name, value)
         row[END] = len(buffer)
         rows.append(row)
     table = np.array(rows, np.int64).reshape(len(rows), WIDTH)
     return Letters(letters[0].topic, letters[0].partition, np.frombuffer(bytes(buffer), np.uint8), table)
-
-
-def header(name: str, value: bytes) -> bytes:
-    """One header as Kafka writes it."""
-    text = name.encode()
-    return _varint(len(text)) + text + _varint(len(value)) + value
-
-
-def _varint(number: int) -> bytes:
-    """A number that is not negative, zigzag."""
-    out, left = bytearray(), number << 1
-    while left > 0x7F:  # noqa: PLR2004 - seven bits
-        out.append(left & 0x7F | 0x80)
-        left >>= 7
-    return bytes([*out, left])
 
 
 def _headers(read: Callable[[int, int], bytes], at: int, count: int) -> Iterator[tuple[str, bytes]]:

@@ -113,7 +113,11 @@ class Stack:
         await self.send(name, [replace(record, partition=n % PARTITIONS) for n, record in enumerate(self.GARBAGE)])
 
     async def log(self, name: str) -> AsyncIterator[bytes | None]:
-        """Values of all committed records of a topic, partition after partition."""
+        """Values of all committed records of a topic, partition after partition.
+
+        A commit is answered before every partition has its marker, so the last stable offset may still lie before
+        records that are committed: what is read goes to the end that writers see.
+        """
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.kafka, isolation_level="read_committed", auto_offset_reset="earliest"
         )
@@ -121,11 +125,20 @@ class Stack:
         try:
             places = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or {0})]
             consumer.assign(places)
-            ends = await consumer.end_offsets(places)
+            ends = await self._ends(places)
             for place in places:
                 while await consumer.position(place) < ends[place]:
                     for record in (await consumer.getmany(place, timeout_ms=100)).get(place, []):
                         yield record.value
+        finally:
+            await consumer.stop()
+
+    async def _ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions end, open transactions included."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.kafka, isolation_level="read_uncommitted")
+        await consumer.start()
+        try:
+            return dict(await consumer.end_offsets(list(places)))
         finally:
             await consumer.stop()
 

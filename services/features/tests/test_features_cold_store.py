@@ -1,6 +1,5 @@
 """Rows of cold keys: the tests' store and the real one answer alike, on a real Postgres."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,15 @@ from tidemill_features import cold_rows
 from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.cold import NEVER, Chilled, Found, Rows, Wanted
 from tidemill_features.handlers.ports import Checkpoints
-from tidemill_features.store import SCHEMA, Store
+from tidemill_features.store import Store
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Fenced
-from tidemill_runtime.postgres import Pool, migrate, open_pool
+from tidemill_runtime.postgres import Pool
 
 pytestmark = pytest.mark.anyio
 VIEW = views()["by-carrier"]
 MARKS = Marks(7, {0: 3}, {0: 100}, 50)
 ROWS = [(b"a", 300, b"A"), (b"b", 200, b"B"), (b"c\0", 200, b"C"), (b"\xff", 500, b"D" * 5000)]
-
-
-@pytest.fixture
-async def pool(postgres_dsn: str) -> AsyncIterator[Pool]:
-    opened = await open_pool(postgres_dsn)
-    await migrate(opened, SCHEMA, "tidemill_features")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture(params=["fake", "postgres"])

@@ -1,6 +1,6 @@
 """State and topics of view versions that no file names go after a while, and of no other."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.forget import forget, topics_of
-from tidemill_features.store import SCHEMA, Store
+from tidemill_features.store import Store
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import delete_topics, ensure_topics
-from tidemill_runtime.postgres import Pool, migrate, open_pool
+from tidemill_runtime.postgres import Pool
 from tidemill_testkit.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -32,14 +32,6 @@ SMALL, LARGE = [(b"k", b"x")], [(b"%06d" % n, b"%d" % (n * 7919)) for n in range
 
 def named(*read: View) -> set[tuple[str, str]]:
     return {(view.name, view.version) for view in read}
-
-
-@pytest.fixture
-async def pool(postgres_dsn: str) -> AsyncIterator[Pool]:
-    opened = await open_pool(postgres_dsn)
-    await migrate(opened, SCHEMA, "tidemill_features")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Checkpoints on a real Postgres: what was saved last is what is loaded, and a stale owner is fenced."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -12,21 +11,13 @@ from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, SegmentRef, merge, pack, plan, unpack
 from tidemill_features.domain.views import View
-from tidemill_features.store import SCHEMA, Store
+from tidemill_features.store import Store
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Fenced, Later
-from tidemill_runtime.postgres import Pool, migrate, open_pool
+from tidemill_runtime.postgres import Pool
 
 pytestmark = pytest.mark.anyio
 MARKS = Marks(7, {0: 3, 2: 5}, {0: 100, 1: 50}, 50)
-
-
-@pytest.fixture
-async def pool(postgres_dsn: str) -> AsyncIterator[Pool]:
-    opened = await open_pool(postgres_dsn)
-    await migrate(opened, SCHEMA, "tidemill_features")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

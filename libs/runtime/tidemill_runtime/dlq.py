@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from importlib.metadata import version
+from itertools import repeat
 
 from aiokafka import ConsumerRecord
 
@@ -71,10 +72,15 @@ class DeadLetterLimiter:
     def __init__(self, share: float = 0.5, run_length: int = 100, *, window: int = 1000, minimum: int = 200) -> None:
         self._share, self._run_length, self._minimum = share, run_length, minimum
         self._recent: deque[bool] = deque(maxlen=window)
+        self._window = window
         self._dead = self._run = 0
 
     def good(self, count: int = 1) -> None:
         """So many records were processed."""
+        if not self._dead:
+            self._recent.extend(repeat(False, min(count, self._window)))
+            self._run = 0 if count else self._run
+            return
         for _ in range(count):
             self._note(dead=False)
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 
 import asyncpg
 import msgspec
@@ -169,7 +170,7 @@ class Store:
         plan = segments.plan(owner.known.get(view.owner, []), len(body))
         if plan.merge:
             older = [await self._body(owner, view, ref) for ref in plan.merge]
-            body = await asyncio.to_thread(_merge, name, [*older, body], oldest=not plan.keep)
+            body = await asyncio.to_thread(_merge, name, older, capture.entries, oldest=not plan.keep)
         write = _Write(view, capture.marks, plan.merge, SegmentRef(number, len(body), None), body, capture.cold)
         if len(body) <= self._inline:
             return write
@@ -281,8 +282,11 @@ async def _write_one(conn: Connection, partition: int, write: _Write) -> None:
     await cold_rows.write(conn, key, write.cold)
 
 
-def _merge(name: str, bodies: Sequence[bytes], *, oldest: bool) -> bytes:
-    return segments.pack(name, segments.merge((segments.unpack(body, name) for body in bodies), oldest=oldest))
+def _merge(
+    name: str, older: Sequence[bytes], entries: Sequence[tuple[bytes, bytes | None]], *, oldest: bool
+) -> bytes:
+    parts = chain((segments.unpack(body, name) for body in older), [entries])
+    return segments.pack(name, segments.merge(parts, oldest=oldest))
 
 
 def _owner_text(view: View, partition: int) -> str:

@@ -1,7 +1,7 @@
 """Stored state: changed keys of one view partition as a compressed, content-addressed segment, newest wins.
 
-Segments merge like the digits of a binary counter: a new one swallows its neighbours that are not much larger than
-itself, so there are logarithmically many and each key is rewritten logarithmically often.
+Segments merge like the digits of a binary counter: a new one swallows its neighbours that are not larger than itself,
+so there are logarithmically many and each key is rewritten logarithmically often.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,6 @@ import cramjam
 import msgspec
 
 VERSION = 1
-_GROWTH = 2  # a neighbour up to this many times as large is merged
 _LEVEL = 1
 
 
@@ -79,7 +78,7 @@ def merge(parts: Iterable[Iterable[tuple[bytes, bytes | None]]], *, oldest: bool
 def plan(known: Sequence[SegmentRef], size: int) -> Plan:
     """Which of the stored segments (oldest first) a new one of `size` bytes is merged with."""
     cut, total = len(known), size
-    while cut and known[cut - 1].size <= _GROWTH * total:
+    while cut and known[cut - 1].size <= total:
         cut -= 1
         total += known[cut].size
     return Plan(known[:cut], known[cut:])

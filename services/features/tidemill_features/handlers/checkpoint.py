@@ -17,8 +17,8 @@ SECONDS = Histogram(
     "tidemill_features_checkpoint_seconds", "From the capture of changes to their commit.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )  # fmt: skip
-_PACE = 4
-"""Storing takes at most a fifth of the time: with many keys changing, checkpoints are further apart than asked for."""
+_PACE = 9
+"""Storing takes at most a tenth of the time: with many keys changing, checkpoints are further apart than asked for."""
 _RELIEF_S = 5.0
 _log = logging.getLogger(__name__)
 

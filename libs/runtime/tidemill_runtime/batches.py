@@ -20,7 +20,6 @@ LEVEL: Final = 1
 MANY_BYTES: Final = 64 * 1024
 """What takes longer to compress than to ask a thread."""
 _BATCH_BYTES = 262_144  # before compression, as the producers' own batches
-_NULL = b"\x01"
 _HEAD = struct.Struct(">qiibIhiqqqhii")
 _AFTER_LENGTH, _AFTER_CRC = 12, 21
 _ZSTD, _TRANSACTIONAL, _CURRENT = 0x04, 0x10, 2
@@ -32,16 +31,6 @@ class Framed(NamedTuple):
     key_bytes: int
     body: bytes
     timestamp_ms: int | None = None
-
-
-def framed(place: int, key: bytes | None, value: bytes, headers: bytes, one_more: bytes) -> bytes:
-    """A record of a batch, its `place`th from 0 on; the headers as `tidemill_contracts.headers` packs them."""
-    front = _NULL if key is None else varint(len(key)) + key
-    number = (headers[0] >> 1) + 1
-    body = b"".join((
-        b"\0\0", varint(place), front, varint(len(value)), value, varint(number), headers[1:], one_more
-    ))  # fmt: skip
-    return varint(len(body)) + body
 
 
 class Packed:

@@ -32,7 +32,7 @@ Table = NDArray[np.int64]
 
 
 @_compiled
-def _size(number: int) -> int:
+def varint_size(number: int) -> int:
     """Bytes of a varint that is not negative; one for -1."""
     size, left = 1, number << 1 if number >= 0 else 1
     while left > 0x7F:  # noqa: PLR2004 - seven bits
@@ -42,7 +42,7 @@ def _size(number: int) -> int:
 
 
 @_compiled
-def _put(out: Bytes, at: int, number: int) -> int:
+def put_varint(out: Bytes, at: int, number: int) -> int:
     left = number << 1 if number >= 0 else 1
     while left > 0x7F:  # noqa: PLR2004 - seven bits
         out[at] = np.uint8(left & 0x7F | 0x80)
@@ -53,7 +53,7 @@ def _put(out: Bytes, at: int, number: int) -> int:
 
 
 @_compiled
-def _copy(out: Bytes, at: int, buffer: Bytes, start: int, end: int) -> int:
+def copy_bytes(out: Bytes, at: int, buffer: Bytes, start: int, end: int) -> int:
     to, of = np.uint64(at), np.uint64(start)  # an index that may be negative is looked at before each use
     for i in range(np.uint64(end - start)):
         out[to + i] = buffer[of + i]
@@ -61,10 +61,10 @@ def _copy(out: Bytes, at: int, buffer: Bytes, start: int, end: int) -> int:
 
 
 @_compiled
-def _put_part(out: Bytes, at: int, buffer: Bytes, start: int, end: int) -> int:
+def put_part(out: Bytes, at: int, buffer: Bytes, start: int, end: int) -> int:
     if start < 0:
-        return int(_put(out, at, -1))
-    return int(_copy(out, _put(out, at, end - start), buffer, start, end))
+        return int(put_varint(out, at, -1))
+    return int(copy_bytes(out, put_varint(out, at, end - start), buffer, start, end))
 
 
 @_compiled
@@ -75,16 +75,16 @@ def _frame(buffer: Bytes, table: Table, first: int, out: Bytes, most: int) -> tu
         key = table[i, 1] - table[i, 0] if table[i, 0] >= 0 else -1
         value = table[i, 3] - table[i, 2] if table[i, 2] >= 0 else -1
         headers = table[i, 6] - table[i, 4]
-        size = 2 + _size(i - first) + _size(key) + max(key, 0) + _size(value) + max(value, 0)
-        size += _size(table[i, 5]) + headers
-        if i > first and at + size + _size(size) > most:
+        size = 2 + varint_size(i - first) + varint_size(key) + max(key, 0) + varint_size(value) + max(value, 0)
+        size += varint_size(table[i, 5]) + headers
+        if i > first and at + size + varint_size(size) > most:
             break
-        at = _put(out, at, size)
+        at = put_varint(out, at, size)
         out[at], out[at + 1] = 0, 0  # attributes, and the time after the batch's
-        at = _put(out, at + 2, i - first)
-        at = _put_part(out, at, buffer, table[i, 0], table[i, 1])
-        at = _put_part(out, at, buffer, table[i, 2], table[i, 3])
-        at = _copy(out, _put(out, at, table[i, 5]), buffer, table[i, 4], table[i, 6])
+        at = put_varint(out, at + 2, i - first)
+        at = put_part(out, at, buffer, table[i, 0], table[i, 1])
+        at = put_part(out, at, buffer, table[i, 2], table[i, 3])
+        at = copy_bytes(out, put_varint(out, at, table[i, 5]), buffer, table[i, 4], table[i, 6])
         i += 1
     return i, at
 

@@ -18,7 +18,7 @@ from tidemill_runtime.http.direct import direct_protocol
 from tidemill_runtime.http.guard import Bounds, Guard
 from tidemill_runtime.probes import probe_routes
 from tidemill_serving.api.front import Front
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged
 from tidemill_serving.onnx.explaining import Explainers
 
 HEAD_S, WHOLE_S = 2.0, 5.0
@@ -52,7 +52,7 @@ def child(*, connections: int = 10_000) -> Iterator[Child]:
 
 
 class _Forgetful:
-    def append(self, entries: Sequence[Entry]) -> int:
+    def append(self, entries: Sequence[Logged]) -> int:
         return len(entries)
 
 

@@ -24,6 +24,7 @@ from tidemill_serving.api.status import LogState, alone, status_of, status_route
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk, Loaded
 from tidemill_serving.domain.entries import Entry, LogRefusedError
+from tidemill_serving.domain.frames import Logged, apart
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.plan import Plan
 from tidemill_serving.domain.scoring import Weighted
@@ -53,12 +54,13 @@ class MemoryLog:
         self.written: list[Sequence[Entry]] = []
         self.is_full = False
 
-    def append(self, entries: Sequence[Entry]) -> int:
+    def append(self, entries: Sequence[Logged]) -> int:
         if self.is_full:
             raise LogRefusedError("full")
-        self.entries += entries
+        found = apart(entries)
+        self.entries += found
         self.writes += 1
-        self.written.append(entries)
+        self.written.append(found)
         return len(self.entries)
 
 

@@ -14,6 +14,7 @@ from tidemill_runtime.errors import Later
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged, apart
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.replica import WATERMARK_KEY
 from tidemill_serving.handlers.batching import Batcher
@@ -77,8 +78,8 @@ class Log:
     def kinds(self) -> list[str]:
         return [entry.kind for entry in self.entries]
 
-    def append(self, entries: Iterable[Entry]) -> int:
-        self.entries += entries
+    def append(self, entries: Sequence[Logged]) -> int:
+        self.entries += apart(entries)
         return len(self.entries)
 
 

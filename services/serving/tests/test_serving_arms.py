@@ -18,6 +18,7 @@ from tidemill_engine.rollout import bound, mix_one, point
 from tidemill_serving.domain.answers import recall
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Loaded
+from tidemill_serving.domain.frames import apart
 from tidemill_serving.domain.house import House
 from tidemill_serving.domain.loaded import Aside, Rival
 from tidemill_serving.domain.plan import Plan
@@ -66,7 +67,7 @@ def test_the_answer_and_the_record_name_all_members_and_give_the_score_again_bit
     again = mix_one([part.score for part in record.mix], [part.weight for part in record.mix])
     assert again == found["score"] == record.score
     assert (found["version"], record.sequence, record.fallback) == (3, 4, None)
-    assert recall(drafts.entries[0].value)[1].answer == drafts.results[0]
+    assert recall(apart(drafts.entries)[0].value)[1].answer == drafts.results[0]
 
 
 @pytest.mark.parametrize(("bad", "why"), [(None, "error"), (float("nan"), "invalid"), (7.0, "invalid")])
@@ -130,7 +131,7 @@ def test_the_champion_answers_for_a_challenger_that_fails(model: object, why: st
     assert (found["arm"], found["fallback"], found["degraded"]) == ("challenger", why, False)
     assert (record.arm, record.fallback, record.share, record.version) == ("challenger", why, 1.0, 1)
     assert at.traffic.fallbacks == {("challenger", why): 1}
-    assert recall(drafts.entries[0].value)[1].answer == drafts.results[0]
+    assert recall(apart(drafts.entries)[0].value)[1].answer == drafts.results[0]
     at.champion.active = loaded(None, epoch=4)
     at.champion.active.rival = rival(model, share=1.0)
     both = body(answer(at, ask(at, {"inputs": inputs(flight="B")})).results[0])

@@ -16,6 +16,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_serving.domain.answers import Recent, Record, recall
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Query
+from tidemill_serving.domain.frames import apart
 from tidemill_serving.domain.plan import Plan, UnservableError
 from tidemill_serving.domain.replica import WATERMARK_KEY, Replica
 from tidemill_serving.domain.scoring import Weighted, score
@@ -86,7 +87,7 @@ def body(result: object) -> dict[str, Any]:
 
 
 def logged(drafts: Drafts, index: int = 0) -> Prediction:
-    return Prediction.model_validate_json(drafts.entries[index].value)
+    return Prediction.model_validate_json(apart(drafts.entries)[index].value)
 
 
 def test_the_log_record_is_the_contracts_prediction_and_makes_the_same_answer() -> None:
@@ -99,12 +100,12 @@ def test_the_log_record_is_the_contracts_prediction_and_makes_the_same_answer() 
     assert (record.score, record.shadows, record.members) == (0.75, {"baseline": 0.25}, {})
     assert record.request == inputs()
     assert record.trace_id == "a" * 32
-    assert recall(drafts.entries[0].value)[1].answer == drafts.results[0]
-    envelope = read_envelope(drafts.entries[0].headers, drafts.entries[0].value)
+    assert recall(apart(drafts.entries)[0].value)[1].answer == drafts.results[0]
+    envelope = read_envelope(apart(drafts.entries)[0].headers, apart(drafts.entries)[0].value)
     assert (envelope.type, envelope.time_us, envelope.traceparent) == (Prediction.TYPE, record.at_us, TRACE)
     assert body(drafts.results[0])["revisions"] == {"by-carrier": 3}
     several = {"sequence", "mix", "arm", "share", "fallback", "above", "inline", "mark"}
-    assert msgspec.json.decode(drafts.entries[0].value).keys() == set(Prediction.model_fields) - several
+    assert msgspec.json.decode(apart(drafts.entries)[0].value).keys() == set(Prediction.model_fields) - several
     assert set(Record.__struct_fields__) == set(Prediction.model_fields)
 
 
@@ -121,7 +122,7 @@ def test_the_same_id_has_one_answer_and_one_record() -> None:
     at = desk(loaded(0.5))
     twice = ask(at, {"id": "a", "inputs": inputs()}, {"id": "a", "inputs": inputs()})
     drafts = answer(at, twice)
-    assert len(drafts.entries) == 1
+    assert len(apart(drafts.entries)) == 1
     assert drafts.results[0] == drafts.results[1]
     at.champion.active = loaded(0.9, epoch=2)
     again = answer(at, twice[:1])
@@ -152,7 +153,7 @@ def test_an_unknown_entity_is_a_row_of_nulls_or_a_refusal() -> None:
     assert isinstance(refused, RefusedError)
     assert refused.status == 422
     assert body(answered)["score"] == 0.5
-    assert len(drafts.entries) == 1
+    assert len(apart(drafts.entries)) == 1
 
 
 @pytest.mark.parametrize("shadow", [None, float("nan"), float("inf"), 7.0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from serving_spool import everything
 
 from tidemill_contracts.ids import prediction_id
 from tidemill_serving.domain.answers import Record, encode_record, mark_of
@@ -49,7 +50,7 @@ class Worker:
         return {name: known.answer for name, known in found.items()}
 
     def logged(self) -> list[str]:
-        return [identity(entry) for _, _, entry in SpoolReader(self.spool, self.spool.segments[0].first).batch(10_000)]
+        return [identity(entry) for _, _, entry in everything(SpoolReader(self.spool, self.spool.segments[0].first))]
 
     def close(self) -> None:
         self.spool.close()

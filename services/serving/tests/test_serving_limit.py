@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from serving_spool import everything
 
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.spool import Spool, SpoolLimits, SpoolReader
@@ -27,14 +28,14 @@ def filled(folder: Path, sample: float | None) -> Spool:
 def test_a_sample_is_logged_with_its_mark_and_the_rest_counted(tmp_path: Path) -> None:
     spool = filled(tmp_path, 0.25)
     first = spool.append([entry(number) for number in range(100)] + [entry(1000, "timer")])
-    found = [record for _, _, record in SpoolReader(spool, first).batch(1000)]
+    found = [record for _, _, record in everything(SpoolReader(spool, first))]
     predictions = [record for record in found if record.kind == "prediction"]
     assert 10 <= len(predictions) <= 45
     assert spool.unlogged == {"flights": 100 - len(predictions)}
     assert all((SAMPLED, b"0.25") in record.headers for record in predictions)
     assert [record.headers for record in found if record.kind == "timer"] == [[("ce_id", b"id-1000")]]
     again = spool.append([entry(number) for number in range(100)])
-    repeated = [record for _, _, record in SpoolReader(spool, again).batch(1000)]
+    repeated = [record for _, _, record in everything(SpoolReader(spool, again))]
     assert [record.headers for record in repeated] == [record.headers for record in predictions], "chosen by id"
     spool.close()
 

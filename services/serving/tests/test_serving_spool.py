@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from serving_spool import everything
 
 from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally
@@ -28,7 +29,7 @@ def opened(folder: Path, limits: SpoolLimits = SMALL) -> tuple[Spool, list[int]]
 
 
 def numbers(spool: Spool, start: int = 0) -> list[tuple[int, bytes]]:
-    return [(number, found.value) for _, number, found in SpoolReader(spool, start).batch(10_000)]
+    return [(number, found.value) for _, number, found in everything(SpoolReader(spool, start))]
 
 
 def files(folder: Path) -> list[Path]:
@@ -57,11 +58,13 @@ def test_a_reader_goes_on_where_it_stood(tmp_path: Path) -> None:
     for number in range(40):
         spool.append([entry(number)])
         if number % 7 == 0:
-            got += [found for _, found, _ in reader.batch(5)]
-    while batch := reader.batch(5):
-        got += [found for _, found, _ in batch]
+            slab = reader.slab(5)
+            got += [] if slab is None else [found for _, found, _ in slab.entries()]
+    while (slab := reader.slab(5)) is not None:
+        assert len(slab) <= 5
+        got += [found for _, found, _ in slab.entries()]
     assert got == list(range(40))
-    assert reader.batch(5) == []
+    assert reader.slab(5) is None
     spool.close()
 
 
@@ -79,7 +82,7 @@ def test_a_torn_tail_is_cut_off_and_its_origin_does_not_come_again(tmp_path: Pat
     assert seen == [0, 1]
     number = again.append([entry(9)])
     assert [value for _, value in numbers(again)] == [b"value 0", b"value 1", b"value 9"]
-    origins = [(identity, at) for identity, at, _ in SpoolReader(again, 0).batch(10)]
+    origins = [(identity, at) for identity, at, _ in everything(SpoolReader(again, 0))]
     if kept_bytes:
         assert again.segments[-1].identity != first
     assert (first, 2) not in origins or number == 2

@@ -33,7 +33,7 @@ from tidemill_serving.app.metrics import ServingMetrics
 from tidemill_serving.app.news import ReleaseNews
 from tidemill_serving.app.remembering import Remembering
 from tidemill_serving.artifacts import Models, SandboxLimits
-from tidemill_serving.domain import numbers
+from tidemill_serving.domain import numbers, weaving
 from tidemill_serving.domain.answers import Recent
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.house import House
@@ -52,7 +52,7 @@ from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.onnx.explaining import Explainers
 from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.settings import Settings
-from tidemill_serving.spool import Shipper, Spool, partition_of, placing
+from tidemill_serving.spool import Shipper, Spool, partition_of, placing, slabs
 from tidemill_serving.store import Store
 
 NURSERY_STAYS_S = 20.0
@@ -68,6 +68,8 @@ def create(settings: Settings, health: Health) -> Service:
     numbers.warm_up()
     bitwise.warm_up()
     placing.warm_up()
+    slabs.warm_up()
+    weaving.warm_up()
     sys.setswitchinterval(SWITCH_S)
     serving = Serving(settings, health)
     return Service(

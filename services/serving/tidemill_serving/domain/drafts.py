@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tidemill_serving.domain.answers import Remembered
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged
 from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.requests import Ask
 
@@ -29,7 +29,7 @@ class Drafts(NamedTuple):
     """
 
     results: list[Result]
-    entries: list[Entry]
+    entries: list[Logged]
     remembered: list[tuple[str, Remembered]]
     reads: dict[str, list[str]] | None = None
     beside: list[Beside] | None = None

@@ -30,5 +30,7 @@ def stamped(begun: bytes, identity: bytes, traceparent: bytes) -> bytes:
     return b"%b%b%b%b%b" % (begun, _IDS[len(identity)], identity, _TRACES[len(traceparent)], traceparent)
 
 
+ID, TRACE_CONTEXT = (packed_header(name, b"")[:-1] for name in ("ce_id", "traceparent"))
+"""Names of the headers that follow a front and a time; their values stand behind their lengths."""
 _IDS = [packed_header("ce_id", bytes(size))[: -size or None] for size in range(_MOST)]
 _TRACES = [packed_header("traceparent", bytes(size))[: -size or None] for size in range(_MOST)]

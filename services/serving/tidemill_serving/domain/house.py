@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tidemill_serving.domain.desk import Desk
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged
 from tidemill_serving.domain.imported import Catalogue
 from tidemill_serving.domain.replica import Replica
 from tidemill_serving.domain.statistics import Statistics
@@ -14,7 +14,7 @@ from tidemill_serving.domain.statistics import Statistics
 class Log(Protocol):
     """Where records are safe before answers leave."""
 
-    def append(self, entries: Sequence[Entry]) -> int:
+    def append(self, entries: Sequence[Logged]) -> int:
         """All of them or none; raises LogRefusedError."""
 
 

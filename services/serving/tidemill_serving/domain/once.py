@@ -5,7 +5,7 @@ from typing import Protocol
 
 from tidemill_serving.domain.answers import Remembered, mark_of
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged
 from tidemill_serving.domain.requests import Ask
 
 Known = dict[str, Remembered]
@@ -15,7 +15,7 @@ Known = dict[str, Remembered]
 class Once(Protocol):
     """A log that several workers share the ids of."""
 
-    def append_once(self, entries: Sequence[Entry], identities: Sequence[str]) -> Known:
+    def append_once(self, entries: Sequence[Logged], identities: Sequence[str]) -> Known:
         """Log the entries but those whose ids another has logged, and return what was answered to these.
 
         `identities` are the ids that somebody may ask again. All of the rest are in, or none; raises LogRefusedError.

@@ -15,10 +15,11 @@ from tidemill_contracts.events import Inference
 from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT, Unread
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Result
-from tidemill_serving.domain.entries import Entry
-from tidemill_serving.domain.heads import front, stamped, timed
+from tidemill_serving.domain.frames import Logged, Sheaf
+from tidemill_serving.domain.heads import ID, TRACE_CONTEXT, front, timed
 from tidemill_serving.domain.numbers import Float32s, Int64s, Places, read_arrays
-from tidemill_serving.domain.scoring import score
+from tidemill_serving.domain.scoring import Floats, score
+from tidemill_serving.domain.weaving import OWN, SHARED, SIZE, TRACE, Piece, Pieces, opening, pattern
 
 VALUES_PER_RECORD = 20_000
 """At most 25 bytes each: Kafka takes such a record."""
@@ -99,15 +100,10 @@ def answer_rows(desk: Desk, queries: Sequence[RowsQuery], *, now_us: int, degrad
     ]
     good = [query for query, refused in zip(queries, refusals, strict=True) if refused is None]
     matrix, texts = _read(good, width)
-    scores, first = score(active.members, [], matrix).mixed.tolist() if good else [], 0
-    render = _Renderer(desk, active, scores, now_us=now_us, degraded=degraded)
-    text = iter(texts)
-    for query, refused in zip(queries, refusals, strict=True):
-        if refused is not None:
-            drafts.results.append(refused)
-            continue
-        drafts.results.append(render.take(query, next(text), first, drafts.entries))
-        first += query.rows.height
+    if good:
+        writer = _Writer(desk, active, now_us=now_us, degraded=degraded)
+        made = iter(writer.write(good, texts, score(active.members, [], matrix).mixed, drafts.entries))
+    drafts.results[:] = [next(made) if refused is None else refused for refused in refusals]
     return drafts
 
 
@@ -154,84 +150,132 @@ def _read_on(unread: Sequence[Unread], matrix: Float32s) -> list[Text | None]:
     ]
 
 
-class _Renderer:
-    """Answers and log records of one batch: what all of them share is made once."""
-
-    def __init__(
-        self, desk: Desk, active: Loaded, scores: list[float], *, now_us: int, degraded: bool
-    ) -> None:  # fmt: skip
-        """`scores` are those of all rows."""
-        self._scores, self._numbers = scores, _JSON.encode(scores)[1:-1].split(b",")
-        self._name, self._topic, self._partitions = desk.spec.name, desk.topic, desk.spec.partitions
-        self._now_us, self._version = now_us, str(active.leader.version)
-        self._most = max(1, VALUES_PER_RECORD // len(active.plan.features))
-        name, version, leader = self._name, self._version, active.leader
-        self._answer = b'{"model_name":"%b","model_version":"%b","id":' % (name.encode(), version.encode())
-        # `tidemill_contracts.events.Inference`, field by field; none of these texts needs escapes.
-        self._record = (
-            f',"pipeline":"{name}","at_us":{now_us},"epoch":{active.released.epoch},"model":"{leader.digest}",'
-            f'"version":{version},"features":"{active.plan.digest}","part":'
-        ).encode()
-        self._end = b'],"degraded":%b,"trace_id":"' % (b"true" if degraded else b"false")
-        self._begun = front(Inference.TYPE, desk.source) + timed(now_us)
-
-    def take(self, query: RowsQuery, text: Text | None, first: int, entries: list[Entry]) -> Result:
-        """The answer to a query whose rows are those from `first` on; its records go to `entries`.
-
-        `text` are the rows as they are logged, None where they could not be read.
-        """
-        if text is None:
-            return UNREADABLE
-        height = query.rows.height
-        last = first + height
-        numbers = self._numbers[first] if height == 1 else b",".join(self._numbers[first:last])
-        if b"n" in numbers:  # a null, which NaN is in JSON
-            return _UNANSWERED
-        identity, own = query.identity.encode(), query.rows.id
-        if height <= self._most:
-            entries.append(self._entry(query, identity, _Part(0, 1, text.text, numbers), len(entries)))
-        else:
-            self._log_parts(query, text, first, entries)
-        if query.render is not None:
-            scores = self._scores[first:last]
-            return query.render(Scored(self._name, self._version, own or query.identity, query.identity, scores))
-        return b'%b%b,"parameters":{"inference_id":"%b"},"outputs":[%b%d],"data":[%b]}]}' % (
-            self._answer, b'"%b"' % identity if own is None else _JSON.encode(own), identity, _SCORES, height, numbers,
-        )  # fmt: skip
-
-    def _log_parts(self, query: RowsQuery, text: Text, first: int, entries: list[Entry]) -> None:
-        """More rows than a record holds, in the partition of the first part."""
-        height, most, place = query.rows.height, self._most, len(entries)
-        parts = -(-height // most)
-        for number in range(parts):
-            begin, end = number * most, min(height, (number + 1) * most)
-            numbers = b",".join(self._numbers[first + begin : first + end])
-            part = _Part(number, parts, text.part(begin, end), numbers)
-            entries.append(self._entry(query, query.identity.encode(), part, place))
-
-    def _entry(self, query: RowsQuery, identity: bytes, part: "_Part", place: int) -> Entry:
-        """A log record; rows of no entity go to the partitions in turn."""
-        trace, own = query.traceparent.encode(), query.rows.id
-        record = b"".join((
-            b'{"inference_id":"', identity, b'","request_id":', b"null" if own is None else _JSON.encode(own),
-            self._record, b'%d,"parts":%d,"rows":[' % (part.number, part.of), part.rows,
-            b'],"scores":[', part.scores, self._end, trace[3:35], b'"}',
-        ))  # fmt: skip
-        if part.number:
-            identity = b"%b.%d" % (identity, part.number)
-        head, partition = stamped(self._begun, identity, trace), (self._now_us + place) % self._partitions
-        return Entry("inference", self._name, self._topic, partition, None, record, head, self._now_us)
-
-
-class _Part(NamedTuple):
-    """Rows and scores of one record, each a list's items, and its number of so many."""
+class _Asked(NamedTuple):
+    """A query that is answered: its number, the rows as they are logged, the first one's number and that behind all."""
 
     number: int
-    of: int
-    rows: bytes | memoryview
-    scores: bytes
+    query: RowsQuery
+    text: Text
+    first: int
+    last: int
 
 
+class _Writer:
+    """Answers and log records of one batch: what all of them share is made once."""
+
+    def __init__(self, desk: Desk, active: Loaded, *, now_us: int, degraded: bool) -> None:
+        self._name, self._partitions, self._now_us = desk.spec.name, desk.spec.partitions, now_us
+        self._most = max(1, VALUES_PER_RECORD // len(active.plan.features))
+        name, version, leader = self._name, str(active.leader.version), active.leader
+        self._version = version
+        # `tidemill_contracts.events.Inference`, field by field; none of these texts needs escapes.
+        self._shared = [
+            opening("inference", name, desk.topic),
+            b'{"inference_id":"', b'","request_id":',
+            (
+                f',"pipeline":"{name}","at_us":{now_us},"epoch":{active.released.epoch},"model":"{leader.digest}",'
+                f'"version":{version},"features":"{active.plan.digest}","part":'
+            ).encode(),
+            b',"rows":[', b'],"scores":[', b'],"degraded":%b,"trace_id":"' % (b"true" if degraded else b"false"), b'"}',
+            front(Inference.TYPE, desk.source) + timed(now_us) + ID, TRACE_CONTEXT,
+            b'{"model_name":"%b","model_version":"%b","id":' % (name.encode(), version.encode()),
+            b',"parameters":{"inference_id":"',
+            b'"},"outputs":[{"name":"%b","datatype":"FP32","shape":[' % OUTPUT.encode(),
+            b'],"data":[', b"]}]}",
+        ]  # fmt: skip
+
+    def write(
+        self, queries: Sequence[RowsQuery], texts: Sequence[Text | None], scores: Floats, entries: list[Logged]
+    ) -> list[Result]:  # fmt: skip
+        """The answers to queries whose rows are scored one behind the other; their records go to `entries`.
+
+        `texts` are the rows as they are logged, None where they could not be read.
+        """
+        results: list[Result] = [UNREADABLE if text is None else _UNANSWERED for text in texts]
+        lasts = list(accumulate([query.rows.height for query in queries]))
+        bad = set(np.searchsorted(lasts, np.flatnonzero(np.isnan(scores)), side="right").tolist())
+        asked = [
+            _Asked(number, query, text, last - query.rows.height, last)
+            for number, (query, text, last) in enumerate(zip(queries, texts, lasts, strict=True))
+            if text is not None and number not in bad
+        ]
+        if not asked:
+            return results
+        numbers = _JSON.encode(scores.tolist())[1:-1].split(b",")
+        columns = _columns(asked, numbers)
+        pieces = Pieces(self._shared, columns)
+        for one, answer in zip(asked, pieces.texts(_ANSWER), strict=True):
+            results[one.number] = answer if one.query.render is None else one.query.render(self._scored(one, scores))
+        places: Sequence[int] = range(len(asked))
+        if any(one.last - one.first > self._most for one in asked):
+            places = self._part(asked, columns, numbers)
+            pieces = Pieces(self._shared, columns)
+        at = np.empty((len(places), 2), np.int64)  # rows of no entity go to the partitions in turn
+        at[:, 0], at[:, 1] = (self._now_us + np.array(places)) % self._partitions, self._now_us
+        entries.append(Sheaf("inference", self._name, pieces.frames(_RECORD, _HEAD, at), len(places)))
+        return results
+
+    def _scored(self, one: _Asked, scores: Floats) -> Scored:
+        query = one.query
+        own = query.rows.id or query.identity
+        return Scored(self._name, self._version, own, query.identity, scores[one.first : one.last].tolist())
+
+    def _part(self, asked: Sequence[_Asked], columns: list[list[Piece]], numbers: list[bytes]) -> Sequence[int]:
+        """Give more rows than a record holds to more records, all in the partition of the first; each one's place."""
+        parted: list[list[Piece]] = [[] for _ in columns]
+        places = list[int]()
+        for one, own in zip(asked, zip(*columns, strict=True), strict=True):
+            height, place = one.last - one.first, len(places)
+            parts = -(-height // self._most)
+            for number in range(parts):
+                begin, end = number * self._most, min(height, (number + 1) * self._most)
+                piece = list(own)
+                piece[_ROWS] = one.text.part(begin, end)
+                piece[_SCORES] = b",".join(numbers[one.first + begin : one.first + end])
+                piece[_PART] = b'%d,"parts":%d' % (number, parts)
+                if number:
+                    piece[_EVENT] = b"%b.%d" % (one.query.identity.encode(), number)
+                for column, what in zip(parted, piece, strict=True):
+                    column.append(what)
+                places.append(place)
+        columns[:] = parted
+        return places
+
+
+_IDS, _EVENT, _TRACES, _OWN, _SAID, _HEIGHTS, _ROWS, _SCORES, _PART = range(9)
+"""Columns: ids of inferences and of their events, the request's own id in the record and in the answer, and so on."""
+
+
+def _columns(asked: Sequence[_Asked], numbers: list[bytes]) -> list[list[Piece]]:
+    """Of records that hold all rows of their request each."""
+    ids = [one.query.identity.encode() for one in asked]
+    own = [one.query.rows.id for one in asked]
+    said: list[Piece] = [
+        b'"%b"' % identity if name is None else _JSON.encode(name) for identity, name in zip(ids, own, strict=True)
+    ]
+    logged: list[Piece] = [
+        b"null" if name is None else written for name, written in zip(own, said, strict=True)
+    ]  # fmt: skip
+    heights = [one.last - one.first for one in asked]
+    scores: list[Piece] = [
+        numbers[one.first] if height == 1 else b",".join(numbers[one.first : one.last])
+        for one, height in zip(asked, heights, strict=True)
+    ]
+    return [
+        [*ids], [*ids], [one.query.traceparent.encode() for one in asked], logged, said,
+        [b"%d" % height for height in heights], [one.text.text for one in asked], scores,
+        [b'0,"parts":1'] * len(asked),
+    ]  # fmt: skip
+
+
+_ANSWER = pattern(
+    (SHARED, 10), (OWN, _SAID), (SHARED, 11), (OWN, _IDS), (SHARED, 12), (OWN, _HEIGHTS), (SHARED, 13), (OWN, _SCORES),
+    (SHARED, 14),
+)  # fmt: skip
+_RECORD = pattern(
+    (SHARED, 1), (OWN, _IDS), (SHARED, 2), (OWN, _OWN), (SHARED, 3), (OWN, _PART), (SHARED, 4), (OWN, _ROWS),
+    (SHARED, 5), (OWN, _SCORES), (SHARED, 6), (TRACE, _TRACES), (SHARED, 7),
+)  # fmt: skip
+_HEAD = pattern((SHARED, 8), (SIZE, _EVENT), (OWN, _EVENT), (SHARED, 9), (SIZE, _TRACES), (OWN, _TRACES))
 _JSON = msgspec.json.Encoder()
-_SCORES = b'{"name":"%b","datatype":"FP32","shape":[' % OUTPUT.encode()
 _UNANSWERED = RefusedError(503, "no answer", "the model has no finite answer to these inputs")

@@ -15,7 +15,8 @@ from tidemill_runtime import telemetry
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.counting import count_rows
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
-from tidemill_serving.domain.entries import Entry, LogRefusedError
+from tidemill_serving.domain.entries import LogRefusedError
+from tidemill_serving.domain.frames import Logged
 from tidemill_serving.domain.house import House, Log
 from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
@@ -141,7 +142,7 @@ class Batcher:
             if self.append(desk.timers(watermark)):
                 desk.floor_us = watermark
 
-    def append(self, entries: list[Entry]) -> bool:
+    def append(self, entries: Sequence[Logged]) -> bool:
         """Write to the log; false, and counted, when it takes nothing now."""
         return self._try(lambda: self._spool.append(entries))
 
@@ -189,7 +190,7 @@ class Batcher:
                 if draft.beside:
                     self.beside(desk, draft.beside)
 
-    def _log(self, entries: list[Entry], drafts: Sequence[tuple[Desk, Sequence[Job], Drafts]]) -> bool:
+    def _log(self, entries: Sequence[Logged], drafts: Sequence[tuple[Desk, Sequence[Job], Drafts]]) -> bool:
         """As `append`; what another worker has answered meanwhile is not logged again but answered as it was."""
         identities = [identity for _, _, draft in drafts for identity, _ in draft.remembered]
         once = self.once

@@ -22,6 +22,7 @@ import msgspec
 
 from tidemill_serving.domain.answers import Remembered, recall
 from tidemill_serving.domain.entries import Entry, LogRefusedError
+from tidemill_serving.domain.frames import Logged, apart, entries_in
 from tidemill_serving.domain.once import Known
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.segments import SUFFIX, boot_id, read_entry, read_header
@@ -162,18 +163,20 @@ class OnceLog:
     def __init__(self, spool: Spool, ids: SharedIds, worker: int) -> None:
         self._spool, self._ids, self._worker = spool, ids, worker
 
-    def append_once(self, entries: Sequence[Entry], identities: Sequence[str]) -> Known:
+    def append_once(self, entries: Sequence[Logged], identities: Sequence[str]) -> Known:
         """See the protocol."""
         newest = self._spool.segments[-1]
         with self._ids.held(Place(self._worker, newest.first, newest.size)):
             known = {name: found for name in identities if (found := self._ids.find(name)) is not None}
-            left = [entry for entry in entries if _identity(entry) not in known] if known else entries
+            left = [entry for entry in apart(entries) if _identity(entry) not in known] if known else entries
             if left:
                 number, wanted = self._spool.append(left), set(identities)
-                for at in range(number, self._spool.end):
-                    kept = self._spool.tail.find(at)
-                    if kept is not None and (name := _identity(kept.entry)) in wanted:
-                        self._ids.put(name, Place(self._worker, kept.segment.first, kept.offset))
+                for block in self._spool.tail.since(number):
+                    offset = block.start
+                    for entry, end in entries_in(block.raw):
+                        if (name := _identity(entry)) in wanted:
+                            self._ids.put(name, Place(self._worker, block.segment.first, offset))
+                        offset = block.start + end
         return known
 
 

@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-
-import msgspec
 
 from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally, copy_tallies, count
+from tidemill_serving.domain.frames import Logged, count_logged, framed
 from tidemill_serving.spool.sampling import sampled
-from tidemill_serving.spool.segments import SUFFIX, Header, Segment, boot_id, frame, read_header
+from tidemill_serving.spool.segments import SUFFIX, Header, Segment, boot_id, read_header
 from tidemill_serving.spool.tail import Block, Tail
 
 _log = logging.getLogger(__name__)
@@ -105,7 +103,7 @@ class Spool:
                 os.close(descriptor)
         self._file = self._lock = -1
 
-    def append(self, entries: Sequence[Entry]) -> int:
+    def append(self, entries: Sequence[Logged]) -> int:
         """Write all of them with one call and return the number of the first; all or none are in.
 
         At the limit a sample of the predictions goes in, where that is the policy, up to a quarter above it.
@@ -120,14 +118,13 @@ class Spool:
                 return self.end
         if self.segments[-1].size >= self._limits.segment_bytes:
             self._rotate()
-        first, frames = self.end, [frame(_ENCODER.encode(entry)) for entry in entries]
-        self._write_somewhere(b"".join(frames))
+        first, raw = self.end, framed(entries)
+        self._write_somewhere(raw)
         segment = self.segments[-1]
-        start, ends = segment.size, list(accumulate(map(len, frames), initial=segment.size))[1:]
-        if ends:
-            segment.size, segment.end = ends[-1], first + len(entries)
-            self.tail.add(Block(segment, first, entries, ends, start))
-            count(self.tallies, entries)
+        if raw:
+            end = first + count_logged(self.tallies, entries)
+            self.tail.add(Block(segment, first, end, raw, segment.size))
+            segment.size, segment.end = segment.size + len(raw), end
         return first
 
     @property
@@ -250,6 +247,3 @@ class Spool:
             os.ftruncate(self._file, segment.size)
             self._is_disk_full = error.errno in _FULL
             raise LogRefusedError(f"the disk refused the record: {error.strerror}") from error
-
-
-_ENCODER = msgspec.msgpack.Encoder()

@@ -1,10 +1,13 @@
 """Reads the spool in order: what was appended not long ago from memory, everything else from the disk."""
 
-from itertools import repeat
-
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import HEAD
 from tidemill_serving.spool.log import Spool
+from tidemill_serving.spool.scanning import END
 from tidemill_serving.spool.segments import Segment
+from tidemill_serving.spool.slabs import Slab, slab
+
+READ_BYTES = 1024 * 1024
+"""Of a file at a time."""
 
 
 class SpoolReader:
@@ -15,26 +18,51 @@ class SpoolReader:
         self._segment: Segment | None = None
         self._offset = 0
 
-    def batch(self, maximum: int) -> list[tuple[int, int, Entry]]:
-        """At most `maximum` records as (identity, number, record); the reader then stands behind them."""
-        out: list[tuple[int, int, Entry]] = []
+    def slab(self, maximum: int) -> Slab | None:
+        """At most `maximum` records of one identity; the reader then stands behind them. None: there are none yet."""
+        found = self._remembered(maximum)
+        while found is None and (segment := self._current()) is not None:
+            raw = self._read(segment)
+            found = slab(segment.identity, self.number, raw, most=min(maximum, segment.end - self.number), check=True)
+            if not len(found):
+                found, self.number = None, segment.end  # what follows in this file cannot be read
+        if found is None:
+            return None
+        self.number, self._offset = found.end, self._offset + int(found.table[-1, END])
+        return found
+
+    def _remembered(self, maximum: int) -> Slab | None:
+        """From memory: whole blocks of one segment, but for the first and the last one."""
+        parts: list[bytes] = []
+        count, segment = 0, None
         for block in self._spool.tail.since(self.number):
-            at = self.number - block.first
-            stop = min(len(block.entries), at + maximum - len(out))
-            if stop <= at:
-                break
-            entries = block.entries if stop - at == len(block.entries) else block.entries[at:stop]
-            out += zip(repeat(block.segment.identity), range(self.number, block.first + stop), entries, strict=False)
-            self.number, self._segment, self._offset = block.first + stop, block.segment, block.ends[stop - 1]
-        while len(out) < maximum and (segment := self._current()) is not None:
-            for number, entry, end in segment.entries(self.number, self._offset):
-                if number >= segment.end or len(out) >= maximum:
-                    break
-                out.append((segment.identity, number, entry))
-                self.number, self._offset = number + 1, end
+            if segment is None:
+                segment, skip = block.segment, 0
+                if self.number > block.first:
+                    if block.segment is not self._segment:
+                        return None
+                    skip = self._offset - block.start
+                self._segment, self._offset = segment, block.start + skip
+                parts.append(block.raw[skip:])
+            elif segment is block.segment and count < maximum:
+                parts.append(block.raw)
             else:
-                self.number = segment.end
-        return out
+                break
+            count = block.end - self.number
+        if segment is None:
+            return None
+        raw = parts[0] if len(parts) == 1 else b"".join(parts)
+        return slab(segment.identity, self.number, raw, most=min(count, maximum), check=False)
+
+    def _read(self, segment: Segment) -> bytes:
+        """From the present place on: one frame at least, where it is whole."""
+        left = segment.size - self._offset
+        with segment.path.open("rb") as file:
+            file.seek(self._offset)
+            raw = file.read(min(left, READ_BYTES))
+            if len(raw) >= HEAD.size and (size := HEAD.size + HEAD.unpack_from(raw)[0]) > len(raw):
+                raw += file.read(min(size, left) - len(raw))
+        return raw
 
     def _current(self) -> Segment | None:
         """The segment that holds the next record; None when there is none yet."""

@@ -4,20 +4,21 @@ import zlib
 from collections.abc import Sequence
 
 from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.frames import Logged, apart
 
 SAMPLED = "tm_sampled"
 """Header of a record that stands for more than itself: the share of answers that was logged when it was written."""
 _WHOLE = 2**32
 
 
-def sampled(entries: Sequence[Entry], share: float, unlogged: dict[str, int]) -> list[Entry]:
+def sampled(entries: Sequence[Logged], share: float, unlogged: dict[str, int]) -> list[Entry]:
     """The records to keep: by their ids, so that a repeat is treated alike; what is left out is counted by pipeline.
 
     Progress and swaps are always kept: they are few, and the order of the log rests on them.
     """
     kept: list[Entry] = []
     mark = (SAMPLED, f"{share:g}".encode())
-    for entry in entries:
+    for entry in apart(entries):
         if entry.kind not in {"prediction", "inference", "shadow"}:
             kept.append(entry)
             continue

@@ -1,6 +1,5 @@
 """One segment file of the spool: frames of length, CRC-32 and bytes behind a header that carries the counts so far."""
 
-import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from tidemill_serving.domain.entries import Entry, Tally
+from tidemill_serving.domain.frames import HEAD, decode, frame
 
 MAGIC, SUFFIX = b"TMSPOOL1", ".spool"
-_HEAD = struct.Struct("<II")  # length, CRC-32
 MAXIMUM_FRAME = 16 * 1024 * 1024
 
 
@@ -47,7 +46,7 @@ class Segment:
         """(number, record, offset after it) of every whole frame from `offset`, where record `number` begins."""
         for raw, end in read_frames(self.path, offset):
             try:
-                entry = _DECODER.decode(raw)
+                entry = decode(raw)
             except msgspec.MsgspecError:
                 return
             yield number, entry, end
@@ -62,21 +61,16 @@ def boot_id() -> str:
         return ""
 
 
-def frame(raw: bytes) -> bytes:
-    """Length, checksum and the bytes."""
-    return _HEAD.pack(len(raw), zlib.crc32(raw)) + raw
-
-
 def read_frames(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
     """(bytes, offset after them) of each whole frame from `offset`, up to the first that is torn or does not check."""
     with path.open("rb") as file:
         file.seek(offset)
-        while len(head := file.read(_HEAD.size)) == _HEAD.size:
-            length, checksum = _HEAD.unpack(head)
+        while len(head := file.read(HEAD.size)) == HEAD.size:
+            length, checksum = HEAD.unpack(head)
             raw = file.read(length) if length <= MAXIMUM_FRAME else b""
             if len(raw) != length or zlib.crc32(raw) != checksum:
                 return
-            offset += _HEAD.size + length
+            offset += HEAD.size + length
             yield raw, offset
 
 
@@ -84,7 +78,7 @@ def read_entry(path: Path, offset: int) -> tuple[Entry, int] | None:
     """The record whose frame begins at an offset, and the frame's length; None without a whole one."""
     try:
         for raw, end in read_frames(path, offset):
-            return _DECODER.decode(raw), end - offset
+            return decode(raw), end - offset
     except (OSError, msgspec.MsgspecError):
         return None
     return None
@@ -98,6 +92,3 @@ def read_header(path: Path) -> tuple[Header | None, int]:
     for raw, end in read_frames(path, len(MAGIC)):
         return msgspec.msgpack.decode(raw, type=Header), end
     return None, 0
-
-
-_DECODER = msgspec.msgpack.Decoder(Entry)

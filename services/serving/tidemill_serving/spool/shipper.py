@@ -9,24 +9,25 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from numpy.typing import NDArray
 
-from tidemill_contracts.headers import packed_headers, varint
 from tidemill_runtime.backoff import Backoff, Rarely
-from tidemill_runtime.batches import Packed, framed
+from tidemill_runtime.batches import Packed
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_serving.domain.entries import Entry
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.reader import SpoolReader
+from tidemill_serving.spool.scanning import PARTITION
+from tidemill_serving.spool.slabs import ORIGIN, Slab
 
-ORIGIN = "tm_origin"
 BATCH = 1000
 """Records read and handed over at a stretch: more would keep requests waiting."""
 LEAST_LINGER_S, LINGER_S, MANY = 0.01, 0.05, 250
@@ -38,10 +39,8 @@ PROBE_S = 2.0
 SILENT_S = 5.0
 BATCH_BYTES = 256 * 1024
 """Of what goes to a partition at a time; as much as aiokafka would put together."""
-Numbered = tuple[int, int, Entry]
-Groups = dict[tuple[str, int], list[Numbered]]
-"""Topic and partition to records."""
-_NAME = varint(len(ORIGIN)) + ORIGIN.encode()
+Groups = dict[tuple[str, int], NDArray[np.int64]]
+"""Topic and partition to rows of a slab, in their order."""
 _log = logging.getLogger(__name__)
 
 
@@ -112,22 +111,22 @@ class Shipper:
         reader = SpoolReader(self._spool, self.position)
         while True:
             self._wake.clear()
-            batch = reader.batch(BATCH)
-            if not batch:
+            slab = reader.slab(BATCH)
+            if slab is None:
                 if not self._is_noted:
                     await self._note_aside()
                 await self._wait(producer)
                 continue
-            groups = _by_place(batch)
+            groups, predictions = by_place(slab)
             await self._reconcile(groups)
-            await self._send(producer, groups)
-            self._acknowledge(batch, reader.number)
+            await self._send(producer, slab, groups)
+            self._acknowledge(predictions, slab.end)
             if asyncio.get_running_loop().time() - self._noted_at > NOTED_S:
                 await self._note_aside()
             self._spool.trim(self.position)
             backoff.reset()
-            if len(batch) < BATCH:
-                share = min(1.0, len(batch) / MANY)
+            if len(slab) < BATCH:
+                share = min(1.0, len(slab) / MANY)
                 await asyncio.sleep(LEAST_LINGER_S + share * (LINGER_S - LEAST_LINGER_S))
 
     async def _wait(self, producer: AIOKafkaProducer) -> None:
@@ -140,15 +139,15 @@ class Shipper:
             await producer.client.fetch_all_metadata()
         self._heard()
 
-    async def _send(self, producer: AIOKafkaProducer, groups: Groups) -> None:
+    async def _send(self, producer: AIOKafkaProducer, slab: Slab, groups: Groups) -> None:
         """Hand the records over as whole batches, in order per partition, and wait until Kafka has them."""
         waiting: list[tuple[int, asyncio.Future[Any]]] = []
-        for place, group in groups.items():
-            landed = self._landed[place]
-            left = [one for one in group if one[1] > landed.get(one[0], -1)] if landed else group
+        for place, rows in groups.items():
+            landed = self._landed[place].get(slab.identity, -1)
+            left = rows if landed < slab.first else rows[rows > landed - slab.first]
             waiting += [
                 (batch.record_count(), await producer.send_batch(batch, place[0], partition=place[1]))
-                for batch in _batches(left)
+                for batch in batches(slab, left)
             ]
             await asyncio.sleep(0)  # requests first
         done = await asyncio.gather(*(future for _, future in waiting))
@@ -156,10 +155,9 @@ class Shipper:
             offsets = self._shipped.offsets.setdefault(sent.topic, {})
             offsets[sent.partition] = max(sent.offset + count, offsets.get(sent.partition, 0))
 
-    def _acknowledge(self, batch: Sequence[Numbered], position: int) -> None:
-        for _, _, entry in batch:
-            if entry.kind == "prediction":
-                self.counts[entry.pipeline] = self.counts.get(entry.pipeline, 0) + 1
+    def _acknowledge(self, predictions: dict[str, int], position: int) -> None:
+        for pipeline, count in predictions.items():
+            self.counts[pipeline] = self.counts.get(pipeline, 0) + count
         self._shipped.position, self._is_noted = position, False
         self._heard()
 
@@ -247,34 +245,30 @@ class Shipper:
             beside.replace(self._file)
 
 
-def _by_place(batch: Iterable[Numbered]) -> Groups:
-    """The records of each partition, in their order."""
-    groups: Groups = {}
-    for one in batch:
-        entry = one[2]
-        place = entry.topic, entry.partition
-        group = groups.get(place)
-        if group is None:
-            groups[place] = [one]
-        else:
-            group.append(one)
-    return groups
+def by_place(slab: Slab) -> tuple[Groups, dict[str, int]]:
+    """The records of each partition, in their order, and the predictions of each pipeline."""
+    openings, numbers = slab.openings()
+    predictions: dict[str, int] = {}
+    for opening, count in zip(openings, np.bincount(numbers).tolist(), strict=True):
+        if opening.kind == "prediction":
+            predictions[opening.pipeline] = predictions.get(opening.pipeline, 0) + count
+    topics = list(dict.fromkeys(opening.topic for opening in openings))
+    topic = np.array([topics.index(opening.topic) for opening in openings])[numbers]
+    order = np.lexsort((slab.table[:, PARTITION], topic))  # which is stable
+    places = np.stack((topic, slab.table[:, PARTITION]), 1)[order]
+    starts = np.flatnonzero(np.any(np.diff(places, axis=0, prepend=-1), axis=1))
+    groups = {
+        (topics[number], partition): rows
+        for (number, partition), rows in zip(places[starts].tolist(), np.split(order, starts[1:]), strict=True)
+    }
+    return groups, predictions
 
 
-def _batches(group: Iterable[Numbered]) -> Iterator[Packed]:
+def batches(slab: Slab, rows: NDArray[np.int64]) -> Iterator[Packed]:
     """The records of a partition as whole batches, timed now; what is too large for one is one by itself."""
-    parts: list[bytes] = []
-    size, now_ms = 0, int(time.time() * 1000)
-    for identity, number, entry in group:
-        head = entry.head if isinstance(entry.head, bytes) else packed_headers(entry.head)
-        if parts and size + len(entry.value) > BATCH_BYTES:
-            yield Packed(b"".join(parts), len(parts), transactional=False, times_ms=(now_ms, now_ms), compressed=False)
-            parts, size = [], 0
-        origin = b"%d:%d:0" % (identity, number)
-        parts.append(framed(len(parts), entry.key, entry.value, head, b"%b%b%b" % (_NAME, varint(len(origin)), origin)))
-        size += len(parts[-1])
-    if parts:
-        yield Packed(b"".join(parts), len(parts), transactional=False, times_ms=(now_ms, now_ms), compressed=False)
+    now_ms = int(time.time() * 1000)
+    for records, count in slab.frame(rows, BATCH_BYTES):
+        yield Packed(records, count, transactional=False, times_ms=(now_ms, now_ms), compressed=False)
 
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:

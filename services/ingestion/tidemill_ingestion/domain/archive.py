@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tidemill_ingestion.domain.fields import instant
 from tidemill_ingestion.domain.framing import headers_in
+from tidemill_ingestion.domain.layout import Layout, Said
 from tidemill_ingestion.domain.readings import Columns, Record, columns_of
 
 
@@ -103,39 +104,50 @@ def _rows(records: Sequence[Record], outcome: str) -> Iterator[tuple[int, Row | 
         return
     for record in records:
         headers = {name.encode(): value for name, value in record.headers}
-        yield record.offset, _row((record.offset, record.timestamp), record.key, record.value, headers, outcome)
+        yield record.offset, _row((record.offset, record.timestamp), record.key, record.value, _said(headers), outcome)
 
 
 def _of_columns(columns: Columns, outcome: str) -> Iterator[tuple[int, Row | None]]:
-    data = columns.buffer
+    data, layout = columns.buffer, Layout()
     for offset, at_ms, key, key_end, value, value_end, at, count, end in columns.table.tolist():
         row = None
         if key >= 0 and value >= 0:
-            try:
-                headers = headers_in(data, at, count, end)
-            except (IndexError, ValueError):
-                headers = {}  # as a record without any: its other readers bury it
-            row = _row((offset, at_ms), data[key:key_end], data[value:value_end], headers, outcome)
+            head = data[at:end]
+            said = layout.read(head, count) or _with_care(layout, head, count)
+            row = _row((offset, at_ms), data[key:key_end], data[value:value_end], said, outcome)
         yield offset, row
 
 
-def _row(
-    place: tuple[int, int],
-    key: bytes | None,
-    value: bytes | None,
-    headers: Mapping[bytes, bytes | None],
-    outcome: str,
-) -> Row | None:
-    """The row of a record that ingestion wrote; None for timers, and for what somebody else has written."""
-    origin, seq = headers.get(b"tm_origin"), headers.get(b"tm_seq")
-    if origin is None or key is None or value is None or (outcome == "applied" and seq is None):
+def _with_care(layout: Layout, head: bytes, count: int) -> Said | None:
+    try:
+        said = _said(headers_in(head, 0, count, len(head)))
+    except (IndexError, ValueError):
+        return None  # as a record without any: its other readers bury it
+    if said is not None:
+        layout.learn(head, count, said)
+    return said
+
+
+def _said(headers: Mapping[bytes, bytes | None]) -> Said | None:
+    """None for timers, and for what somebody else has written."""
+    name, time, origin = headers.get(b"ce_id"), headers.get(b"ce_time"), headers.get(b"tm_origin")
+    if name is None or time is None or origin is None:
         return None
+    return Said(name, time, origin, headers.get(b"tm_seq"))
+
+
+def _row(
+    place: tuple[int, int], key: bytes | None, value: bytes | None, said: Said | None, outcome: str
+) -> Row | None:  # fmt: skip
+    """The row of a record that ingestion wrote; None for timers, and for what somebody else has written."""
+    if said is None or key is None or value is None or (outcome == "applied" and said.seq is None):
+        return None
+    name, time, origin, seq = said
     try:
         partition, raw_offset, _ = origin.split(b":")
-        name, time = headers[b"ce_id"] or b"", headers[b"ce_time"] or b""
         return Row(
             int(partition), None if seq is None else int(seq), place[0], int(raw_offset), name.decode(),
             instant(time.decode()), place[1] * 1000, key.decode(), value.decode(), outcome,
         )  # fmt: skip
-    except (KeyError, ValueError):
+    except ValueError:
         return None  # its other readers bury it

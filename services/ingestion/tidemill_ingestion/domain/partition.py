@@ -1,7 +1,9 @@
 """Which partition a key belongs to: murmur2, as Kafka's own clients choose it."""
 
+import struct
 from functools import lru_cache
 
+_WORDS = struct.Struct("<I")
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
@@ -17,8 +19,8 @@ def murmur2(data: bytes) -> int:
     """MurmurHash2 with Kafka's seed, 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
     whole = len(data) & ~3
     state = _SEED ^ len(data)
-    for start in range(0, whole, 4):
-        k = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
+    for (word,) in _WORDS.iter_unpack(data[:whole]):
+        k = word * _M & _MASK
         k = (k ^ (k >> 24)) * _M & _MASK
         state = (state * _M & _MASK) ^ k
     if whole != len(data):

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from tidemill import Client
+from tidemill.client.results import Prediction, TrainingOutcome
 from tidemill_contracts import format_time
 from tidemill_contracts.events import FeatureVector
 from tidemill_contracts.pipeline import parse_pipeline
@@ -119,6 +120,29 @@ class Shop:
     def joined(self) -> int:
         """Labels that met their prediction."""
         return int(self.client.status("monitoring")["pipelines"]["shop"]["labels"]["joined"])
+
+    def trained(self) -> TrainingOutcome:
+        """What became of a training that was asked for now."""
+        request = self.client.train("shop", at=self.at(self.minute))
+        until_sync(lambda: self.client.training_outcome(request), "a decision on it", timeout_s=90, every_s=0.1)
+        outcome = self.client.training_outcome(request)
+        assert outcome is not None
+        return outcome
+
+    def answered(self) -> Prediction:
+        """An answer and its truth, and that monitoring measures against what the release of the answer names."""
+        visits = self.visits(1)
+        answer = self.client.predict("shop", visits[0])
+        self.tell(visits)
+        named = {release.epoch: release.reference for release in self.client.releases("shop")}[answer.epoch]
+        assert named is not None
+
+        def measured() -> bool:
+            told = self.client.status("monitoring")["pipelines"]["shop"]["drift_reference"]
+            return bool(told["source"] == "release" and told["digest"] == named)
+
+        until_sync(measured, "drift is measured against the reference of the release", timeout_s=60, every_s=0.1)
+        return answer
 
     def until_joined(self, count: int) -> None:
         """Wait for so many of them."""

@@ -20,8 +20,12 @@ class ArtifactCorrupt(Never):
     """The stored bytes do not have the digest they are stored under."""
 
 
+class ArtifactTooLarge(Never):
+    """There is more stored under this digest than who asked can take."""
+
+
 class _Store(Protocol):
-    def read(self, name: str) -> bytes | None: ...
+    def read(self, name: str, most: int) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
     def has(self, name: str) -> bool: ...
     def remove(self, name: str) -> None: ...
@@ -48,11 +52,16 @@ class Artifacts:
             self._store.write(_name(digest), data)
         return digest
 
-    def get(self, digest: str) -> bytes:
-        """The bytes with this digest; raises ArtifactMissing, or ArtifactCorrupt when they were changed."""
-        data = self._store.read(_name(digest))
+    def get(self, digest: str, *, most: int | None = None) -> bytes:
+        """The bytes with this digest; raises ArtifactMissing, or ArtifactCorrupt when they were changed.
+
+        With `most` no more than so many are read; raises ArtifactTooLarge where there are more.
+        """
+        data = self._store.read(_name(digest), -1 if most is None else most + 1)
         if data is None:
             raise ArtifactMissing(digest)
+        if most is not None and len(data) > most:
+            raise ArtifactTooLarge(f"{digest} has more than {most} bytes")
         if hashlib.sha256(data).hexdigest() != digest:
             raise ArtifactCorrupt(digest)
         return data
@@ -80,9 +89,10 @@ class _Directory:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int) -> bytes | None:
         try:
-            return (self._root / name).read_bytes()
+            with (self._root / name).open("rb") as file:
+                return file.read(most)
         except FileNotFoundError:
             return None
 
@@ -125,10 +135,10 @@ class _Bucket:
         self._missing = fs.FileType.NotFound
         self._fs, self._root = fs.FileSystem.from_uri(url)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int) -> bytes | None:
         try:
             with self._fs.open_input_stream(f"{self._root}/{name}") as stream:
-                return bytes(stream.read())
+                return bytes(stream.read(None if most < 0 else most))
         except FileNotFoundError:
             return None
 

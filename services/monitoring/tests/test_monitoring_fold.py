@@ -11,10 +11,10 @@ from tidemill_contracts.events import Prediction, TrainingCoalesced, TrainingReq
 from tidemill_contracts.ids import prediction_id
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_monitoring.domain import state
+from tidemill_monitoring.domain.findings import Finding
 from tidemill_monitoring.domain.join import Entry, Join, Kind, Label
 from tidemill_monitoring.domain.merge import OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Monitor
-from tidemill_monitoring.domain.watch import Finding
 
 SECOND = 1_000_000
 PREDICTIONS, LABELS = ("predictions", 0), ("labels", 0)

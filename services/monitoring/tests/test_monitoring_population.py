@@ -9,7 +9,9 @@ import pytest
 from tidemill_contracts.events import Prediction
 from tidemill_contracts.ids import prediction_id
 from tidemill_contracts.pipeline import DriftSpec, MonitorSpec
-from tidemill_monitoring.domain.watch import KEPT, Finding, Population, Watch
+from tidemill_monitoring.domain.findings import Finding
+from tidemill_monitoring.domain.population import KEPT, Population
+from tidemill_monitoring.domain.watch import Watch
 
 PANE, ROWS = 1000, 300
 SPEC = DriftSpec(population_pane=PANE, population_reference_rows=600, population_panes=3)

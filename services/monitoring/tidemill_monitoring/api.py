@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -45,6 +45,18 @@ class Reads:
     tasks: Mapping[str, Task]
 
 
+class ReferenceStatus(BaseModel):
+    """What drift is measured against: what the release names, else the first rows that its model answered, and why.
+
+    `rows` is 0 while these are still awaited.
+    """
+
+    source: Literal["release", "first_rows"]
+    digest: str | None
+    rows: int
+    reason: str
+
+
 class PipelineStatus(BaseModel):
     """One merge: `watermark_us` is event time up to which everything was folded, and what that decided is durable."""
 
@@ -57,6 +69,7 @@ class PipelineStatus(BaseModel):
     shadows: dict[str, int]
     requests: list[dict[str, Any]]
     causes: dict[str, int]
+    drift_reference: ReferenceStatus
 
 
 class Status(BaseModel):
@@ -211,7 +224,7 @@ def _shadow(found: Figures, error: float) -> Shadow:
 
 def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> PipelineStatus:
     counts = asdict(task.monitor.join.counts)
-    policy = task.monitor.policy
+    policy, population = task.monitor.policy, task.monitor.watch.population
     return PipelineStatus(
         watermark_us=watermark if watermark > NEVER else -1,
         outcomes=task.monitor.next_seq,
@@ -231,4 +244,10 @@ def _status(task: Task, watermark: int, requests: list[dict[str, Any]]) -> Pipel
             {name: r[name] for name in ("request_id", "at_us", "effective_at_us", "cause")} for r in reversed(requests)
         ],
         causes={"requested": policy.requested, "coalesced": policy.coalesced, "refused": policy.refused},
+        drift_reference=ReferenceStatus(
+            source="first_rows" if population.digest is None else "release",
+            digest=population.digest,
+            rows=population.reference_rows,
+            reason=population.why,
+        ),
     )

@@ -16,6 +16,7 @@ from tidemill_monitoring.domain.read import LabelReader, QualityReader, read_pre
 from tidemill_monitoring.handlers import MergeTask, envelope_reader
 from tidemill_monitoring.kafka import LogAndStore
 from tidemill_monitoring.process import ParitySampler
+from tidemill_monitoring.releases import References
 from tidemill_monitoring.settings import Settings
 from tidemill_monitoring.silence import Silence
 from tidemill_runtime.backoff import Backoff
@@ -40,6 +41,7 @@ class Monitoring:
         self.tasks: dict[str, MergeTask] = {}
         self.pool: Pool | None = None
         self._settings, self._health = settings, health
+        self._references = References(settings)
         self._running: dict[str, tuple[str, asyncio.Task[None]]] = {}
 
     def queries(self) -> store.StoreQueries | None:
@@ -57,6 +59,7 @@ class Monitoring:
             async with asyncio.TaskGroup() as group:
                 group.create_task(watcher.run())
                 group.create_task(relay.run())
+                group.create_task(self._references.run())
                 await watcher.ready.wait()
                 self._health.set("monitoring", ok=True)
         finally:
@@ -117,7 +120,7 @@ class Monitoring:
         readers = {predictions: read_prediction, labels: LabelReader(spec).read, quality: words.read}
         reader = envelope_reader(readers)
         task = MergeTask(merge, monitor, reader, sink, self._settings.checkpoint_s, following=following)
-        task.silence = Silence(self._settings.silent_s)
+        task.silence, task.references = Silence(self._settings.silent_s), self._references
         start = {TopicPartition(*place): offset for place, offset in claim.positions.items() if place in following}
         tail = Tail(self._settings, sorted({name for name, _ in following}), task.on_records, start=start)
         self.tasks[spec.name] = task

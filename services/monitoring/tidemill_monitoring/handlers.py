@@ -9,7 +9,8 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from tidemill_contracts import Envelope, EnvelopeError, read_envelope
-from tidemill_contracts.events import DriftDetected, Event, Outcome, TrainingCoalesced, TrainingRequested
+from tidemill_contracts.events import DriftDetected, Event, Outcome, Prediction, TrainingCoalesced, TrainingRequested
+from tidemill_monitoring.domain.anchors import Anchor
 from tidemill_monitoring.domain.evidence import Evidence
 from tidemill_monitoring.domain.merge import Input, OrderedMerge, Row
 from tidemill_monitoring.domain.monitor import Decision, Effects, Monitor
@@ -31,6 +32,13 @@ class Sink(Protocol):
     async def commit(self, decisions: Sequence[Decision]) -> None: ...
     async def dead_letter(self, record: Record, reason: str) -> None: ...
     async def declare_gone(self, place: Input, writer: str, time_us: int) -> None: ...
+
+
+class References(Protocol):
+    """Who knows what the drift of a release is measured against."""
+
+    async def anchor(self, pipeline: str, epoch: int) -> Anchor:
+        """What a release names; waits for it, within bounds."""
 
 
 class Silent(Protocol):
@@ -57,6 +65,7 @@ class MergeTask:
     following: dict[Input, int] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=Evidence)
     silence: Silent | None = None
+    references: References | None = None
     _rolling: Rolling = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _bad: list[tuple[Record, str]] = field(default_factory=list)
@@ -118,11 +127,21 @@ class MergeTask:
         rows = self.merge.release()
         for first in range(0, len(rows), BATCH_ROWS):
             batch = rows[first : first + BATCH_ROWS]
+            await self._anchored(batch)
             if telemetry.enabled():
                 await self._fold_traced(batch)
             else:
                 self._decided.extend((await self._fold(batch)).decisions)
         return await self._settle(bool(rows))
+
+    async def _anchored(self, rows: Sequence[Row]) -> None:
+        """Rows of a release wait until it is known what they are compared with: the fold asks nobody."""
+        if self.references is None:
+            return
+        watch, name = self.monitor.watch, self.monitor.spec.name
+        bodies = [row.body for row in rows if isinstance(row.body, Prediction)]
+        for epoch in sorted({body.epoch for body in bodies if watch.asks(body)}):
+            watch.learn({epoch: await self.references.anchor(name, epoch)})
 
     async def _fold(self, rows: Sequence[Row]) -> Effects:
         effects = self.monitor.fold(rows)

@@ -29,7 +29,7 @@ def a_run(number: int, *, champion_epoch: int = 0, **changes: object) -> RunFini
     fields: dict[str, Any] = {
         "run_id": uuid5(SPACE, f"run{number}"), "request_id": uuid5(SPACE, f"request{number}"), "pipeline": "demo",
         "status": "succeeded", "at_us": number * DAY, "cause": Cause(kind="hand"), "model": f"{number:064x}",
-        "manifest": "d" * 64, "evaluation": "e" * 64, "champion_epoch": champion_epoch,
+        "manifest": "d" * 64, "evaluation": "e" * 64, "reference": "f" * 64, "champion_epoch": champion_epoch,
         "metrics": {"parity_error": 0.0, "size_bytes": 10.0, "base_rate": 0.5},
     }  # fmt: skip
     fields.update(changes)

@@ -1,12 +1,16 @@
 """Versions, verdicts, releases and the audit chain: pure decisions, then the same on a real Postgres."""
 
 import asyncio
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from registry_cases import DAY, a_run, a_version, applied, gate_rows, on_database
 
 from tidemill_contracts.events import (
+    REFERENCE_BYTES,
     GateDecided,
     Released,
     ReleaseReason,
@@ -15,6 +19,7 @@ from tidemill_contracts.events import (
 )
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
 from tidemill_engine.stats import GateRows
+from tidemill_registry.artifacts import StoredEvidence
 from tidemill_registry.domain import audit
 from tidemill_registry.domain.champion import (
     EpochMovedError,
@@ -26,6 +31,8 @@ from tidemill_registry.domain.champion import (
 from tidemill_registry.domain.review import Standing, follow_up, judge
 from tidemill_registry.handlers import on_run_finished
 from tidemill_registry.store import PostgresUnit, StoreQueries, open_unit
+from tidemill_runtime.artifacts import Artifacts
+from tidemill_runtime.errors import Never
 from tidemill_runtime.postgres import Pool
 
 PIPELINE = b"""
@@ -120,6 +127,8 @@ class Stored:
             pipeline="demo", spec="c" * 64, policy="c" * 64, trainer="lightgbm", parameters={}, window="all", seed=7,
             as_of_us=0, views={}, features=["request.a"], rows={}, data=digest, code=digest, lock=digest,
         )  # fmt: skip
+
+    async def check_reference(self, digest: str, model: str, features: list[str]) -> None: ...
 
     async def gate_rows(self, digest: str, base_rate: float) -> GateRows:
         del digest, base_rate
@@ -225,3 +234,45 @@ def test_a_gate_decision_names_what_it_rests_on(spec: PipelineSpec) -> None:
     decided: GateDecided = judge(a_run(2, champion_epoch=1), a_version(2), gate_rows(0.8, 0.2), standing)
     names = {check.name for check in decided.checks}
     assert {"parity", "sample", "no_harm", "point_estimate", "evidence.difference"} <= names
+
+
+def a_reference(**changes: object) -> bytes:
+    """Of the model with the digest `1...`, which reads one feature."""
+    column = {"edges": [0.5], "discrete": False, "counts": [1, 2, 0]}
+    body: dict[str, object] = {
+        "format": "tidemill.drift-reference.v1", "model": "1" * 64, "rows": 3, "score_rows": "gate",
+        "columns": [{"name": "request.a", **column}, {"name": "score", **column}],
+    }  # fmt: skip
+    return json.dumps(body | changes).encode()
+
+
+@pytest.mark.parametrize(("raw", "refusal"), [
+    (a_reference(), None), (a_reference(model="2" * 64), "of another model"),
+    (a_reference(columns=[]), "is refused"), (b"{}", "is refused"), (bytes(REFERENCE_BYTES + 1), "more than"),
+    (a_reference().replace(b"request.a", b"request.b"), "of another model"),
+], ids=["good", "model", "columns", "empty", "large", "features"])  # fmt: skip
+def test_a_run_brings_the_reference_of_its_own_model(tmp_path: Path, raw: bytes, refusal: str | None) -> None:
+    store = Artifacts(tmp_path)
+    check = StoredEvidence(store).check_reference(store.put(raw), "1" * 64, ["request.a"])
+    if refusal is None:
+        asyncio.run(check)
+        return
+    with pytest.raises(Never, match=refusal):
+        asyncio.run(check)
+
+
+def test_a_version_of_before_has_no_reference_and_neither_has_its_release(postgres_dsn: str) -> None:
+    """Also when the same bytes are trained again, now with one: versions never change."""
+
+    async def work(pool: Pool) -> None:
+        async with open_unit(pool, "t") as unit:
+            about: dict[str, Any] = {"features": ["request.a"], "views": {}, "spec": "c" * 64}
+            old = await unit.register(a_run(1, reference=None), **about)
+            again = await unit.register(a_run(3, model=old.model), **about)
+            new = await unit.register(a_run(2), **about)
+        assert [each.reference for each in (old, again, new)] == [None, None, "f" * 64]
+        assert (old, old.version, new.version) == (again, 1, 2)
+        kept = await StoreQueries(pool).versions("demo")
+        assert [each["reference"] for each in kept] == [None, "f" * 64]
+
+    on_database(postgres_dsn, work)

@@ -197,7 +197,7 @@ def test_orders_move_the_pointer_with_their_event_in_one_transaction(
 
         with pytest.raises(HttpProblem, match="promote a version first"):
             await order("canary", version=2, share=0.1)
-        assert (await order("promote", version=1)).reference == a_run(1).manifest
+        assert (await order("promote", version=1)).reference == a_run(1).reference
         assert (await order("canary", version=2)).epoch == 2
         with pytest.raises(HttpProblem, match="another release came first"):
             await order("canary", version=2, expected_epoch=1)

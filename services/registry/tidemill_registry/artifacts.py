@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
-from tidemill_contracts.events import TrainingManifest
+from tidemill_contracts.events import REFERENCE_BYTES, DriftReference, TrainingManifest
 from tidemill_engine.onnx import ModelRefusedError, inspect_model
 from tidemill_engine.stats import GateRows
 from tidemill_runtime.artifacts import Artifacts
@@ -41,6 +42,17 @@ class StoredEvidence:
             table.column("time_us").to_numpy(), table.column("label").to_numpy(), table.column("candidate").to_numpy(),
             champion, base_rate, segments,
         )  # fmt: skip
+
+    async def check_reference(self, digest: str, model: str, features: list[str]) -> None:
+        """What drift is to be measured against is there, of this model and of what it reads."""
+        raw = await asyncio.to_thread(self._artifacts.get, digest, most=REFERENCE_BYTES)
+        try:
+            found = DriftReference.model_validate_json(raw)
+        except ValidationError as error:
+            msg = f"the reference of drift is refused: {error.errors(include_input=False)[0]['msg']}"
+            raise Never(msg) from None
+        if found.model != model or [column.name for column in found.columns] != [*features, "score"]:
+            raise Never("the reference of drift is of another model")
 
     async def check_model(self, digest: str) -> None:
         """The model's bytes have their digest and the form that is allowed."""

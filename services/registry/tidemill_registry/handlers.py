@@ -28,6 +28,7 @@ class Evidence(Protocol):
     async def manifest(self, digest: str) -> TrainingManifest: ...
     async def gate_rows(self, digest: str, base_rate: float) -> GateRows: ...
     async def check_model(self, digest: str) -> None: ...
+    async def check_reference(self, digest: str, model: str, features: list[str]) -> None: ...
 
 
 def on_run_finished(evidence: Evidence) -> Callable[[RunFinished, Unit], Awaitable[None]]:
@@ -44,6 +45,8 @@ def on_run_finished(evidence: Evidence) -> Callable[[RunFinished, Unit], Awaitab
             return
         await evidence.check_model(run.model)
         manifest = await evidence.manifest(run.manifest)
+        if run.reference is not None:
+            await evidence.check_reference(run.reference, run.model, manifest.features)
         rows = await evidence.gate_rows(run.evaluation, run.metrics.get("base_rate", 0.5))
         version = await unit.register(run, features=manifest.features, views=manifest.views, spec=manifest.spec)
         decided = judge(run, version, rows, standing)

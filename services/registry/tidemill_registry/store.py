@@ -37,12 +37,12 @@ APPLY = """INSERT INTO registry.pipelines (pipeline, revision, digest, spec) VAL
 RELEASED = "SELECT body->>'spec' AS file FROM registry.releases WHERE pipeline = $1 ORDER BY epoch"
 FILES = "SELECT digest, spec FROM registry.specs WHERE digest = ANY($1) ORDER BY digest"
 SPEC = "INSERT INTO registry.specs VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
-VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, run_id, at_us, features, views, spec)
-    SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM registry.versions WHERE pipeline = $1
-    ON CONFLICT (pipeline, model) DO NOTHING RETURNING version"""
-VERSIONS = """SELECT version, model, manifest, run_id, at_us FROM registry.versions
+VERSION = """INSERT INTO registry.versions (pipeline, version, model, manifest, run_id, at_us, features, views, spec,
+    reference) SELECT $1, coalesce(max(version), 0) + 1, $2, $3, $4, $5, $6, $7, $8, $9 FROM registry.versions
+    WHERE pipeline = $1 ON CONFLICT (pipeline, model) DO NOTHING RETURNING version"""
+VERSIONS = """SELECT version, model, manifest, reference, run_id, at_us FROM registry.versions
     WHERE pipeline = $1 ORDER BY version"""
-ONE_VERSION = """SELECT version, model, features, views, spec, manifest FROM registry.versions
+ONE_VERSION = """SELECT version, model, features, views, spec, reference FROM registry.versions
     WHERE pipeline = $1 AND version = $2"""
 KNOWN_VERSION = "SELECT version FROM registry.versions WHERE pipeline = $1 AND model = $2"
 MOVE = "UPDATE registry.pipelines SET epoch = $3 WHERE pipeline = $1 AND epoch = $2"
@@ -144,26 +144,27 @@ class PostgresUnit:
         if row is None:
             return None
         features, views = json.loads(row["features"]), json.loads(row["views"])
-        return Version(row["version"], row["model"], features, views, row["spec"], row["manifest"])
+        return Version(row["version"], row["model"], features, views, row["spec"], row["reference"])
 
     async def register(self, run: RunFinished, *, features: list[str], views: dict[str, str], spec: str) -> Version:
         """Give the run's model the pipeline's next version; the same bytes again keep the version they have."""
         number = await self.db.fetchval(
             VERSION, run.pipeline, run.model, run.manifest, run.run_id, run.at_us, json.dumps(features),
-            json.dumps(views), spec,
+            json.dumps(views), spec, run.reference,
         )  # fmt: skip
         if number is None:
             number = await self.db.fetchval(KNOWN_VERSION, run.pipeline, run.model)
         else:
             event = VersionRegistered(
                 pipeline=run.pipeline, version=number, model=str(run.model), manifest=str(run.manifest),
-                run_id=run.run_id, at_us=run.at_us,
+                reference=run.reference, run_id=run.run_id, at_us=run.at_us,
             )  # fmt: skip
-            await self.announce(
-                event, run.pipeline, derived_id("version", run.pipeline, number), run.at_us, cause=run.run_id
-            )
+            event_id = derived_id("version", run.pipeline, number)
+            await self.announce(event, run.pipeline, event_id, run.at_us, cause=run.run_id)
         await self._lineage(run)
-        return Version(int(number), str(run.model), features, views, spec, str(run.manifest))
+        known = await self.version(run.pipeline, number)
+        assert known is not None  # noqa: S101 - it is registered now, or was before
+        return known
 
     async def save_gate(self, decision: GateDecided) -> None:
         """Record and announce the gate's verdict."""

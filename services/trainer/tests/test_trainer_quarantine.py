@@ -171,7 +171,7 @@ def test_the_manifest_names_what_was_left_out_and_says_nothing_of_nothing() -> N
         policy=DIGEST,
     )  # fmt: skip
     rows = Rows(np.arange(1), np.zeros((1, 1), np.float32), np.zeros(1), {})
-    trained = Trained(FITTED, None, WindowChoice("all", (), 0, 0, ""), rows, {"train": 1}, 0.5)
+    trained = Trained(FITTED, None, WindowChoice("all", (), 0, 0, ""), rows, rows, {"train": 1}, 0.5)
     digests = {"data": DIGEST, "code": DIGEST, "lock": DIGEST}
     plain = canonical_bytes(manifest_of(SPEC, request, trained, digests=digests))
     assert b"excluded" not in plain

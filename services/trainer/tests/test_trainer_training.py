@@ -1,6 +1,7 @@
 """Training rows, cuts by time, bytes: the same rows give the same model, and nothing of the gate's period leaks in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,8 +14,10 @@ from deltalake import write_deltalake
 from tidemill_contracts import format_time
 from tidemill_contracts.events import Cause, CauseKind, TrainingRequested
 from tidemill_contracts.pipeline import PipelineSpec, parse_pipeline
+from tidemill_engine.drift import HistogramReference, population_test
 from tidemill_trainer.coldstart import cold_rows
 from tidemill_trainer.domain.manifest import canonical_bytes, manifest_of
+from tidemill_trainer.domain.reference import reference_bytes, reference_of
 from tidemill_trainer.domain.rows import Rows, concatenate
 from tidemill_trainer.domain.training import TooFewRowsError, train
 from tidemill_trainer.handlers import on_training_requested
@@ -213,3 +216,37 @@ async def test_a_request_joins_the_run_that_is_active() -> None:
         await handle(a_request(DAY), Unit())
     assert len(set(published)) == 1, "the same id, so a repeat is harmless"
     assert published[0].startswith("tidemill.training.v1")
+
+
+def test_what_drift_is_measured_against_is_what_the_model_learned_from(spec: PipelineSpec) -> None:
+    """Inputs of its training rows, scores of the gate's, the same bytes each time; rows like them are no drift."""
+    rows, request = some_rows(), a_request(30 * DAY)
+    trained = train(spec, rows, request)
+    names = spec.feature_names()
+    model = trained.fitted.to_onnx(names, trained.calibration)
+
+    def scores(features: Any) -> Any:  # noqa: ANN401 - columns
+        return onnx_scores(model, features)
+
+    found = reference_of(names, trained, "a" * 64, scores)
+    assert (found.model, found.rows, found.score_rows) == ("a" * 64, trained.parts["train"], "gate")
+    assert [column.name for column in found.columns] == [*names, "score"]
+    totals = [sum(column.counts) for column in found.columns]
+    assert totals == [trained.parts["train"]] * len(names) + [trained.parts["gate"]]
+    nulls = np.isnan(trained.learned.features).sum(axis=0)
+    assert [column.counts[-1] for column in found.columns] == [*nulls.tolist(), 0]
+    assert reference_bytes(found) == reference_bytes(reference_of(names, train(spec, rows, request), "a" * 64, scores))
+    seen = HistogramReference.from_dict(
+        {"rows": found.rows, "columns": [column.model_dump() for column in found.columns]}
+    )
+    live = np.column_stack([trained.gate.features, scores(trained.gate.features)]).astype(np.float32)
+    assert not any(result.drifted for result in population_test(seen, seen.count(live)))
+    live[:, 0] += 3
+    assert [result.name for result in population_test(seen, seen.count(live)) if result.drifted] == [names[0]]
+
+
+def test_without_rows_in_the_gate_scores_are_of_what_was_learned(spec: PipelineSpec) -> None:
+    trained = train(spec, some_rows(), a_request(30 * DAY))
+    learned = replace(trained, gate=trained.gate.take(slice(0, 0)))
+    found = reference_of(spec.feature_names(), learned, "a" * 64, trained.scores)
+    assert (found.score_rows, sum(found.columns[-1].counts)) == ("train", found.rows)

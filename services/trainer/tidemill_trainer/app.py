@@ -205,8 +205,9 @@ class Trainer:
             run_id=derived_id("run", str(request.request_id)), request_id=request.request_id, pipeline=request.pipeline,
             status="failed" if failed else "succeeded", at_us=request.at_us, effective_at_us=request.effective_at_us,
             cause=request.cause, model=result.get("model"), manifest=result.get("manifest"),
-            evaluation=result.get("evaluation"), champion_epoch=result.get("champion_epoch", 0),
-            metrics=result.get("metrics", {}), error=result.get("error"),
+            evaluation=result.get("evaluation"), reference=result.get("reference"),
+            champion_epoch=result.get("champion_epoch", 0), metrics=result.get("metrics", {}),
+            error=result.get("error"),
         )  # fmt: skip
         envelope = encode(
             event, id=str(event.run_id), source=SOURCE, time_us=request.at_us, subject=request.pipeline,

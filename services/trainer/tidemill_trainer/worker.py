@@ -29,6 +29,7 @@ from tidemill_runtime.settings import ServiceSettings
 from tidemill_trainer.coldstart import ColdStartError, cold_rows, wait_for_archive
 from tidemill_trainer.domain.manifest import CODE, canonical_bytes, code_digest, manifest_of
 from tidemill_trainer.domain.quarantine import without
+from tidemill_trainer.domain.reference import reference_bytes, reference_of
 from tidemill_trainer.domain.rows import Float32s, Floats, Rows
 from tidemill_trainer.domain.training import TooFewRowsError, Trained, train
 from tidemill_trainer.history import with_history
@@ -78,12 +79,15 @@ async def run(job: Job, settings: ServiceSettings) -> dict[str, Any]:
         scores = [onnx_scores(store.get(member.model), inputs) for member in job.champion.members]
         rival = mix(scores, [member.weight for member in job.champion.members]) if len(scores) > 1 else scores[0]
     evaluation, metrics = _evaluate(trained, model, rival)
+    digest = store.put(model)
+    known = reference_of(names, trained, digest, lambda inputs: onnx_scores(model, inputs))
     digests = {"data": rows.digest(), "code": code_digest(_packages()), "lock": job.lock}
     manifest = manifest_of(job.spec, job.request, trained, first=job.first, digests=digests, excluded=quarantine.ranges)
     return {
-        "model": store.put(model),
+        "model": digest,
         "manifest": store.put(canonical_bytes(manifest)),
         "evaluation": store.put(evaluation),
+        "reference": store.put(reference_bytes(known)),
         "metrics": metrics,
     }
 

@@ -34,13 +34,15 @@ from tidemill_contracts.events.data import (
 )
 from tidemill_contracts.events.meta import EVENTS, Event, decode, encode
 from tidemill_contracts.events.models import LoggedTensor, ModelAnswered, ModelImported, ModelSwitched
+from tidemill_contracts.events.reference import REFERENCE_BYTES, DriftReference, ReferenceColumn
 from tidemill_contracts.events.releases import Challenger, Member, ModelSwapped, Released, ReleaseReason
 
 __all__ = [
-    "EVENTS", "Cause", "CauseKind", "Challenger", "DeadLetter", "DriftDetected", "Event", "Fallback", "FeatureVector",
-    "GateCheck", "GateDecided", "Inference", "KeptFile", "LoggedTensor", "Member", "ModelAnswered", "ModelImported",
-    "ModelSwapped", "ModelSwitched", "Outcome", "PipelineApplied", "Prediction", "PredictionRequested",
-    "QualityBreached", "QualityJudged", "QuarantineReleased", "ReleaseReason", "Released", "RequestedInstance",
-    "RunFinished", "RunProgress", "Shadowed", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
+    "EVENTS", "REFERENCE_BYTES", "Cause", "CauseKind", "Challenger", "DeadLetter", "DriftDetected",
+    "DriftReference", "Event", "Fallback", "FeatureVector", "GateCheck", "GateDecided", "Inference", "KeptFile",
+    "LoggedTensor", "Member", "ModelAnswered", "ModelImported", "ModelSwapped", "ModelSwitched", "Outcome",
+    "PipelineApplied", "Prediction", "PredictionRequested", "QualityBreached", "QualityJudged",
+    "QuarantineReleased", "ReferenceColumn", "ReleaseReason", "Released", "RequestedInstance", "RunFinished",
+    "RunProgress", "Shadowed", "Timer", "TrainingCoalesced", "TrainingManifest", "TrainingRequested",
     "VersionRegistered", "ViewRevision", "Watermark", "decode", "encode",
 ]  # fmt: skip

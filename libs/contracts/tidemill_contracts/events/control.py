@@ -142,6 +142,9 @@ class RunFinished(Event):
     evaluation: Digest | None = Field(
         default=None, description="Parquet of the gate rows: time, label, candidate, champion, segments"
     )
+    reference: Digest | None = Field(
+        default=None, exclude_if=lambda digest: digest is None, description="a DriftReference of the model"
+    )
     champion_epoch: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
@@ -169,6 +172,9 @@ class VersionRegistered(Event):
     version: int = Field(ge=1)
     model: Digest
     manifest: Digest
+    reference: Digest | None = Field(
+        default=None, exclude_if=lambda digest: digest is None, description="a DriftReference of the model"
+    )
     run_id: UUID
     at_us: Micros
 

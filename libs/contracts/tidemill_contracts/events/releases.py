@@ -69,7 +69,8 @@ class Released(Event):
     reference: Digest | None = Field(
         default=None,
         exclude_if=_is_unset,
-        description="the manifest of the rows that the leading member learned from: drift is measured against them",
+        description="a DriftReference, the leading member's: inputs and scores are compared with it. Older releases "
+        "name a training manifest here, or nothing: the first rows of their leading member are its reference",
     )
     segments: list[str] | None = Field(
         default=None, exclude_if=_is_unset, description="request fields by whose values quality is watched"

@@ -54,7 +54,7 @@ class ColumnBins:
     @classmethod
     def of(cls, name: str, values: Float64s, *, categorical: bool = False) -> Self:
         """Bins for reference values [N]: deciles, or one for each value where there are few."""
-        known = values[~np.isnan(values)]
+        known = values[np.isfinite(values)]  # an infinite one lies beyond every edge, or is another value
         distinct, counts = np.unique(known, return_counts=True)
         if categorical or len(distinct) <= BINS:
             frequent = np.sort(distinct[np.argsort(-counts, kind="stable")[:CATEGORIES]])

@@ -137,6 +137,7 @@ class Version(Result):
     manifest: str
     run_id: str
     at_us: int
+    reference: str | None = None
 
 
 class Run(Result):

@@ -20,12 +20,13 @@ from tidemill_contracts.events import (
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.learn import OnlineLogistic
+from tidemill_monitoring.domain.findings import Finding
 from tidemill_monitoring.domain.join import Join, Label
 from tidemill_monitoring.domain.merge import Row
 from tidemill_monitoring.domain.policy import Known, PolicyState, decide
 from tidemill_monitoring.domain.rivals import Compared, Rivals, Said
 from tidemill_monitoring.domain.segments import Segments
-from tidemill_monitoring.domain.watch import Finding, Watch
+from tidemill_monitoring.domain.watch import Watch
 from tidemill_monitoring.domain.writers import NEVER
 
 Pair = tuple[Prediction, Label]

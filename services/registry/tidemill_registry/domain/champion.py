@@ -34,7 +34,8 @@ class Version:
     features: list[str]
     views: Mapping[str, str]
     spec: str
-    manifest: str | None = None
+    reference: str | None = None
+    """Digest of its DriftReference; registered before there were any, it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def next_release(
         views=dict(candidate.views),
         features=list(candidate.features),
         thresholds=dict(spec.rollout.thresholds),
-        reference=candidate.manifest,
+        reference=candidate.reference,
         segments=list(spec.monitor.segments),
         spec=candidate.spec,
         policy=spec.policy_digest(),

@@ -95,7 +95,7 @@ def mixed(
     return successor(
         champion, moment=moment, reason=reason, members=members, shadows=carried(champion, leader), challenger=None,
         views=dict(leader.views), features=list(leader.features), thresholds=dict(spec.rollout.thresholds),
-        reference=leader.manifest, segments=list(spec.monitor.segments), spec=leader.spec, policy=spec.policy_digest(),
+        reference=leader.reference, segments=list(spec.monitor.segments), spec=leader.spec, policy=spec.policy_digest(),
     )  # fmt: skip
 
 

@@ -34,11 +34,12 @@ class TooFewRowsError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A fitted candidate with the rows that it never saw."""
+    """A fitted candidate, the rows that it was fitted to, and those that it never saw."""
 
     fitted: Fitted
     calibration: Calibration | None
     choice: WindowChoice
+    learned: Rows
     gate: Rows
     parts: dict[str, int]
     base_rate: float
@@ -98,7 +99,7 @@ def train(
     calibration = _calibrate(fitted, recent) if calibrated else None
     gate = rows.take(split.gate)
     parts = {"train": len(chosen), "calibration": len(recent), "gate": len(gate)}
-    return Trained(fitted, calibration, choice, gate, parts, float(chosen.labels.mean()))
+    return Trained(fitted, calibration, choice, chosen, gate, parts, float(chosen.labels.mean()))
 
 
 def calibrates(model: ModelSpec, request: TrainingRequested) -> bool:

@@ -141,9 +141,9 @@ async def measure(seen: Endpoints) -> list[Result]:
     bare = await produce_and_read(seen.kafka, spec.partitions, batch=BATCH, rate=RATE / BATCH, seconds=8)
     waits_ms = [1000 * wait for wait in waits]
     return [
-        result("accepted to readable p99", percentile(waits_ms, 0.99), "ms", target=300,
+        result("accepted to readable p99", percentile(waits_ms, 0.99), "ms", target=200,
                peer=("bare Kafka, one hop", 1000 * percentile(bare, 0.99))),
-        result("accepted to readable p50", percentile(waits_ms, 0.5), "ms",
+        result("accepted to readable p50", percentile(waits_ms, 0.5), "ms", target=60,
                peer=("bare Kafka, one hop", 1000 * percentile(bare, 0.5))),
         result("accepted to readable, longest", max(waits_ms), "ms"),
         *used,

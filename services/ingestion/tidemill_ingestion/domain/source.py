@@ -32,6 +32,7 @@ MAXIMUM_DATA_BYTES = 512 * 1024
 """Of one event's canonical JSON: half of what a topic takes, so that headers and dead-letter context always fit."""
 
 _ID = packed_header("ce_specversion", b"1.0") + packed_header("ce_id", b"")[:-1]
+_CE_TIME = packed_header("ce_time", b"")[:-1]
 _CONTENT = packed_header("content-type", b"application/json")
 _encode = msgspec.json.Encoder().encode
 
@@ -89,9 +90,9 @@ def _about(context: Context) -> tuple[bytes, bytes, bytes]:
     return front, _CONTENT + b"".join(back), varint(len(back) + 6)
 
 
-@lru_cache(maxsize=16_384)  # many have one time
 def _time(time_us: int) -> bytes:
-    return packed_header("ce_time", canonical_time(time_us).encode())
+    text = canonical_time(time_us).encode()
+    return _CE_TIME + varint(len(text)) + text
 
 
 @lru_cache(maxsize=64)  # the events of a request have one context, or few

@@ -78,7 +78,7 @@ class DeadLetterLimiter:
     def good(self, count: int = 1) -> None:
         """So many records were processed."""
         if not self._dead:
-            self._recent.extend(repeat(False, min(count, self._window)))
+            self._recent.extend(repeat(object=False, times=min(count, self._window)))
             self._run = 0 if count else self._run
             return
         for _ in range(count):

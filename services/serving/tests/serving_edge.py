@@ -37,7 +37,7 @@ from tidemill_serving.handlers.repository import ModelRepository
 from tidemill_serving.handlers.running import Runs
 from tidemill_serving.onnx import Scorer
 from tidemill_serving.onnx.graph import Graph
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 
 SPEC = pipeline()
 NAMES = SPEC.feature_names()
@@ -92,7 +92,7 @@ class Edge:
         self.batcher = Batcher(
             self.house, self.log, appended=lambda: None, swapped=lambda _: None, now_us=lambda: 1_400_000_000_000_000
         )
-        self.desk = self.house.desks[SPEC.name] = Desk(SPEC, "tidemill", "test", partition_of, recent=Recent(100))
+        self.desk = self.house.desks[SPEC.name] = Desk(SPEC, "tidemill", "test", partitions_of, recent=Recent(100))
         self.desk.is_ready = True
         for place, width in wants(self.desk).items():
             self.house.replica.want(place, width=width, partitions=1)

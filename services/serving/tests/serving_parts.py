@@ -21,7 +21,7 @@ from tidemill_serving.handlers.batching import Batcher
 from tidemill_serving.handlers.following import Follower, Records
 from tidemill_serving.handlers.releasing import Releaser
 from tidemill_serving.onnx import Scorer
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 
 SPEC = pipeline()
 NAMES = SPEC.feature_names()
@@ -108,7 +108,7 @@ class Parts:
         return self.tails[-1]
 
     def _desk(self, spec: PipelineSpec) -> Desk:
-        return Desk(spec, "tidemill", "test", partition_of, recent=Recent())
+        return Desk(spec, "tidemill", "test", partitions_of, recent=Recent())
 
     async def apply(self, spec: PipelineSpec) -> None:
         applied = PipelineApplied(

@@ -13,8 +13,8 @@ from serving_edge import KEY, NAMES, PATH, SPEC, Edge, client, direct
 from serving_stack import until
 
 from tidemill_serving.api.predict import MAXIMUM_BYTES, MINIMUM_WATERMARK
+from tidemill_serving.domain.answers import Record
 from tidemill_serving.domain.desk import Desk
-from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.replica import WATERMARK_KEY
 from tidemill_serving.onnx import Scorer
 
@@ -180,14 +180,14 @@ async def test_instances_of_one_request_are_logged_by_one_write(http: httpx.Asyn
 async def test_one_request_that_breaks_the_code_leaves_its_neighbours_unharmed(
     http: httpx.AsyncClient, edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prediction = edge.desk.__class__.prediction
+    whole = Desk.body
 
-    def breaking(desk: Desk, record: Any, traceparent: str) -> Entry:  # noqa: ANN401
+    def breaking(desk: Desk, record: Record) -> bytes:
         if record.key == "poison":
             raise RuntimeError("a fault of ours")
-        return prediction(desk, record, traceparent)
+        return whole(desk, record)
 
-    monkeypatch.setattr(Desk, "prediction", breaking)
+    monkeypatch.setattr(Desk, "body", breaking)
     names = ["a", "poison", "b", "a"]
     asked = [http.post(PATH, content=body(inputs=inputs(flight=n), id=n), headers=JSON) for n in names]
     answers = await asyncio.gather(*asked)

@@ -21,7 +21,7 @@ from tidemill_serving.domain.plan import Plan, UnservableError
 from tidemill_serving.domain.replica import WATERMARK_KEY, Replica
 from tidemill_serving.domain.scoring import Weighted, score
 from tidemill_serving.onnx import Scorer
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 
 NOW_US = T0_US + 5 * HOUR_US
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -62,7 +62,7 @@ def loaded(*answers: float | None, shadow: float | None = 0.25, epoch: int = 1, 
 
 
 def desk(active: Loaded | None = None, previous: Loaded | None = None, *, spec: PipelineSpec = SPEC) -> Desk:
-    made = Desk(spec, "tidemill", "tidemill/serving/0", partition_of, recent=Recent(10))
+    made = Desk(spec, "tidemill", "tidemill/serving/0", partitions_of, recent=Recent(10))
     if active is not None:
         made.champion.restore(active, previous)
     return made

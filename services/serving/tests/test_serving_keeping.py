@@ -10,7 +10,7 @@ from serving_cases import T0_US, pipeline, released
 from tidemill_serving.app.keeping import Keeper
 from tidemill_serving.domain.desk import Desk
 from tidemill_serving.domain.releases import Kept, KeptRelease, Swap
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 from tidemill_testkit.waiting import until
 
 SPEC = pipeline()
@@ -42,7 +42,7 @@ async def stopped(task: asyncio.Task[None]) -> None:
 
 
 async def test_a_slow_disk_holds_nobody_up_and_gets_the_newest_state() -> None:
-    disk, desk = Disk(), Desk(SPEC, "tidemill", "test", partition_of)
+    disk, desk = Disk(), Desk(SPEC, "tidemill", "test", partitions_of)
     keeper = Keeper(disk.save)
     task = asyncio.ensure_future(keeper.run())
     answers(desk, 1)
@@ -64,7 +64,7 @@ async def test_what_is_due_at_a_stop_is_written_and_a_full_disk_ends_nothing() -
         written.append(kept.swaps[-1].epoch)
         raise OSError("the disk is full")
 
-    desk = Desk(SPEC, "tidemill", "test", partition_of)
+    desk = Desk(SPEC, "tidemill", "test", partitions_of)
     keeper = Keeper(save)
     task = asyncio.ensure_future(keeper.run())
     await asyncio.sleep(0)

@@ -4,9 +4,9 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 
 
-@given(st.binary(max_size=300), st.integers(1, 5000))
-def test_keys_of_every_length(key: bytes, partitions: int) -> None:
-    assert partition_of(key, partitions) == (murmur2(key) & 0x7FFFFFFF) % partitions
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=5), st.integers(1, 5000))
+def test_keys_of_every_length(keys: list[bytes], partitions: int) -> None:
+    assert partitions_of(keys, partitions).tolist() == [(murmur2(key) & 0x7FFFFFFF) % partitions for key in keys]

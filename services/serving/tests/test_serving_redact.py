@@ -12,7 +12,7 @@ from tidemill_contracts.events import Prediction
 from tidemill_contracts.pipeline import PipelineError, PipelineSpec, parse_pipeline
 from tidemill_serving.domain.answers import recall
 from tidemill_serving.domain.desk import Desk
-from tidemill_serving.spool import partition_of
+from tidemill_serving.spool import partitions_of
 
 SECRET = "nobody-may-read-this"
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ def edge() -> Edge:
     opened.release()
     before = opened.desk
     spec = redacting("passenger")
-    opened.desk = opened.house.desks[spec.name] = Desk(spec, "tidemill", "test", partition_of)
+    opened.desk = opened.house.desks[spec.name] = Desk(spec, "tidemill", "test", partitions_of)
     opened.desk.champion, opened.desk.is_ready = before.champion, True
     return opened
 
@@ -87,7 +87,7 @@ async def ask_400(spec: PipelineSpec, known: list[bytes], name: str = "P") -> tu
     """400 requests to a fresh desk that knows of earlier answers what these records say."""
     opened = Edge()
     opened.release()
-    desk = Desk(spec, "tidemill", "test", partition_of)
+    desk = Desk(spec, "tidemill", "test", partitions_of)
     desk.champion, desk.is_ready = opened.desk.champion, True
     opened.desk = opened.house.desks[spec.name] = desk
     for value in known:

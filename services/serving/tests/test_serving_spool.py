@@ -8,7 +8,7 @@ from serving_spool import everything
 
 from tidemill_runtime.errors import Configuration
 from tidemill_serving.domain.entries import Entry, LogRefusedError, Tally
-from tidemill_serving.spool import Spool, SpoolLimits, SpoolReader, partition_of
+from tidemill_serving.spool import Spool, SpoolLimits, SpoolReader, partitions_of
 from tidemill_serving.spool import segments as segments_module
 
 SMALL = SpoolLimits(segment_bytes=200, keep_bytes=0)
@@ -202,6 +202,5 @@ def test_frames_longer_than_any_record_are_not_read(tmp_path: Path) -> None:
 
 def test_partitions_are_those_of_kafkas_own_clients() -> None:
     # Values of org.apache.kafka.common.utils.Utils.murmur2 in the Java client's own tests.
-    assert partition_of(b"21", 2**31) == (-973932308 & 0x7FFFFFFF)
-    assert partition_of(b"foobar", 2**31) == (-790332482 & 0x7FFFFFFF)
-    assert partition_of(b"a-little-bit-long-string", 2**31) == (-985981536 & 0x7FFFFFFF)
+    keys = [b"21", b"foobar", b"a-little-bit-long-string"]
+    assert partitions_of(keys, 2**31).tolist() == [n & 0x7FFFFFFF for n in (-973932308, -790332482, -985981536)]

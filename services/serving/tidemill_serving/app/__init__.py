@@ -52,7 +52,7 @@ from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.onnx.explaining import Explainers
 from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.settings import Settings
-from tidemill_serving.spool import Shipper, Spool, partition_of, placing, slabs
+from tidemill_serving.spool import Shipper, Spool, partitions_of, placing, slabs
 from tidemill_serving.store import Store
 
 NURSERY_STAYS_S = 20.0
@@ -231,7 +231,7 @@ class Serving:
     def _make_desk(self, spec: PipelineSpec) -> Desk:
         tally = self.spool.tallies.get(spec.name)
         return Desk(
-            spec, self._settings.prefix, f"tidemill/serving/{self._settings.instance}", partition_of,
+            spec, self._settings.prefix, f"tidemill/serving/{self._settings.instance}", partitions_of,
             recent=self._recent.setdefault(spec.name, Recent()), floor_us=tally.floor_us if tally else None,
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """One batch of requests to one pipeline: who answers which key, who answers instead, and the records of it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -11,8 +11,8 @@ from tidemill_contracts.events import Fallback
 from tidemill_serving.domain.answers import ArmName, Part, Record, Remembered, answer_of, mark_of
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.drafts import Drafts, Query
-from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.extras import Seen, put_in
+from tidemill_serving.domain.frames import Sheaf
 from tidemill_serving.domain.loaded import Beside, Head, Loaded, Rival
 from tidemill_serving.domain.once import repeat
 from tidemill_serving.domain.plan import Lines, Plan
@@ -47,7 +47,19 @@ class Host(Protocol):
     @property
     def traffic(self) -> Traffic: ...
 
-    def prediction(self, record: Record, traceparent: str) -> Entry: ...
+    def body(self, record: Record) -> bytes: ...
+
+    def predictions(self, written: Sequence["Written"]) -> Sheaf: ...
+
+
+class Written(NamedTuple):
+    """What a prediction's record is made of."""
+
+    identity: bytes
+    traceparent: bytes
+    key: bytes
+    body: bytes
+    at_us: int
 
 
 class Moment:
@@ -65,7 +77,7 @@ class Batch:
 
     def __init__(self, desk: Host, replica: Replica, moment: Moment, *, traced: bool) -> None:
         self._desk, self._replica, self._moment = desk, replica, moment
-        self._besides = list[Beside]()
+        self._besides, self._written = list[Beside](), list[Written]()
         self._drafts = Drafts([], [], [], {} if traced else None, self._besides)
         self._fresh: dict[str, int] = {}
         self._why: dict[int, tuple[ArmName, Fallback]] = {}
@@ -92,6 +104,8 @@ class Batch:
                     self._has_extras = True
         if todo:
             self._answer(active, queries, todo)
+        if self._written:
+            self._drafts.entries.append(self._desk.predictions(self._written))
         remembered = dict(self._drafts.remembered)
         for index, first in again:
             found = remembered.get(queries[index].identity)
@@ -124,7 +138,7 @@ class Batch:
         lines = self._read(plan, [queries[i].ask for i in todo])
         scores = score(side.members, loaded.shadows if side is loaded else (), lines.vectors)
         writer = _Writer(self._desk.name, loaded, side, moment, stands_in=of is not None)
-        before = len(self._drafts.entries)
+        before = len(self._written)
         left, kept, heads = list[int](), list[int](), list[Head]()
         vectors, mixed = plan.texts(lines, is_changed=self._has_extras), scores.mixed.tolist()
         for row, index in enumerate(todo):
@@ -145,7 +159,7 @@ class Batch:
                 if self._take(index, record, lines.rows[row], query) and loaded.asides:
                     kept.append(row)
                     heads.append(Head(query.identity, query.ask.key, record.at_us, query.traceparent))
-        self._desk.traffic.count(writer.arm, writer.version, len(self._drafts.entries) - before)
+        self._desk.traffic.count(writer.arm, writer.version, len(self._written) - before)
         if heads:
             self._beside(loaded, side, ([queries[todo[row]].ask for row in kept], heads, lines.vectors[kept]))
         if self._drafts.reads is not None:
@@ -183,13 +197,15 @@ class Batch:
 
     def _take(self, index: int, record: Record, rows: Mapping[str, Row], query: Query) -> bool:
         """Draft the record and its answer; false for one that the log cannot take."""
-        entry = self._desk.prediction(record, query.traceparent)
-        if len(entry.value) > LARGEST_RECORD:
+        body = self._desk.body(record)
+        if len(body) > LARGEST_RECORD:
             self._drafts.results[index] = _TOO_LARGE
             return False
         answer = answer_of(record, rows)
         self._drafts.results[index] = answer
-        self._drafts.entries.append(entry)
+        self._written.append(Written(
+            record.prediction_id.encode(), query.traceparent.encode(), record.key.encode(), body, record.at_us
+        ))  # fmt: skip
         if query.ask.id is not None:
             self._drafts.remembered.append(
                 (record.prediction_id, Remembered(mark_of(record.request, record.inline), answer))

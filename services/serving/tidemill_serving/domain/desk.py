@@ -4,25 +4,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tidemill_contracts.envelope import Envelope
 from tidemill_contracts.events import ModelSwapped, Prediction, Shadowed, Timer, encode
 from tidemill_contracts.ids import derived_id
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, encode_record
-from tidemill_serving.domain.batch import Batch, Moment
+from tidemill_serving.domain.batch import Batch, Moment, Written
 from tidemill_serving.domain.capture import Capture
 from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry
-from tidemill_serving.domain.heads import front, stamped, timed
+from tidemill_serving.domain.frames import Sheaf
+from tidemill_serving.domain.heads import ID, TRACE_CONTEXT, front, timed
 from tidemill_serving.domain.loaded import Head, Loaded
 from tidemill_serving.domain.plan import places_of
 from tidemill_serving.domain.releases import KEPT, SWAPS, Champion, Kept, KeptRelease, Swap
 from tidemill_serving.domain.replica import Place, Replica
 from tidemill_serving.domain.requests import Reader
 from tidemill_serving.domain.traffic import Traffic
+from tidemill_serving.domain.weaving import OWN, SHARED, SIZE, Int64s, Pieces, opening, pattern
 
-PartitionOf = Callable[[bytes, int], int]
+PartitionsOf = Callable[[Sequence[bytes], int], Int64s]
+"""Of each key the one of so many partitions."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +40,7 @@ class Desk:
     spec: PipelineSpec
     prefix: str
     source: str
-    partition_of: PartitionOf
+    partitions_of: PartitionsOf
     files: Mapping[str, PipelineSpec] = field(default_factory=dict)
     champion: Champion[Loaded] = field(default_factory=Champion)
     recent: Recent = field(default_factory=Recent)
@@ -116,14 +121,18 @@ class Desk:
         key = self.spec.name.encode()
         return Entry("swap", self.spec.name, name, 0, key, envelope.data, envelope.headers(), time_us)
 
-    def prediction(self, record: Record, traceparent: str) -> Entry:
-        """The log record of an answer, in the partition of its join key; its headers are an `Envelope`'s."""
-        key, at_us = record.key.encode(), record.at_us
-        head = stamped(self._front + timed(at_us), record.prediction_id.encode(), traceparent.encode())
-        partition = self.partition_of(key, self.spec.partitions)
-        if self.capture is not None:
-            record = self.capture.apply(record)
-        return Entry("prediction", self.spec.name, self.topic, partition, key, encode_record(record), head, at_us)
+    def body(self, record: Record) -> bytes:
+        """A prediction as it is logged."""
+        return encode_record(record if self.capture is None else self.capture.apply(record))
+
+    def predictions(self, written: Sequence[Written]) -> Sheaf:
+        """The log records of answers, each in the partition of its join key; their headers are an `Envelope`'s."""
+        ids, traces, keys, bodies, times = zip(*written, strict=True)
+        name, numbers = self.spec.name, np.empty((len(written), 2), np.int64)
+        numbers[:, 0], numbers[:, 1] = self.partitions_of(keys, self.spec.partitions), times
+        shared = [opening("prediction", name, self.topic), self._front, ID, TRACE_CONTEXT]
+        pieces = Pieces(shared, [ids, traces, keys, bodies, list(map(timed, times))])
+        return Sheaf("prediction", name, pieces.frames(_BODY, _HEAD, numbers, _KEYS), len(written))
 
     def shadowed(self, head: Head, body: Shadowed) -> Entry:
         """The log record of what shadows said, beside the prediction's."""
@@ -133,11 +142,17 @@ class Desk:
             body, id=identity, source=self.source, time_us=head.at_us, causation=head.prediction_id,
             traceparent=head.traceparent,
         )  # fmt: skip
-        return self._entry("shadow", self.partition_of(key, self.spec.partitions), key, envelope)
+        return self._entry("shadow", int(self.partitions_of([key], self.spec.partitions)[0]), key, envelope)
 
     def _entry(self, kind: Any, partition: int, key: bytes | None, envelope: Envelope) -> Entry:  # noqa: ANN401 - Kind
         headers = envelope.headers()
         return Entry(kind, self.spec.name, self.topic, partition, key, envelope.data, headers, envelope.time_us)
 
 
-__all__ = ["Desk", "Drafts", "Loaded", "PartitionOf", "Query", "Result", "Swap"]
+_IDS, _TRACES, _KEYS, _BODIES, _TIMES = range(5)
+_BODY = pattern((OWN, _BODIES))
+_HEAD = pattern(
+    (SHARED, 1), (OWN, _TIMES), (SHARED, 2), (SIZE, _IDS), (OWN, _IDS), (SHARED, 3), (SIZE, _TRACES), (OWN, _TRACES)
+)
+
+__all__ = ["Desk", "Drafts", "Loaded", "PartitionsOf", "Query", "Result", "Swap"]

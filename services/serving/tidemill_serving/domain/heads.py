@@ -5,9 +5,6 @@ from functools import lru_cache
 from tidemill_contracts.headers import packed_header, packed_headers, varint
 from tidemill_serving.domain.answers import time_text
 
-_MOST = 128
-"""Bytes of an id or a trace context, more than they have."""
-
 
 @lru_cache(maxsize=256)
 def front(kind: str, source: str) -> bytes:
@@ -25,12 +22,5 @@ def timed(at_us: int) -> bytes:
     return packed_header("ce_time", time_text(at_us).encode())
 
 
-def stamped(begun: bytes, identity: bytes, traceparent: bytes) -> bytes:
-    """`begun` is a front and the time."""
-    return b"%b%b%b%b%b" % (begun, _IDS[len(identity)], identity, _TRACES[len(traceparent)], traceparent)
-
-
 ID, TRACE_CONTEXT = (packed_header(name, b"")[:-1] for name in ("ce_id", "traceparent"))
 """Names of the headers that follow a front and a time; their values stand behind their lengths."""
-_IDS = [packed_header("ce_id", bytes(size))[: -size or None] for size in range(_MOST)]
-_TRACES = [packed_header("traceparent", bytes(size))[: -size or None] for size in range(_MOST)]

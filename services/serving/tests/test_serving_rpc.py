@@ -20,19 +20,8 @@ from tidemill_serving.api.rpc.calls import CONTENTS, InferRequest, StreamRespons
 from tidemill_serving.domain.protocol.datatypes import NUMPY
 from tidemill_serving.onnx import Scorer
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_loop")]
 Call = Any
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", autouse=True)
-async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
-    """gRPC knows one event loop for all of a process."""
-    yield  # noqa: PT022 - the loop lives as long as this does
 
 
 async def test_rows_come_and_go_raw_or_in_fields_and_are_logged_once() -> None:

@@ -1,7 +1,6 @@
 """gRPC: who may call and how much, and what is counted of calls."""
 
 import json
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,7 @@ from tidemill_runtime.http import Keys
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_serving.api.rpc.calls import InferRequest, StreamResponse
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module", autouse=True)
-async def one_loop(anyio_backend: str) -> AsyncIterator[None]:
-    """gRPC knows one event loop for all of a process."""
-    yield  # noqa: PT022 - the loop lives as long as this does
-
-
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_loop")]
 KEYS: dict[str, dict[str, object]] = {
     "ten": {"burst": 10}, "three": {"burst": 3}, "elsewhere": {"burst": 10, "pipelines": ["others"]},
     "events": {"burst": 10, "services": ["ingestion"]},

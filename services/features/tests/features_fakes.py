@@ -10,7 +10,7 @@ from features_stack import until
 
 from tidemill_contracts.events import Watermark
 from tidemill_features.domain.aggregate import Capture, Marks, Told
-from tidemill_features.domain.cold import Found, Rows, Wanted
+from tidemill_features.domain.cold import Found, Row, Rows, Wanted
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.route import RouteMarks
@@ -69,7 +69,7 @@ class FakeStore:
     """Keeps checkpoints in memory, fences by epoch."""
 
     saved: dict[str, tuple[Marks, Entries]] = field(default_factory=dict)
-    rows: dict[str, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict)
+    rows: dict[str, dict[bytes, Row]] = field(default_factory=dict)
     routes: dict[str, RouteMarks] = field(default_factory=dict)
     epoch: int = 0
     down: bool = False
@@ -96,12 +96,12 @@ class FakeStore:
             rows, cold = self.rows.setdefault(view.name, {}), capture.cold
             for key in cold.dropped:
                 del rows[key]
-            rows.update({key: (due, rows[key][1]) for key, due in cold.moved})
-            rows.update({key: (due, blob) for key, due, blob in cold.put})
+            rows.update({key: rows[key]._replace(due_us=due) for key, due in cold.moved})
+            rows.update({row.key: row for row in cold.put})
 
     async def cold(self, owner: Owner, view: View) -> Rows:
         assert owner.epoch == self.epoch
-        due = [due for due, _ in self.rows.get(view.name, {}).values()]
+        due = [row.due_us for row in self.rows.get(view.name, {}).values()]
         return Rows(len(due), min(due, default=None))
 
     async def fetch(self, view: View, partition: int, wanted: Wanted) -> Found:
@@ -109,12 +109,12 @@ class FakeStore:
         if self.down:
             raise Later("the store is down")
         rows = self.rows.get(view.name, {})
-        found = [(key, rows[key][1]) for key in wanted.keys if key in rows]
+        found: list[tuple[bytes, bytes | None]] = [(key, rows[key].blob) for key in wanted.keys if key in rows]
         if wanted.until_us is None:
             return Found(found)
-        order = sorted((due, key) for key, (due, _) in rows.items())
+        order = sorted((row.due_us, key) for key, row in rows.items())
         page = [place for place in order if wanted.since <= place and place[0] <= wanted.until_us][: self.page]
-        found += [(key, rows[key][1]) for _, key in page]
+        found += [(key, rows[key].blob if rows[key].dies_us > wanted.until_us else None) for _, key in page]
         if len(page) == self.page:
             return Found(found, (page[-1][0], page[-1][1] + b"\0"))
         return Found(found, None, min((due for due, _ in order if due > wanted.until_us), default=None))

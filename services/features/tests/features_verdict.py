@@ -72,10 +72,11 @@ async def stored_digests(stack: Stack) -> dict[tuple[str, int], str]:
 
 async def cold_entries(store: Store, view: View, partition: int) -> list[tuple[bytes, bytes]]:
     """All rows of cold keys."""
-    entries, wanted = list[tuple[bytes, bytes]](), Wanted((), (0, b""), NEVER)
+    keys, wanted = list[bytes](), Wanted((), (0, b""), NEVER)
     while True:
         found = await store.fetch(view, partition, wanted)
-        entries += found.rows
+        keys += [key for key, _ in found.rows]
         if found.page is None:
-            return entries
+            break
         wanted = wanted._replace(since=found.page)
+    return [(key, blob or b"") for key, blob in (await store.fetch(view, partition, Wanted(keys))).rows]

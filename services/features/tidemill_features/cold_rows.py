@@ -13,12 +13,13 @@ PAGE = 2_000
 _ONE = "view = $1 AND version = $2 AND partition = $3"
 _ROWS = f"SELECT count(*) AS number, min(due_us) AS due_us FROM features.cold WHERE {_ONE}"  # noqa: S608 - no input in it
 _OF_KEYS = f"SELECT key, blob FROM features.cold WHERE {_ONE} AND key = ANY($4::bytea[])"  # noqa: S608
-_DUE = f"""SELECT key, due_us, blob FROM features.cold WHERE {_ONE} AND (due_us, key) >= ($4, $5) AND due_us <= $6
-    ORDER BY due_us, key LIMIT $7"""  # noqa: S608
+_DUE = f"""SELECT key, due_us, CASE WHEN dies_us > $6 THEN blob END AS blob FROM features.cold
+    WHERE {_ONE} AND (due_us, key) >= ($4, $5) AND due_us <= $6 ORDER BY due_us, key LIMIT $7"""  # noqa: S608
 _NEXT = f"SELECT min(due_us) FROM features.cold WHERE {_ONE} AND due_us > $4"  # noqa: S608
-_PUT = """INSERT INTO features.cold
-    SELECT $1, $2, $3, * FROM unnest($4::bytea[], $5::bigint[], $6::bytea[])
-    ON CONFLICT (view, version, partition, key) DO UPDATE SET due_us = excluded.due_us, blob = excluded.blob"""
+_PUT = """INSERT INTO features.cold (view, version, partition, key, due_us, blob, dies_us)
+    SELECT $1, $2, $3, * FROM unnest($4::bytea[], $5::bigint[], $6::bytea[], $7::bigint[])
+    ON CONFLICT (view, version, partition, key)
+    DO UPDATE SET due_us = excluded.due_us, blob = excluded.blob, dies_us = excluded.dies_us"""
 _MOVE = f"""UPDATE features.cold SET due_us = moved.due_us
     FROM unnest($4::bytea[], $5::bigint[]) AS moved (name, due_us) WHERE {_ONE} AND key = moved.name"""  # noqa: S608
 _DROP = f"DELETE FROM features.cold WHERE {_ONE} AND key = ANY($4::bytea[])"  # noqa: S608

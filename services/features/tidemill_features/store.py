@@ -282,9 +282,7 @@ async def _write_one(conn: Connection, partition: int, write: _Write) -> None:
     await cold_rows.write(conn, key, write.cold)
 
 
-def _merge(
-    name: str, older: Sequence[bytes], entries: Sequence[tuple[bytes, bytes | None]], *, oldest: bool
-) -> bytes:
+def _merge(name: str, older: Sequence[bytes], entries: Sequence[tuple[bytes, bytes | None]], *, oldest: bool) -> bytes:
     parts = chain((segments.unpack(body, name) for body in older), [entries])
     return segments.pack(name, segments.merge(parts, oldest=oldest))
 

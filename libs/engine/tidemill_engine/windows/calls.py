@@ -1,5 +1,6 @@
 """The kernels as Python calls them: with room for what they give back."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from tidemill_engine.windows.layout import LATEST, SEEN
 from tidemill_engine.windows.memory import Memory
 from tidemill_engine.windows.memory import forget_keys as _forget_keys
 from tidemill_engine.windows.program import Program
+
+_AT_ONCE = 4096  # keys
 
 
 class Moment(NamedTuple):
@@ -67,15 +70,18 @@ def evaluate_keys(program: Program, memory: Memory, keys: Words, times: Words) -
     return values
 
 
-def blobs(
-    program: Program, memory: Memory, keys: Words, moment: Moment, columns: dict[int, int]
-) -> tuple[Words, Words]:
-    """The keys' blobs one behind the other, and where each ends; `columns` are those of source partitions."""
-    sizes = np.empty(len(keys), np.int64)
-    codec.blob_words(program.code, memory, keys, moment.watermark, sizes)
-    ends = np.cumsum(sizes)
-    out = np.empty(ends[-1] if len(ends) else 0, np.int64)
+def blobs(program: Program, memory: Memory, keys: Words, moment: Moment, columns: dict[int, int]) -> list[bytes]:
+    """The keys' blobs; `columns` are those of source partitions. Made in parts: there is a second copy of each one."""
     order = np.array([columns[partition] for partition in sorted(columns)], np.int64)
-    partitions = np.array(list(columns), np.int64)
-    codec.write_blobs(program.code, memory, keys, codec.prefix_word(program.fingerprint), order, partitions, out)
-    return out, ends
+    partitions, prefix = np.array(list(columns), np.int64), codec.prefix_word(program.fingerprint)
+    found = list[bytes]()
+    for start in range(0, len(keys), _AT_ONCE):
+        part = keys[start : start + _AT_ONCE]
+        sizes = np.empty(len(part), np.int64)
+        codec.blob_words(program.code, memory, part, moment.watermark, sizes)
+        ends = np.cumsum(sizes)
+        out = np.empty(ends[-1], np.int64)
+        codec.write_blobs(program.code, memory, part, prefix, order, partitions, out)
+        raw = out.astype("<i8", copy=False).tobytes()
+        found += [raw[8 * low : 8 * high] for low, high in pairwise([0, *ends.tolist()])]
+    return found

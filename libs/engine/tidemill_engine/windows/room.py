@@ -21,11 +21,11 @@ def empty(program: Program) -> Memory:
 
 
 def with_rows(program: Program, memory: Memory, count: int) -> Memory:
-    """With rows for so many keys, doubled when there are too few."""
+    """With rows for so many keys, half as many more when there are too few."""
     old = len(memory.due)
     if count <= old:
         return memory
-    room = max(64, 2 * old, count)
+    room = max(64, old + old // 2, count)
     more, width = room - old, program.row_words
     rows = np.empty(room * width, np.int64)
     rows[: old * width] = memory.rows

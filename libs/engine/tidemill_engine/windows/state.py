@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +11,7 @@ from tidemill_engine.windows import calls, codec, kernels, room
 from tidemill_engine.windows.batch import Batch, RejectedValuesError, as_batch, part_of
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.keys import KeyTable
-from tidemill_engine.windows.layout import APPLIED, LATEST
+from tidemill_engine.windows.layout import APPLIED, LATEST, NEVER
 from tidemill_engine.windows.memory import Memory
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.program import compile_plan
@@ -234,9 +233,8 @@ class ViewState:
 
     def blobs(self, indices: NDArray[np.int64]) -> list[tuple[bytes, bytes]]:
         """(key, blob) of keys, sorted by key; the marks of `snapshot_dirty` stay."""
-        words, ends = calls.blobs(self.program, self._memory, indices, calls.Moment(self.watermark_us), self._columns)
-        raw, starts = words.astype("<i8", copy=False).tobytes(), [0, *ends.tolist()]
-        blobs = [raw[8 * low : 8 * high] for low, high in pairwise(starts)]
+        moment = calls.Moment(self.watermark_us)
+        blobs = calls.blobs(self.program, self._memory, indices, moment, self._columns)
         return sorted(zip(self.names(indices), blobs, strict=True))
 
     @classmethod
@@ -282,6 +280,12 @@ class ViewState:
     def due(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Words:
         """For each key a time, int64 (k,): no watermark below it changes the key's vector or lets it die."""
         return self._memory.due[self._checked(indices)]
+
+    def dies(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Words:
+        """For each key the watermark, int64 (k,), from which on it is dead if it has no more events; NEVER for none."""
+        latest = self._memory.rows[self._checked(indices) * self.program.row_words + LATEST]
+        lifetime = self.plan.lifetime_us
+        return np.full(len(latest), NEVER) if lifetime is None else np.asarray(latest + lifetime, np.int64)
 
     def is_dirty(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
         """For each key whether it had events since the last `snapshot_dirty`."""

@@ -58,7 +58,7 @@ class ViewPartition:
         self.emitted = self.repeats = self.skipped = 0
         self._told: int | None = None
         self._told_seqs: dict[int, int] = {}
-        self._quiet: Told | None = None
+        self.quiet: Told | None = None
         self._sources = view.sources(partition)
         self._encoder = Encoder(view.name, view.version, topic=view.output_topic, partition=partition)
         self._singles: list[Single] = []
@@ -152,7 +152,10 @@ class ViewPartition:
 
     def give(self, wanted: Wanted, found: Found) -> Wanted | None:
         """Take cold keys back; returns what is wanted still."""
-        self.state.put_back(self.cold.took(wanted, found))
+        back, dead = self.cold.took(wanted, found)
+        self.state.put_back(back)
+        self._gone.update(dead)
+        self._gone_from_store.update(dead)
         return None if found.page is None else Wanted((), found.page, wanted.until_us)
 
     def settle(self) -> list[Rejected]:
@@ -211,20 +214,20 @@ class ViewPartition:
 
         Else a key's last record in the log would be an old one for a while, and compaction keeps the last one.
         """
-        self._quiet = told
+        self.quiet = told
 
     def speak(self) -> bool:
         """Tell what there is from now on; whether it was quiet."""
-        was_quiet, self._quiet = self._is_quiet(), None
+        was_quiet, self.quiet = self._is_quiet(), None
         return was_quiet
 
     def _is_quiet(self) -> bool:
-        told = self._quiet
+        told = self.quiet
         if told is None or self.watermark_us is None or self.watermark_us < told.watermark_us:
             return told is not None
         if all(self.seqs.get(source, -1) >= seq for source, seq in told.positions.items()):
-            self._quiet = None
-        return self._quiet is not None
+            self.quiet = None
+        return self.quiet is not None
 
     def drain(self) -> Outgoing:
         """Everything readers do not know yet: the newest vector of each changed entity, deletions, the watermark.
@@ -254,11 +257,12 @@ class ViewPartition:
         partitions, seqs = state.position_table(rows[alive])
         return Vectors(known, values, at, revisions, partitions, seqs, list(map(self._changed.get, known)))
 
-    def current(self, entity: bytes, cold: Sequence[tuple[bytes, bytes]] = ()) -> Letter | None:
+    def current(self, entity: bytes, cold: Sequence[tuple[bytes, bytes | None]] = ()) -> Letter | None:
         """The entity's vector now, None when it is neither in memory nor among these rows of `cold` keys."""
         state = self.state
         if cold and state.missing([entity]):
-            state = ViewState.restore(self.view.plan, cold, state.watermark_us)
+            stored = [(key, blob) for key, blob in cold if blob is not None]
+            state = ViewState.restore(self.view.plan, stored, state.watermark_us)
         found = self._vectors(state, [entity])
         return None if found is None else self._encoder.vectors(found)[0]
 
@@ -274,12 +278,12 @@ class ViewPartition:
         if marks == self._captured:
             return None
         self._captured = marks
-        leaving = {} if limit is None or self._quiet is not None else coldest(self.state, len(self.state) - limit)
+        leaving = {} if limit is None or self.quiet is not None else coldest(self.state, len(self.state) - limit)
         changed = dict(self.state.snapshot_dirty())
         cold = self.cold.chill(leaving, changed.keys(), self._gone_from_store)
         entries: list[tuple[bytes, bytes | None]] = [(key, blob) for key, blob in changed.items() if key not in leaving]
         entries += [(key, None) for key in self._gone_from_store]
-        entries += [(key, None) for key, _, _ in cold.put]
+        entries += [(row.key, None) for row in cold.put]
         self._gone_from_store.clear()
         return Capture(sorted(entries, key=lambda entry: entry[0]), marks, cold)
 

@@ -17,14 +17,24 @@ from tidemill_engine.windows import ViewState
 NEVER = 2**63 - 1
 MOST_AT_ONCE = 20_000
 """Keys that one checkpoint lets go: what is written at once stays bounded, and the next one goes on."""
+_LEAST_SLACK, _MOST_SLACK = 1_000, 10_000
 Page = tuple[int, bytes]
 """A due time and a key: where the reading of due rows goes on."""
 
 
-class Chilled(NamedTuple):
-    """What a checkpoint does to rows of cold keys: new ones (key, due time, blob), other due times, gone ones."""
+class Row(NamedTuple):
+    """A cold key: its state, and times of the watermark from which on its vector changes, and it is forgotten."""
 
-    put: Sequence[tuple[bytes, int, bytes]] = ()
+    key: bytes
+    due_us: int
+    blob: bytes
+    dies_us: int = NEVER
+
+
+class Chilled(NamedTuple):
+    """What a checkpoint does to rows of cold keys: new ones, other due times (key, time), gone ones."""
+
+    put: Sequence[Row] = ()
     moved: Sequence[tuple[bytes, int]] = ()
     dropped: Sequence[bytes] = ()
 
@@ -38,9 +48,12 @@ class Wanted(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Rows (key, blob); where the due ones go on, None when these are all; the first due time after `until_us`."""
+    """Rows (key, blob); where the due ones go on, None when these are all; the first due time after `until_us`.
 
-    rows: Sequence[tuple[bytes, bytes]]
+    Of a due key that is to be forgotten by `until_us` there is no blob.
+    """
+
+    rows: Sequence[tuple[bytes, bytes | None]]
     page: Page | None = None
     next_due_us: int | None = None
 
@@ -76,35 +89,40 @@ class ColdKeys:
         is_due = until_us is not None and self._due_us <= until_us
         return Wanted(keys, self._page, until_us if is_due else None) if keys or is_due else None
 
-    def took(self, wanted: Wanted, found: Found) -> dict[bytes, bytes]:
-        """The blobs to be put back, by key: what was read, without rows that are out of date."""
-        back = {key: blob for key, blob in found.rows if key not in self._known}
-        self._known.update(back)
+    def took(self, wanted: Wanted, found: Found) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """The blobs to be put back, by key, and keys that are forgotten: what was read, without rows out of date."""
+        back, dead = dict[bytes, bytes](), list[bytes]()
+        for key, blob in found.rows:
+            if key in self._known:
+                continue
+            self._known.add(key)
+            if blob is None:
+                dead.append(key)
+            else:
+                back[key] = blob
         self.fetched += len(back)
         if found.page is not None:
             self._page = found.page
         elif wanted.until_us is not None:
             self._page = (wanted.until_us + 1, b"")
             self._due_us = NEVER if found.next_due_us is None else found.next_due_us
-        return back
+        return back, dead
 
     # out
 
-    def chill(
-        self, leaving: Mapping[bytes, tuple[bytes, int]], changed: AbstractSet[bytes], gone: Collection[bytes]
-    ) -> Chilled:
-        """What is stored when keys leave, by name with blob and due time; `changed` had events, `gone` were forgotten.
+    def chill(self, leaving: Mapping[bytes, Row], changed: AbstractSet[bytes], gone: Collection[bytes]) -> Chilled:
+        """What is stored when keys leave, by name; `changed` had events, `gone` were forgotten.
 
         It is in force once `stored` says so.
         """
         stay = {key for key in leaving if key in self._known and key not in changed}
         dropped = self._known.intersection(gone) | (self._known & changed - leaving.keys())
-        self._leaving, self._dropped = {key: due for key, (_, due) in leaving.items()}, sorted(dropped)
+        self._leaving, self._dropped = {key: row.due_us for key, row in leaving.items()}, sorted(dropped)
         new = leaving.keys() - self._known  # may be read by others before `stored`, and must not be read here
         self._rows += len(new)
         self._known |= new
         return Chilled(
-            [(key, due, blob) for key, (blob, due) in leaving.items() if key not in stay],
+            [row for key, row in leaving.items() if key not in stay],
             [(key, self._leaving[key]) for key in sorted(stay)],
             self._dropped,
         )
@@ -136,13 +154,19 @@ def share_of(sizes: Sequence[int], limit: int) -> int:
     return limit
 
 
-def coldest(state: ViewState, count: int) -> dict[bytes, tuple[bytes, int]]:
-    """The keys that events touched longest ago with their blobs and due times, by name."""
+def slack_of(room: int) -> int:
+    """How many keys more than there is room for call for a checkpoint at once; twice as many hold the reading up."""
+    return min(max(room // 4, _LEAST_SLACK), _MOST_SLACK)
+
+
+def coldest(state: ViewState, count: int) -> dict[bytes, Row]:
+    """The keys that events touched longest ago, by name."""
     if count <= 0:
         return {}
     rows = state.coldest(min(count, MOST_AT_ONCE))
-    due = dict(zip(state.names(rows), state.due(rows).tolist(), strict=True))
-    return {key: (blob, due[key]) for key, blob in state.blobs(rows)}
+    times = zip(state.due(rows).tolist(), state.dies(rows).tolist(), strict=True)
+    of = dict(zip(state.names(rows), times, strict=True))
+    return {key: Row(key, of[key][0], blob, of[key][1]) for key, blob in state.blobs(rows)}
 
 
 def unneeded(state: ViewState, leaving: Mapping[bytes, int]) -> NDArray[np.int32]:

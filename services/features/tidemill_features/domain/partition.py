@@ -5,6 +5,7 @@ from functools import partial
 
 from tidemill_features.domain.aggregate import Capture, ViewPartition
 from tidemill_features.domain.bulk import Bodies
+from tidemill_features.domain.cold import slack_of
 from tidemill_features.domain.encode import Outgoing
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_routed, read_source
 from tidemill_features.domain.runs import Run, in_order
@@ -67,10 +68,12 @@ class AggregatePartition:
         """Let every view tell what it has; whether one of them was quiet."""
         return sum(part.speak() for part in self.views) > 0
 
-    def excess(self) -> int:
-        """Keys in memory beyond what there is room for."""
+    def crowding(self) -> float:
+        """How many times what may be too many keys are in memory (`slack_of`): above 1 it is time to let some go."""
         room = self._room()
-        return 0 if room is None else sum(max(0, len(part.state) - room) for part in self.views)
+        if room is None:
+            return 0.0
+        return sum(max(0, len(part.state) - room) for part in self.views if part.quiet is None) / slack_of(room)
 
     def next_offset(self, part: ViewPartition) -> int:
         """The offset that a restored task would read first for this view."""

@@ -19,7 +19,6 @@ SECONDS = Histogram(
 )  # fmt: skip
 _PACE = 9
 """Storing takes at most a tenth of the time: with many keys changing, checkpoints are further apart than asked for."""
-_RELIEF_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +34,7 @@ class Checkpointer:
         self._last, self._records, self._took = clock(), 0, 0.0
         self._saving: asyncio.Task[None] | None = None
         self._parts: list[ViewPartition] = []
+        self.stored = 0
 
     def count(self, records: int) -> None:
         """So many records were applied."""
@@ -59,6 +59,7 @@ class Checkpointer:
             saving.result()
             for part in self._parts:
                 part.stored()
+            self.stored += 1
 
     def save(self, captures: Sequence[tuple[ViewPartition, Capture]]) -> None:
         """Begin to store what was captured; the store must be free."""
@@ -82,11 +83,6 @@ class Checkpointer:
                 self._took = self._clock() - started
                 SECONDS.observe(self._took)
                 return
-
-    async def relief(self) -> None:
-        """Wait a while for the store under way, after which keys leave the memory."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving}, timeout=_RELIEF_S)
 
     async def finish(self) -> None:
         """Wait for the store under way; raises what ended it."""

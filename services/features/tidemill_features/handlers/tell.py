@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Histogram
 
-from tidemill_features.domain.cold import MOST_AT_ONCE
 from tidemill_features.domain.encode import Outgoing
 from tidemill_features.domain.letter import Letter, Letters, Mail
 from tidemill_features.domain.partition import AggregatePartition
@@ -24,6 +23,7 @@ SECONDS = Histogram(
 )  # fmt: skip
 _MOST_UNTOLD = 40_000
 """Records: the more there are, the more of them are of a key that is told once. Only who lags behind sees as many."""
+_CROWDED_OUT, _RELIEF_S, _LOOK_S = 2.0, 5.0, 0.01
 _MANY = 200  # vectors: a millisecond's work, and ten times what it costs to ask a thread
 
 
@@ -55,9 +55,17 @@ class Teller:
         while self._untold > _MOST_UNTOLD and not self._loop.done():
             self._room.clear()
             await self._room.wait()
-        if self._state.excess() > 2 * MOST_AT_ONCE:
-            await self._checkpointer.relief()
+        if self._state.crowding() > _CROWDED_OUT:
+            await self._relief()
         self.check()
+
+    async def _relief(self) -> None:
+        """Wait until a checkpoint has ended, after which keys leave the memory; not for ever: the store may be down."""
+        loop, stored = asyncio.get_running_loop(), self._checkpointer.stored
+        end = loop.time() + _RELIEF_S
+        while self._checkpointer.stored == stored and loop.time() < end and not self._loop.done():
+            await asyncio.sleep(_LOOK_S)
+            self.check()
 
     def check(self) -> None:
         """Raises what ended the telling or the storing; wakes both when a checkpoint is due."""
@@ -69,7 +77,7 @@ class Teller:
 
     def _is_due(self) -> bool:
         """Whether it is time for a checkpoint: also, whatever the time, when memory is crowded."""
-        is_crowded = self._state.excess() > MOST_AT_ONCE // 2
+        is_crowded = self._state.crowding() > 1
         return self._checkpointer.is_free() if is_crowded else self._checkpointer.is_due()
 
     async def _run(self) -> None:

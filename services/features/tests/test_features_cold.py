@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from features_cases import FakeRecord, as_columns, departures, pipeline, source_record, timer_record, views
+from features_cases import END_US, FakeRecord, as_columns, departures, pipeline, source_record, timer_record, views
 from features_fakes import FakeStore
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -113,6 +113,25 @@ def test_a_limit_of_a_few_keys_is_told_and_kept_as_no_limit(
     assert bounded.told == plain.told
     assert bounded.digest() == plain.digest()
     assert not plain.part.cold.evicted
+
+
+async def step(life: Life, records: Sequence[FakeRecord]) -> None:
+    await life.take(records)
+    await life.checkpoint()
+    await life.heard()
+
+
+def test_cold_keys_that_are_forgotten_are_told_and_dropped_and_their_state_is_not_fetched() -> None:
+    life = Life(2)
+    records = [source_record(event, n) for n, event in enumerate(departures(120).by_partition[0])]
+    asyncio.run(step(life, records))
+    names = {key for key, _, _ in life.told[0] if key and not key.startswith(b"\0")}
+    assert len(life.part.cold) == len(names) - 2 > 0
+    asyncio.run(step(life, [timer_record(END_US + 48 * HALF_HOUR_US, 0, len(records))]))
+    assert {key for key, value, _ in life.told[-1] if value is None} == names
+    assert (life.part.cold.fetched, len(life.part.cold)) == (0, 0)
+    assert not life.store.rows[BY_FLIGHT.name]
+    assert not life.store.saved[BY_FLIGHT.name][1]
 
 
 def test_small_views_keep_their_keys_and_large_ones_share_the_rest() -> None:

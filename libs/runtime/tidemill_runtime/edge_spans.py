@@ -1,6 +1,6 @@
 """Spans of requests that are answered without ASGI: the sampler is asked first, and what it drops costs no span."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from opentelemetry.trace import Span
 
@@ -42,3 +42,12 @@ def begin(route: str, parent: str | None) -> tuple[str, ServerSpan | None]:
         return f"00-{trace_id}-{drawn.take(16)}-00", None
     context, span = exporter.begin(f"POST {route}", parent, trace_id)
     return context, ServerSpan(span, route)
+
+
+def begin_all(route: str, parents: Sequence[str | None]) -> tuple[list[str], list[ServerSpan | None] | None]:
+    """As `begin` for many; None for spans where none is recorded."""
+    if telemetry.exporter() is None:
+        return [telemetry.quick_traceparent(parent) for parent in parents], None
+    begun = [begin(route, parent) for parent in parents]
+    spans = [span for _, span in begun]
+    return [context for context, _ in begun], spans if any(span is not None for span in spans) else None

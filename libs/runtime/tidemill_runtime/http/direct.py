@@ -11,7 +11,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
 from tidemill_runtime.http.guard import Guard, GuardedProtocol
-from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads
+from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads, Take
+from tidemill_runtime.http.wire import Wire
+from tidemill_runtime.http.wire_compiled import EACH
 from tidemill_runtime.telemetry import is_traceparent
 
 if TYPE_CHECKING:
@@ -19,26 +21,29 @@ if TYPE_CHECKING:
 
 _TRACE = b"\r\ntraceparent: "
 _TRACE_LENGTH = len(_TRACE) + 55
+MISSES, LARGEST = 3, EACH // 2
+"""A connection is read with others (`wire`) unless that failed so often, or its requests have more bytes."""
 
 
 class DirectProtocol(GuardedProtocol):
     """uvicorn's protocol with a shorter way for heads that are known."""
 
     heads: Heads
+    wire: Wire
 
     def __init__(self, *args: Any, **settings: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **settings)
-        self._waits = self._is_lost = self._is_last = False
+        self.waits = self._is_lost = self._is_last = False
         self._asked, self._parts = b"", bytearray()
         self._expected: Head | None = None
-        self._whole = 0
+        self._whole, self._wired, self._misses = 0, -1, 0
         self._patience: TimerHandle | None = None
         self._dated: tuple[object, bytes] = (None, b"")
 
     def data_received(self, data: bytes) -> None:
         """The loop's call."""
         cycle: Any = self.cycle  # None before uvicorn's first
-        if self._waits or self.flow.write_paused:
+        if self.waits or self.flow.write_paused:
             self._parts += data  # asked before it was answered: in its turn
             self.flow.pause_reading()
         elif self._expected is not None:
@@ -67,13 +72,44 @@ class DirectProtocol(GuardedProtocol):
             self._expected, self._whole = found, whole
             self._patience = self.loop.call_later(READ_TIMEOUT_S, self._lose_patience)
         else:
-            self._waits, self._asked = True, data
+            self.waits, self._asked = True, data
+            if self.timeout_keep_alive_task is not None and self._misses < MISSES and whole <= LARGEST:
+                self._wired = self.wire.enter(self, head, found)
             if not found.take(data[end + len(END) :], trace, self):
                 self.decline()
 
+    def asked(self, take: Take, data: bytes, body: int, trace: str | None) -> None:
+        """See `wire.Asking`."""
+        self.waits, self._asked = True, data
+        if not take(data[body:], trace, self):
+            self.decline()
+
+    def taken(self, data: bytes) -> None:
+        """See `heads.Reply`."""
+        self._asked = data
+
+    def returned(self, data: bytes) -> None:
+        """See `wire.Asking`."""
+        self._wired = -1
+        if data:
+            self.data_received(data)
+        self._misses += self._wired < 0  # else it was a head that has been learnt now
+
+    def unsent(self, data: bytes) -> None:
+        """See `wire.Asking`."""
+        self._wired = -1
+        self.transport.write(data)
+
+    def _unwire(self, *, is_lost: bool = False) -> None:
+        """Have it from the transport again."""
+        if self._wired >= 0:
+            self.wire.leave(self._wired, waits=self.waits, is_lost=is_lost)
+            self._wired = -1
+
     def decline(self) -> None:
         """Let the way behind answer what was asked."""
-        self._waits = False
+        self._unwire()
+        self.waits = False
         if self._is_lost or self.transport.is_closing():
             return
         asked, self._asked = self._asked, b""
@@ -108,18 +144,19 @@ class DirectProtocol(GuardedProtocol):
             self._patience.cancel()
             self._patience = None
 
+    def front(self) -> bytes:
+        """See `heads.Reply`."""
+        return b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\n%bcontent-length: " % (
+            self._date(), self._closing(),
+        )  # fmt: skip
+
     def answer(self, body: bytes, traceparent: str) -> None:
         """Send 200 and a JSON body."""
-        self._send(
-            b"HTTP/1.1 200 OK\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\ntraceparent: %b\r\n%b\r\n%b"
-            % (self._date(), len(body), traceparent.encode(), self._closing(), body)
-        )
+        self.send(b"%b%d\r\ntraceparent: %b\r\n\r\n%b" % (self.front(), len(body), traceparent.encode(), body))
 
     def refuse(self, head: bytes, body: bytes) -> None:
         """Send another status."""
-        self._send(
-            b"HTTP/1.1 %bcontent-length: %d\r\n%b%b\r\n%b" % (head, len(body), self._date(), self._closing(), body)
-        )
+        self.send(b"HTTP/1.1 %b%b" % (head, self.refusal(body)))
 
     def _date(self) -> bytes:
         default = self.server_state.default_headers
@@ -130,8 +167,20 @@ class DirectProtocol(GuardedProtocol):
     def _closing(self) -> bytes:
         return b"connection: close\r\n" if self._is_last else b""
 
-    def _send(self, raw: bytes) -> None:
-        self._waits, self._asked = False, b""
+    def refusal(self, body: bytes) -> bytes:
+        """See `heads.Reply`."""
+        return b"content-length: %d\r\n%b%b\r\n%b" % (len(body), self._date(), self._closing(), body)
+
+    def send(self, raw: bytes) -> None:
+        """See `heads.Reply`."""
+        if self._is_last:
+            self._unwire()
+        self.waits, self._asked = False, b""
+        if self._wired >= 0:
+            self.wire.answer(self._wired, self, raw)
+            self.server_state.total_requests += 1
+            self._heard_at = self.loop.time()
+            return
         if self._is_lost or self.transport.is_closing():
             return
         self.transport.write(raw)
@@ -148,7 +197,7 @@ class DirectProtocol(GuardedProtocol):
 
     def _behind(self) -> None:
         """What was sent before its turn."""
-        if not self._parts or self._waits or self.flow.write_paused:
+        if not self._parts or self.waits or self.flow.write_paused:
             return
         self.flow.resume_reading()
         if self._expected is not None:
@@ -164,7 +213,7 @@ class DirectProtocol(GuardedProtocol):
     @property
     def is_busy(self) -> bool:
         """See `GuardedProtocol`; a body that comes in parts has its own patience."""
-        return self._waits or self._expected is not None or super().is_busy
+        return self.waits or self._expected is not None or super().is_busy
 
     @property
     def has_asked(self) -> bool:
@@ -174,7 +223,7 @@ class DirectProtocol(GuardedProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Answers do not move the timer, which would cost more than they do: it looks at when the last one left."""
         left = self._heard_at + self.timeout_keep_alive - self.loop.time()
-        if self._waits or self._expected is not None or left > 0:
+        if self.waits or self._expected is not None or left > 0:
             again = left if left > 0 else self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(again, self.timeout_keep_alive_handler)
         else:
@@ -183,6 +232,7 @@ class DirectProtocol(GuardedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The loop's call."""
         self._is_lost = True
+        self._unwire(is_lost=True)
         self._rest()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -192,11 +242,12 @@ class DirectProtocol(GuardedProtocol):
         if self._expected is not None:
             self._lose_patience()
         self._is_last = True
-        if not self._waits:
+        if not self.waits:
+            self._unwire()
             super().shutdown()
 
 
 def direct_protocol(direct: Direct, guard: Guard | None = None) -> type[HttpToolsProtocol]:
     """The protocol class of one server."""
-    bound = {"heads": Heads(direct), "guard": guard or Guard()}
+    bound = {"heads": Heads(direct), "guard": guard or Guard(), "wire": Wire()}
     return type("BoundDirectProtocol", (DirectProtocol,), bound)

@@ -2,13 +2,15 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import httptools
 from prometheus_client import Histogram
 
 from tidemill_runtime.http.app import SECONDS
+from tidemill_runtime.http.wire_compiled import CONTEXT, TRACE
+from tidemill_runtime.known import Bytes, Ints
 
 KNOWN_HEADS = 4096
 LONGEST_HEAD = 4096
@@ -29,9 +31,63 @@ class Reply(Protocol):
     def decline(self) -> None:
         """It was taken, but is not such a request after all: ASGI shall answer."""
 
+    def taken(self, data: bytes) -> None:
+        """What was asked, head and all, for `decline`."""
+
+    def refusal(self, body: bytes) -> bytes:
+        """What follows the status line and headers of `refuse`."""
+
+    def front(self) -> bytes:
+        """What `answer` begins with, up to the length of the body."""
+
+    def send(self, raw: bytes) -> None:
+        """Send a whole answer, head and all."""
+
 
 Take = Callable[[bytes, str | None, Reply], bool]
 """Takes a body and the trace context that it came with; False: not this one, ASGI shall answer."""
+
+
+class Asked:
+    """Whole requests of one head that have come together, each with the connection that waits for its answer.
+
+    `rows` are those of `wire_compiled`, [N, COLUMNS]; what they point at in `raw` is there until the call returns.
+    """
+
+    __slots__ = ("places", "raw", "replies", "rows", "view")
+
+    def __init__(self, raw: Bytes, view: memoryview, rows: Ints, replies: Sequence[Reply]) -> None:
+        self.raw, self.view, self.rows, self.replies = raw, view, rows, replies
+        self.places: list[list[int]] = rows.tolist()
+
+    def data(self, place: int) -> bytes:
+        """The bytes of a request, head and all."""
+        _, start, end, *_ = self.places[place]
+        return bytes(self.view[start:end])
+
+    def contexts(self) -> list[str | None]:
+        """The trace contexts that they came with."""
+        marks = self.rows[:, TRACE].tolist()
+        return [None if at < 0 else str(self.view[at : at + CONTEXT], "latin-1") for at in marks]
+
+    def refuse(self, places: Sequence[int], head: tuple[bytes, bytes], body: bytes, contexts: Sequence[str]) -> None:
+        """`Reply.refuse` those; `head` are its parts before and behind a request's own context."""
+        if not places:
+            return
+        before, behind = b"HTTP/1.1 " + head[0], head[1] + self.replies[0].refusal(body)
+        for place, context in zip(places, contexts, strict=True):
+            self.replies[place].send(b"%b%b%b" % (before, context.encode(), behind))
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A `Take` that also takes many requests of one head together."""
+
+    def __call__(self, body: bytes, trace: str | None, reply: Reply, /) -> bool:
+        """See `Take`."""
+
+    def together(self, asked: Asked) -> Sequence[int]:
+        """Takes them; the places of those that it leaves, to be taken one by one."""
 
 
 class Direct(Protocol):
@@ -84,6 +140,13 @@ class Tally:
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_later(TOLD_EVERY_S, self.tell)
+
+    def add_all(self, seconds: float, count: int) -> None:
+        """So many requests of the same time."""
+        if count:
+            self._counts[bisect_left(self._bounds, seconds)] += count - 1
+            self._sum += seconds * (count - 1)
+            self.add(seconds)
 
     def tell(self) -> None:
         """Hand over all that were added."""

@@ -4,8 +4,7 @@ It takes what it can answer without a second look; whatever else is asked, and h
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
@@ -13,13 +12,14 @@ from pydantic import SecretStr
 
 from tidemill_contracts.ids import prediction_id
 from tidemill_runtime.drawn import drawn
-from tidemill_runtime.edge_spans import ServerSpan, begin
+from tidemill_runtime.edge_spans import ServerSpan, begin, begin_all
 from tidemill_runtime.http import Keys
 from tidemill_runtime.http.app import SECONDS
-from tidemill_runtime.http.heads import Reply, Seconds, Take
+from tidemill_runtime.http.heads import KNOWN_HEADS, Asked, Reply, Seconds, Take
 from tidemill_runtime.http.problems import MEDIA_TYPE
 from tidemill_runtime.telemetry import quick_traceparent
 from tidemill_serving.api.deadlines import DEADLINE
+from tidemill_serving.api.forms import Forms
 from tidemill_serving.api.front import PREFIX, ROUTE
 from tidemill_serving.api.inference import MAXIMUM_BYTES as MAXIMUM_TENSOR_BYTES
 from tidemill_serving.api.inference import error_of
@@ -51,6 +51,11 @@ class Ticks(Protocol):
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit`."""
 
+    def submit_together(
+        self, desk: Desk, queries: Sequence[RowsQuery], deliver: Callable[[Sequence[Result]], None]
+    ) -> int:  # fmt: skip
+        """As `submit_rows` for many; for how many, from the first on, there was room."""
+
 
 class Hot:
     """Finds who takes a request."""
@@ -59,8 +64,9 @@ class Hot:
         self, desks: Mapping[str, Desk], ticks: Ticks, *, api_key: SecretStr | None = None, keys: Keys | None = None
     ) -> None:  # fmt: skip
         """`keys` as `tidemill_runtime.http.App` takes them; requests of keys with bounds are for those behind."""
-        self._desks, self._ticks, self._bodies = desks, ticks, Bodies()
+        self._desks, self._ticks, self._bodies, self._forms = desks, ticks, Bodies(), Forms()
         self._keys = keys or Keys(api_key)
+        self._takes: dict[str, Take] = {}
 
     def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
         """`tidemill_runtime.http.direct.Direct`."""
@@ -69,16 +75,35 @@ class Hot:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
             return None
         size = int(headers["content-length"])
-        if path.startswith(PREFIX) and size <= MAXIMUM_BYTES:
-            return partial(self._predict, path.removeprefix(PREFIX))
-        if path.startswith(MODELS) and path.endswith("/infer") and size <= MAXIMUM_TENSOR_BYTES:
-            name, _, version = path.removeprefix(MODELS).removesuffix("/infer").partition("/versions/")
-            return partial(self._infer, name, version or None)
-        return None
+        is_tensors = path.startswith(MODELS) and path.endswith("/infer")
+        if not (is_tensors or path.startswith(PREFIX)) or size > (
+            MAXIMUM_TENSOR_BYTES if is_tensors else MAXIMUM_BYTES
+        ):
+            return None
+        if path not in self._takes:
+            if len(self._takes) >= KNOWN_HEADS:
+                self._takes.clear()
+            self._takes[path] = self._infer(path) if is_tensors else self._predict(path)
+        return self._takes[path]  # one for all heads of the path, so that their requests can be taken together
 
-    def _predict(self, name: str, body: bytes, trace: str | None, reply: Reply) -> bool:
+    def _predict(self, path: str) -> Take:
+        return _Predict(self._desks, self._ticks, path.removeprefix(PREFIX))
+
+    def _infer(self, path: str) -> Take:
+        name, _, version = path.removeprefix(MODELS).removesuffix("/infer").partition("/versions/")
+        return _Infer(self._desks, self._ticks, (self._bodies, self._forms), name, version or None)
+
+
+class _Predict:
+    """Takes requests by entity of one pipeline."""
+
+    def __init__(self, desks: Mapping[str, Desk], ticks: Ticks, name: str) -> None:
+        self._desks, self._ticks, self._name = desks, ticks, name
+
+    def __call__(self, body: bytes, trace: str | None, reply: Reply) -> bool:
+        """`tidemill_runtime.http.heads.Take`."""
         started = time.perf_counter()
-        desk = self._desks.get(name)
+        desk = self._desks.get(self._name)
         if desk is None or not desk.is_ready or desk.champion.active is None:
             return False
         if self._ticks.is_full:
@@ -87,7 +112,7 @@ class Hot:
         if ask is None:
             return False
         context, span = begin(ROUTE, trace)
-        identity = drawn.uuid() if ask.id is None else str(prediction_id(name, ask.id))
+        identity = drawn.uuid() if ask.id is None else str(prediction_id(self._name, ask.id))
         deliver = _Sender(reply, context, _PREDICT, started, span)
         try:
             self._ticks.submit(desk, Query(ask, identity, context), deliver, None if span is None else span.link)
@@ -95,24 +120,66 @@ class Hot:
             deliver(refused)
         return True
 
-    def _infer(self, name: str, version: str | None, body: bytes, trace: str | None, reply: Reply) -> bool:
+    def together(self, asked: Asked) -> Sequence[int]:
+        """`tidemill_runtime.http.heads.Together`."""
+        desk, places = self._desks.get(self._name), range(len(asked.replies))
+        if desk is None or not desk.is_ready or desk.champion.active is None or not self._ticks.is_full:
+            return places
+        return _PREDICT.refuse_all(asked, places)
+
+
+class _Infer:
+    """Takes rows for one model, or for one version of it."""
+
+    def __init__(
+        self, desks: Mapping[str, Desk], ticks: Ticks, readers: tuple[Bodies, Forms], name: str, version: str | None
+    ) -> None:
+        self._desks, self._ticks, self._name, self._version = desks, ticks, name, version
+        self._bodies, self._forms = readers
+        self._way = _INFER if version is None else _INFER_VERSION
+
+    def __call__(self, body: bytes, trace: str | None, reply: Reply) -> bool:
+        """`tidemill_runtime.http.heads.Take`."""
         started = time.perf_counter()
-        desk = self._desks.get(name)
+        desk = self._desks.get(self._name)
         if desk is None or desk.champion.active is None:
             return False
-        way = _INFER if version is None else _INFER_VERSION
         if self._ticks.is_full:
-            return way.refuse(reply, quick_traceparent(trace), started)
+            return self._way.refuse(reply, quick_traceparent(trace), started)
         rows = self._bodies.find(body)
         if rows is None or rows.width != len(desk.champion.active.plan.features):
             return False
-        context, span = begin(way.route, trace)
-        deliver = _Sender(reply, context, way, started, span)
+        self._forms.learn(rows)
+        context, span = begin(self._way.route, trace)
+        deliver = _Sender(reply, context, self._way, started, span)
         try:
-            self._ticks.submit_rows(desk, RowsQuery(rows, drawn.uuid(), context, version), deliver)
+            self._ticks.submit_rows(desk, RowsQuery(rows, drawn.uuid(), context, self._version), deliver)
         except RefusedError as refused:
             deliver(refused)
         return True
+
+    def together(self, asked: Asked) -> Sequence[int]:
+        """`tidemill_runtime.http.heads.Together`."""
+        started = time.perf_counter()
+        desk, places = self._desks.get(self._name), range(len(asked.replies))
+        if desk is None or desk.champion.active is None:
+            return places
+        if self._ticks.is_full:
+            return self._way.refuse_all(asked, places)
+        width, found = len(desk.champion.active.plan.features), self._forms.find(asked)
+        taken = [place for place, rows in enumerate(found) if rows is not None and rows.width == width]
+        parents = asked.contexts()
+        contexts, spans = begin_all(self._way.route, [parents[place] for place in taken])
+        replies, queries = [asked.replies[place] for place in taken], list[RowsQuery]()
+        for place, reply, context in zip(taken, replies, contexts, strict=True):
+            rows = found[place]
+            assert rows is not None  # noqa: S101 - see above
+            reply.taken(rows.raw)
+            queries.append(RowsQuery(rows, drawn.uuid(), context, self._version))
+        count = self._ticks.submit_together(desk, queries, _Senders(replies, contexts, self._way, started, spans))
+        if count < len(taken):
+            self._way.refuse_all(asked, taken[count:])
+        return sorted(set(places).difference(taken)) if len(taken) < len(places) else ()
 
 
 class _Way:
@@ -121,7 +188,8 @@ class _Way:
     def __init__(self, route: str, media: str, render: Render) -> None:
         self.route, self.media, self.render = route, media, render
         self.seconds, self._refused = Seconds("POST", route, 200), Seconds("POST", route, 503)
-        self._overloaded, self._around = render(OVERLOADED, ""), self.head(503, "\0").split(b"\0")
+        before, _, behind = self.head(503, "\0").partition(b"\0")
+        self._overloaded, self._around = render(OVERLOADED, ""), (before, behind)
 
     def refuse(self, reply: Reply, context: str, started: float) -> bool:
         """There is no room in this tick: nothing of the request is read, so that saying so costs next to nothing."""
@@ -129,6 +197,15 @@ class _Way:
         reply.refuse(b"%b%b%b" % (before, context.encode(), behind), self._overloaded)
         self._refused.add(time.perf_counter() - started)
         return True
+
+    def refuse_all(self, asked: Asked, places: Sequence[int]) -> Sequence[int]:
+        """As `refuse`, many together; none is left."""
+        started = time.perf_counter()
+        parents = asked.contexts()
+        contexts = [quick_traceparent(parents[place]) for place in places]
+        asked.refuse(places, self._around, self._overloaded, contexts)
+        self._refused.add_all((time.perf_counter() - started) / max(1, len(places)), len(places))
+        return ()
 
     def head(self, status: int, context: str) -> bytes:
         """Status line and headers of a refusal."""
@@ -159,6 +236,34 @@ class _Sender:
         body = way.render(result, self._context[3:35])
         self._reply.refuse(way.head(result.status, self._context), body)
         SECONDS.labels("POST", way.route, result.status).observe(time.perf_counter() - self._started)
+
+
+class _Senders:
+    """As `_Sender` for requests that were taken together; their results may come in parts."""
+
+    __slots__ = ("_contexts", "_place", "_replies", "_spans", "_started", "_way")
+
+    def __init__(
+        self, replies: Sequence[Reply], contexts: Sequence[str], way: _Way, started: float,
+        spans: Sequence[ServerSpan | None] | None,
+    ) -> None:  # fmt: skip
+        self._replies, self._contexts, self._way, self._started = replies, contexts, way, started
+        self._spans, self._place = spans, 0
+
+    def __call__(self, results: Sequence[Result]) -> None:
+        first = self._place
+        self._place = last = first + len(results)
+        replies, contexts = self._replies[first:last], self._contexts[first:last]
+        bodies = [result for result in results if isinstance(result, bytes)]
+        if self._spans is not None or len(bodies) < len(results):
+            spans = [None] * len(results) if self._spans is None else self._spans[first:last]
+            for reply, context, span, result in zip(replies, contexts, spans, results, strict=True):
+                _Sender(reply, context, self._way, self._started, span)(result)
+            return
+        front = replies[0].front() if replies else b""
+        for reply, context, body in zip(replies, contexts, bodies, strict=True):
+            reply.send(b"%b%d\r\ntraceparent: %b\r\n\r\n%b" % (front, len(body), context.encode(), body))
+        self._way.seconds.add_all(time.perf_counter() - self._started, len(bodies))
 
 
 def _problem(refused: RefusedError, trace_id: str) -> bytes:

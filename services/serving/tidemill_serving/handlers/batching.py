@@ -23,7 +23,7 @@ from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
 from tidemill_serving.handlers.jobs import Deliver, Job, Link, RowsJob, by_desk
-from tidemill_serving.handlers.pacing import Pace, split
+from tidemill_serving.handlers.pacing import Pace, split, split_rows
 
 TIMERS_EVERY_S = 0.02
 REQUEST, ROW = 0.6, 0.06
@@ -80,7 +80,26 @@ class Batcher:
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
         self._admit(REQUEST + ROW * query.rows.height)
-        self._rows_jobs.append(RowsJob(desk, query, deliver))
+        self._rows_jobs.append(RowsJob(desk, (query,), lambda results: deliver(results[0])))
+
+    def submit_together(
+        self, desk: Desk, queries: Sequence[RowsQuery], deliver: Callable[[Sequence[Result]], None]
+    ) -> int:  # fmt: skip
+        """As `submit_rows` for many; for how many, from the first on, there was room."""
+        load, count = _load(queries), len(queries)
+        if self.pace.has_room(load):
+            self._admit(load)
+        else:
+            try:
+                for place, query in enumerate(queries):
+                    count = place
+                    self._admit(REQUEST + ROW * query.rows.height)
+                count = len(queries)
+            except RefusedError:
+                queries = queries[:count]
+        if queries:
+            self._rows_jobs.append(RowsJob(desk, queries, deliver))
+        return count
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
         """The results of the queries, in their order, at the end of the tick; raises RefusedError as `submit`."""
@@ -168,13 +187,13 @@ class Batcher:
             return
         least = self.pace.together()
         jobs, self._jobs = split(self._jobs, least)
-        rows_jobs, self._rows_jobs = split(self._rows_jobs, least)
+        rows_jobs, self._rows_jobs = split_rows(self._rows_jobs, least)
         is_all = not self._jobs and not self._rows_jobs
-        load = len(jobs) + sum(REQUEST + ROW * job.query.rows.height for job in rows_jobs)
+        load = len(jobs) + sum(_load(job.queries) for job in rows_jobs)
         self.pace.take(load, is_all=is_all)
         if not is_all:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._house.counts.rows += len(jobs) + sum(job.query.rows.height for job in rows_jobs)
+        self._house.counts.rows += len(jobs) + sum(query.rows.height for job in rows_jobs for query in job.queries)
         drafts = [(desk, found, self._answer(desk, found)) for desk, found in by_desk(jobs)]
         rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in by_desk(rows_jobs)]
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
@@ -182,8 +201,7 @@ class Batcher:
         for desk, found, draft in drafts:
             self._deliver(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
-            for job, result in zip(asked, draft.results, strict=True):
-                job.deliver(result if is_logged or isinstance(result, RefusedError) else _FULL)
+            self._deliver_rows(asked, draft.results, is_logged=is_logged)
         self.pace.learn(load)
         if is_logged:
             for desk, _, draft in drafts:
@@ -229,12 +247,13 @@ class Batcher:
 
     def _answer_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
         started = time.perf_counter()
-        drafts = self._draft_rows(desk, jobs)
+        queries = [query for job in jobs for query in job.queries]
+        drafts = self._draft_rows(desk, queries)
         times = self._now_us() // 1000, started - self.pace.began, time.perf_counter() - started
-        return count_rows(self._house, desk, [job.query for job in jobs], drafts, times)
+        return count_rows(self._house, desk, queries, drafts, times)
 
-    def _draft_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
-        queries, self._house.counts.batches = [job.query for job in jobs], self._house.counts.batches + 1
+    def _draft_rows(self, desk: Desk, queries: Sequence[RowsQuery]) -> Drafts:
+        self._house.counts.batches += 1
         try:
             return answer_rows(desk, queries, now_us=self._now_us(), degraded=self._house.degraded)
         except RefusedError as error:
@@ -257,6 +276,15 @@ class Batcher:
             return Drafts([error] * len(queries), [], [])
 
     @staticmethod
+    def _deliver_rows(jobs: Sequence[RowsJob], results: Sequence[Result], *, is_logged: bool) -> None:
+        if not is_logged:
+            results = [result if isinstance(result, RefusedError) else _FULL for result in results]
+        first = 0
+        for job in jobs:
+            job.deliver(results[first : first + len(job.queries)])
+            first += len(job.queries)
+
+    @staticmethod
     def _deliver(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
         for job, found in zip(jobs, draft.results, strict=True):
             result = found
@@ -268,6 +296,10 @@ class Batcher:
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
+
+
+def _load(queries: Sequence[RowsQuery]) -> float:
+    return REQUEST * len(queries) + ROW * sum(query.rows.height for query in queries)
 
 
 def _nothing(_desk: Desk, _besides: Sequence[Beside]) -> None:

@@ -21,11 +21,11 @@ class Job(NamedTuple):
 
 
 class RowsJob(NamedTuple):
-    """As `Job` for rows of features."""
+    """Queries of rows that came together; the results go to `deliver` in their order, perhaps in parts."""
 
     desk: Desk
-    query: RowsQuery
-    deliver: Deliver
+    queries: Sequence[RowsQuery]
+    deliver: Callable[[Sequence[Result]], None]
 
 
 J = TypeVar("J", Job, RowsJob)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from tidemill_serving.domain.body import OVERLOADED
-from tidemill_serving.handlers.jobs import J
+from tidemill_serving.handlers.jobs import J, RowsJob
 
 BUDGET_S = 0.03
 """Of what waits; an answer waits for that and what is under way."""
@@ -48,6 +48,10 @@ class Pace:
         self.load += load
         return is_first
 
+    def has_room(self, load: float) -> bool:
+        """Whether all of this would be admitted while batches are not held."""
+        return self.load + load <= min(self.most, HELD)
+
     def expected_s(self, count: int) -> float:
         """Seconds until so many more would be answered."""
         return (self.load + count) * self.each_s
@@ -84,3 +88,14 @@ def split(jobs: list[J], least: int) -> tuple[list[J], list[J]]:
     while most < len(jobs) and jobs[most].deliver is jobs[most - 1].deliver:
         most += 1
     return jobs[:most], jobs[most:]
+
+
+def split_rows(jobs: list[RowsJob], least: int) -> tuple[list[RowsJob], list[RowsJob]]:
+    """As `split`; what came together may be taken in parts."""
+    left = max(least, sum(len(job.queries) for job in jobs) // PARTS)
+    for place, job in enumerate(jobs):
+        if len(job.queries) > left:
+            first, rest = job._replace(queries=job.queries[:left]), job._replace(queries=job.queries[left:])
+            return [*jobs[:place], *([first] if left else [])], [rest, *jobs[place + 1 :]]
+        left -= len(job.queries)
+    return jobs, []

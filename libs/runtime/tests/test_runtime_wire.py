@@ -1,0 +1,313 @@
+"""Connections that ask the same again are read and written together, and come back where they do anything else."""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from direct_peer import TRACE, Client, Echo, post, serving, until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill_runtime.compiled import compiled
+from tidemill_runtime.http.heads import Asked, Direct, Reply, Take
+from tidemill_runtime.http.wire_compiled import BODY, COLUMNS, END, HEAD, OTHER, START, _recognise
+from tidemill_runtime.http.wire_compiled import TRACE as CONTEXT_AT
+from tidemill_runtime.known import BASIS, PRIME, Bytes, Known, Table, find
+
+pytestmark = pytest.mark.anyio
+
+
+class Many(Echo):
+    """As `Echo`; requests that come together are held until there are none to come, or refused while `is_full`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.is_full = self.fails = False
+        self.takes: dict[str, Take] = {}
+
+    def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
+        assert "host" in headers
+        if not path.startswith("/direct"):
+            return None
+        return self.takes.setdefault(path, _Together(self))
+
+
+class _Together:
+    def __init__(self, many: Many) -> None:
+        self._many = many
+
+    def __call__(self, body: bytes, trace: str | None, reply: Reply) -> bool:
+        return self._many._take("", body, trace, reply)
+
+    def together(self, asked: Asked) -> Sequence[int]:
+        many, count = self._many, len(asked.replies)
+        many.sizes.append(count)
+        if many.fails:
+            raise ValueError
+        if many.is_full:
+            asked.refuse(
+                range(count), (b"503 Full\r\ntraceparent: ", b"\r\nretry-after: 1\r\n"), b"full", [TRACE] * count
+            )
+            return []
+        left = []
+        for place, context in enumerate(asked.contexts()):
+            data = asked.data(place)
+            body = data[asked.places[place][BODY] - asked.places[place][START] :]
+            asked.replies[place].taken(data)
+            if not many._take("", body, context, asked.replies[place]):
+                left.append(place)
+        return left
+
+
+async def several(stack: AsyncExitStack, direct: Direct, count: int) -> tuple[list[Client], Any]:
+    """So many connections of one server, each of which has asked twice."""
+    first, server = await stack.enter_async_context(serving(direct))
+    port = server.servers[0].sockets[0].getsockname()[1]
+    clients = [first]
+    for _ in range(count - 1):
+        clients.append(Client(*await asyncio.open_connection("127.0.0.1", port)))
+        stack.callback(clients[-1].writer.close)
+    for client in clients:
+        for body in (b"once", b"more"):
+            assert (await client.ask(post(body)))["via"] == "direct"
+    return clients, server
+
+
+def send(client: Client, raw: bytes) -> None:
+    """Without a turn of the loop."""
+    assert os.write(client.writer.get_extra_info("socket").fileno(), raw) == len(raw)
+
+
+def wired(server: Any) -> int:  # noqa: ANN401 - uvicorn's
+    return sum(protocol._wired >= 0 for protocol in server.server_state.connections)
+
+
+async def test_who_asks_again_is_read_with_others() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 8)
+        assert wired(server) == 8
+        for number in range(5):
+            for place, client in enumerate(clients):
+                line = (f"traceparent: {TRACE[:-2]}00",) if place % 2 else ()
+                client.writer.write(post(b"x" * (number + 1), *line))
+            for place, client in enumerate(clients):
+                status, headers, body = await client.answer()
+                assert (status, body["body"]) == (200, "x" * (number + 1))
+                assert headers["traceparent"] == (TRACE[:-2] + "00" if place % 2 else TRACE)
+        assert wired(server) == 8
+        assert server.server_state.total_requests == 8 * 7
+
+
+async def test_what_comes_together_is_taken_together() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 4)
+        for number, client in enumerate(clients):
+            send(client, post(b"asgi" if number == 2 else b"late"))
+        bodies = [(await client.answer())[2] for client in clients]
+        assert many.sizes == [4]
+        assert [body["via"] for body in bodies] == ["asgi"] * 4
+        assert [body["body"] for body in bodies] == ["late", "late", "asgi", "late"]
+        assert wired(server) == 0, "whom ASGI has answered the transport reads"
+
+
+async def test_many_are_refused_together() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 3)
+        many.is_full = True
+        for client in clients:
+            send(client, post(b"xxxx"))
+        for client in clients:
+            head = (await client.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            assert await client.reader.readexactly(4) == b"full"
+            assert head[0] == "HTTP/1.1 503 Full"
+            assert {f"traceparent: {TRACE}", "retry-after: 1", "content-length: 4"} <= set(head)
+        many.is_full = False
+        assert (await clients[0].ask(post(b"again")))["via"] == "direct"
+        assert wired(server) == 3
+
+
+async def test_a_fault_closes_only_whom_it_meets() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, _ = await several(stack, many, 3)
+        many.fails = True
+        for client in clients[:2]:
+            send(client, post(b"xxxx"))
+        for client in clients[:2]:
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await client.answer()
+        many.fails = False
+        assert (await clients[2].ask(post(b"on")))["body"] == "on"
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1])
+async def test_parts_go_back_to_the_transport(cut: int) -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        [client], server = await several(stack, many, 1)
+        for number in range(6):
+            raw = post(b"part %d" % number)
+            client.writer.write(raw[:cut])
+            await until(lambda: wired(server) == 0)
+            client.writer.write(raw[cut:])
+            assert (await client.answer())[2]["body"] == f"part {number}"
+            assert (await client.ask(post(b"whole")))["body"] == "whole"
+        assert wired(server) == 0, "who does so again and again stays there"
+
+
+async def test_the_last_request_and_the_end_may_come_together() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        [client], server = await several(stack, many, 1)
+        client.writer.write(post(b"last"))
+        client.writer.write_eof()
+        await client.reader.read()  # whether it is answered is uvicorn's affair; the connection must not stay
+        await until(lambda: not server.server_state.connections)
+
+
+async def test_one_that_goes_while_it_waits_is_forgotten() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 2)
+        many.free.clear()
+        for client in clients:
+            client.writer.write(post(b"x"))
+        await until(lambda: sum(protocol.waits for protocol in server.server_state.connections) == 2)
+        clients[1].writer.transport.abort()
+        await until(lambda: len(server.server_state.connections) == 1)
+        many.free.set()
+        assert (await clients[0].answer())[2]["body"] == "x"
+        assert (await clients[0].ask(post(b"y")))["body"] == "y"
+
+
+async def test_more_than_was_asked_for_waits_its_turn() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        [client], _ = await several(stack, many, 1)
+        many.free.clear()
+        client.writer.write(post(b"first"))
+        await until(lambda: bool(many.held and not many.held[-1].done()))
+        client.writer.write(post(b"second") + post(b"asgi third"))
+        many.free.set()
+        bodies = [(await client.answer())[2]["body"] for _ in range(3)]
+        assert bodies == ["first", "second", "asgi third"]
+
+
+async def test_who_does_not_read_gets_everything_in_the_end() -> None:
+    many, size, count = Many(), 30_000, 300
+    async with AsyncExitStack() as stack:
+        [client], server = await several(stack, many, 1)
+        [protocol] = server.server_state.connections
+        own = protocol.transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's least
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio types it so
+        for number in range(count):
+            send(client, post(b"z" * size))
+            await until(lambda wanted=number + 3: protocol.server_state.total_requests == wanted)  # type: ignore[misc]
+            if protocol._wired < 0:
+                break
+        assert protocol._wired < 0, "the socket never was full"
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(number + 1):
+            assert (await client.answer())[2]["body"] == "z" * size
+        assert (await client.ask(post(b"on")))["body"] == "on"
+
+
+async def test_an_idle_one_is_closed_when_the_server_stops() -> None:
+    many = Many()
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 2)
+        server.should_exit = True
+        for client in clients:
+            assert await client.reader.read() == b""
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_mixture_over_many_connections(seed: int) -> None:
+    many, made = Many(), random.Random(seed)
+
+    async def use(client: Client, number: int) -> None:
+        for turn in range(30):
+            body = made.choice(["asgi", "late", "x", "y" * 300, ""]) + f"{number}.{turn}"
+            raw = post(body.encode(), *((f"traceparent: {TRACE}",) if made.random() < 0.5 else ()))
+            place = made.choice([len(raw)] * 4 + [made.randrange(1, len(raw))])
+            client.writer.write(raw[:place])
+            await asyncio.sleep(made.choice([0, 0, 0.001]))
+            client.writer.write(raw[place:])
+            assert (await client.answer())[2]["body"] == body
+
+    async with AsyncExitStack() as stack:
+        clients, server = await several(stack, many, 12)
+        await asyncio.gather(*(use(client, number) for number, client in enumerate(clients)))
+        assert len(server.server_state.connections) == 12
+
+
+@compiled
+def _hash(raw: Bytes) -> Any:  # noqa: ANN401 - unsigned
+    mark = BASIS
+    for byte in raw:
+        mark = (mark ^ np.uint64(byte)) * PRIME
+    return mark
+
+
+@compiled
+def _look(table: Table, raw: Bytes, text: Bytes, part: tuple[int, int, int, int]) -> tuple[int, int]:
+    number, value = find(table, _hash(text), raw, part)
+    return number, value
+
+
+@given(st.lists(st.binary(max_size=12), max_size=40), st.binary(max_size=5), st.integers(0, 12))
+def test_texts_are_known_but_for_their_gap(texts: list[bytes], gap: bytes, at: int) -> None:
+    known, numbers = Known[bytes](), dict[bytes, int]()
+    for text in texts:
+        assert known.learn(text, len(text), text)
+        numbers.setdefault(text, len(numbers))
+    assert known.found == list(numbers)
+    for text in [*texts, b"another one that is none"]:
+        place = min(at, len(text))
+        raw = b"<" + text[:place] + gap + text[place:] + b">"
+        part = 1, 1 + place, 1 + place + len(gap), len(raw) - 1
+        found = _look(known.table, np.frombuffer(raw, np.uint8), np.frombuffer(text, np.uint8), part)
+        assert found == ((numbers[text], len(text)) if text in numbers else (-1, 0))
+
+
+def test_what_is_known_is_bounded_and_forgotten_as_a_whole() -> None:
+    known = Known[int]()
+    for number in range(10_000):
+        known.learn(b"text %d" % number, 0, number)
+    assert len(known.found) <= 1 << 12
+    last = b"text 9999"
+    found, _ = _look(known.table, *(np.frombuffer(last, np.uint8),) * 2, (0, len(last), len(last), len(last)))
+    assert known.found[found] == 9999
+    assert not known.learn(b"x" * (2 << 20), 0, 0)
+
+
+TRACES = [f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'0' * 32}-{'b' * 16}-01", f"00-{'A' * 32}-{'b' * 16}-01", "00-1"]
+
+
+@given(st.sampled_from(["", *TRACES]), st.booleans(), st.integers(0, 3), st.binary(max_size=3))
+def test_a_head_is_recognised_with_any_trace(trace: str, is_last: bool, size: int, more: bytes) -> None:
+    known, head = Known[str](), b"POST /x HTTP/1.1\r\nhost: y\r\ncontent-length: 2"
+    known.learn(head, 2, "taken")
+    line = b"\r\ntraceparent: " + trace.encode() if trace else b""
+    full = head + line if is_last else head.replace(b"\r\nhost", line + b"\r\nhost")
+    raw = np.frombuffer(b"garbage" + full + b"\r\n\r\n" + b"z" * size + more, np.uint8)
+    row = np.array([0, 7, len(raw), OTHER, -1, 7], np.int64)
+    assert len(row) == COLUMNS
+    _recognise(known.table, raw, row)
+    is_known = size + len(more) == 2 and trace in {"", TRACES[0]}
+    assert (row[HEAD] == 0) == is_known
+    if is_known:
+        assert bytes(raw[row[BODY] : row[END]]) == b"z" * size + more
+        at = int(row[CONTEXT_AT])
+        assert (bytes(raw[at : at + 55]).decode() if at >= 0 else "") == trace

@@ -38,7 +38,8 @@ class Piece(NamedTuple):
 
 
 RECORDS = st.builds(
-    Piece, st.binary(max_size=20) | st.integers(0, 300).map(bytes), TRACES.map(str.encode), st.integers(0, 70_000).map(bytes) | st.binary(max_size=300),
+    Piece, st.binary(max_size=20) | st.integers(0, 300).map(bytes), TRACES.map(str.encode),
+    st.integers(0, 70_000).map(bytes) | st.binary(max_size=300),
     st.sampled_from((0, 5, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1)), st.integers(-(2**63), 2**63 - 1),
 )  # fmt: skip
 

@@ -22,12 +22,10 @@ from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
-from tidemill_serving.handlers.jobs import Deliver, Job, Link, RowsJob, by_desk
+from tidemill_serving.handlers.jobs import Deliver, Job, Link, RowsJob, by_desk, hand_over, load_of, refused_or
 from tidemill_serving.handlers.pacing import Pace, split, split_rows
 
 TIMERS_EVERY_S = 0.02
-REQUEST, ROW = 0.6, 0.06
-"""What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
 _log = logging.getLogger(__name__)
 
 
@@ -79,21 +77,21 @@ class Batcher:
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
-        self._admit(REQUEST + ROW * query.rows.height)
+        self._admit(load_of((query,)))
         self._rows_jobs.append(RowsJob(desk, (query,), lambda results: deliver(results[0])))
 
     def submit_together(
         self, desk: Desk, queries: Sequence[RowsQuery], deliver: Callable[[Sequence[Result]], None]
     ) -> int:  # fmt: skip
         """As `submit_rows` for many; for how many, from the first on, there was room."""
-        load, count = _load(queries), len(queries)
+        load, count = load_of(queries), len(queries)
         if self.pace.has_room(load):
             self._admit(load)
         else:
             try:
                 for place, query in enumerate(queries):
                     count = place
-                    self._admit(REQUEST + ROW * query.rows.height)
+                    self._admit(load_of((query,)))
                 count = len(queries)
             except RefusedError:
                 queries = queries[:count]
@@ -189,7 +187,7 @@ class Batcher:
         jobs, self._jobs = split(self._jobs, least)
         rows_jobs, self._rows_jobs = split_rows(self._rows_jobs, least)
         is_all = not self._jobs and not self._rows_jobs
-        load = len(jobs) + sum(_load(job.queries) for job in rows_jobs)
+        load = len(jobs) + sum(load_of(job.queries) for job in rows_jobs)
         self.pace.take(load, is_all=is_all)
         if not is_all:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -201,7 +199,7 @@ class Batcher:
         for desk, found, draft in drafts:
             self._deliver(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
-            self._deliver_rows(asked, draft.results, is_logged=is_logged)
+            hand_over(asked, draft.results if is_logged else [refused_or(result, _FULL) for result in draft.results])
         self.pace.learn(load)
         if is_logged:
             for desk, _, draft in drafts:
@@ -276,15 +274,6 @@ class Batcher:
             return Drafts([error] * len(queries), [], [])
 
     @staticmethod
-    def _deliver_rows(jobs: Sequence[RowsJob], results: Sequence[Result], *, is_logged: bool) -> None:
-        if not is_logged:
-            results = [result if isinstance(result, RefusedError) else _FULL for result in results]
-        first = 0
-        for job in jobs:
-            job.deliver(results[first : first + len(job.queries)])
-            first += len(job.queries)
-
-    @staticmethod
     def _deliver(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
         for job, found in zip(jobs, draft.results, strict=True):
             result = found
@@ -296,10 +285,6 @@ class Batcher:
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
-
-
-def _load(queries: Sequence[RowsQuery]) -> float:
-    return REQUEST * len(queries) + ROW * sum(query.rows.height for query in queries)
 
 
 def _nothing(_desk: Desk, _besides: Sequence[Beside]) -> None:

@@ -3,6 +3,7 @@
 The registry makes each release as a person would ask for it, over HTTP and against an expected epoch. Every answer is
 compared with the offline model of the version that it names; what was under way on a killed worker is sent once more
 with the same id; in the end each answered id must stand in the log once. Latency counts from when a request was due.
+Stretches without a swap lie between them, so that what the machine does meanwhile is in both sides of each ratio.
 """
 
 import asyncio
@@ -11,22 +12,22 @@ import os
 import random
 import signal
 import time
+from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import uvloop
-from _client import percentile, post
-from _cores import listener
-from _line import Answer, Line
-from _models import PLAIN, entity, fill, offline, vector
+from _client import percentile
+from _models import PLAIN, fill, offline, vector
 from _results import Progress, Result, report, result
-from _stack import START_US, get, stack, until, write
+from _stack import START_US, stack, until, write
+from _steady import DISTINCT, Load, Shot
 from _swaps import model_of, register
 from numpy.typing import NDArray
 from serving_throughput import isolate, logged
@@ -35,98 +36,20 @@ from tidemill.stack import Endpoints
 from tidemill_contracts.ids import prediction_id
 
 SWAPS, KILLS = int(os.environ.get("BENCH_SWAPS", "200")), int(os.environ.get("BENCH_KILLS", "50"))
-RATE, QUIET_S = float(os.environ.get("BENCH_RATE", "1000")), float(os.environ.get("BENCH_SECONDS", "10"))
+QUIET_S = float(os.environ.get("BENCH_SECONDS", "1.5"))
 WORKERS = int(os.environ.get("BENCH_WORKERS", "2"))
-CONNECTIONS, VERSIONS, DISTINCT = 64, 6, 128
+VERSIONS = 6
+GROUP = 4
+"""Swaps between two stretches of `QUIET_S` without any; the last of a group is the one with a kill."""
+WARM_S, SETTLE_S = 4.0, 1.0
+"""Before the first stretch, and after a swap with a kill: what is answered then counts for none, and for the kill."""
 LOOK_S = 0.1
 """Between two looks at the status."""
-PAUSE_S = 0.02
-"""Before a request is sent again, as in the client: where a worker ends, its port takes connections for a moment."""
 AT = "2013-01-01T00:00:00Z"
 
 
-class Shot(NamedTuple):
-    """An answered request: its number, when it was due and how long it took, how often it was sent, the answer."""
-
-    number: int
-    due: float
-    seconds: float
-    sent: int
-    status: int
-    body: bytes
-
-
-class Load:
-    """Requests at a rate over connections that are made anew when they break."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._url, self._host, self._port = url, parts.hostname or "", parts.port or 80
-        self._idle: list[Line] = []
-        self._asked: dict[int, tuple[float, int]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.shots: list[Shot] = []
-
-    def request(self, number: int) -> bytes:
-        """The same number is the same request with the same id."""
-        keys = {kind: f"{kind}-{number % DISTINCT}" for kind in ("device", "site", "line")}
-        keys["device"] = entity(PLAIN, "plain-device", number % DISTINCT)
-        body = {"id": f"swap-{number}", "inputs": {**keys, "at": "2013-01-01T10:00:00Z"}}
-        return post(self._url, json.dumps(body).encode())
-
-    async def run(self, over: Callable[[], bool]) -> None:
-        """Until it is over and everything is answered."""
-        self._idle = [await self._connect() for _ in range(CONNECTIONS)]
-        started = time.perf_counter()
-        for number in count():
-            if over():
-                break
-            due = started + number / RATE
-            if (early := due - time.perf_counter()) > 0:
-                await asyncio.sleep(early)
-            self._ask(number, due, 1)
-        await until(self._is_done, "all answers")
-        for line in self._idle:
-            line.close()
-
-    async def _is_done(self) -> bool:
-        return not self._asked
-
-    def _ask(self, number: int, due: float, sent: int) -> None:
-        self._asked[number] = due, sent
-        while self._idle:
-            line = self._idle.pop()
-            if line.is_open:
-                line.ask(number, self.request(number), due)
-                return
-        self._spawn(number, due)
-
-    def _spawn(self, number: int, due: float, pause: float = 0.0) -> None:
-        async def later() -> None:
-            await asyncio.sleep(pause)
-            (await self._connect()).ask(number, self.request(number), due)
-
-        task = asyncio.ensure_future(later())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _connect(self) -> Line:
-        loop = asyncio.get_running_loop()
-        _, line = await loop.create_connection(lambda: Line(self._answered), self._host, self._port)
-        return line
-
-    def _answered(self, line: Line, answer: Answer) -> None:
-        found = self._asked.pop(answer.number, None)
-        if found is None:
-            return  # an idle connection broke after its answer
-        due, sent = found
-        if not answer.raw and sent == 1:
-            self._asked[answer.number] = due, 2
-            self._spawn(answer.number, due, PAUSE_S)  # anew: the idle ones may lead to the same dead worker
-            return
-        self.shots.append(Shot(answer.number, due, answer.seconds, sent, answer.status, answer.body))
-        if line.is_open:
-            self._idle.append(line)
+QUIET, SWAP, KILL, REST = "quiet", "swap", "kill", "rest"
+PARTS = {"with swaps": (SWAP, KILL), "with swaps, no kill": (SWAP,), "with swaps and kills": (KILL,)}
 
 
 class Swaps:
@@ -135,34 +58,46 @@ class Swaps:
     def __init__(self, seen: Endpoints, progress: Progress) -> None:
         self._registry, self._serving = (str(seen.services[name].url) for name in ("registry", "serving"))
         self._progress, self._chance = progress, random.Random(7)
+        # The load shares this loop: clients are not made anew, and whom to kill is found without looking at everybody.
+        self._client = httpx.AsyncClient(timeout=20, verify=False)
+        self._supervisor = psutil.Process(seen.processes["registry"].pid or 0).ppid()
         self._status: Any = None
         self.epochs: dict[int, int] = {}
         self.kills: Counter[str] = Counter()
-        self.windows: list[tuple[float, float]] = []
+        self.begun: list[float] = []
+        self.kinds: list[str] = []
+
+    def now(self, kind: str) -> None:
+        """What is due from here on belongs to a stretch of this kind."""
+        self.begun.append(time.perf_counter())
+        self.kinds.append(kind)
+
+    def of(self, shots: Sequence[Shot], *kinds: str) -> list[Shot]:
+        """The requests that were due in stretches of these kinds."""
+        return [shot for shot in shots if self.kinds[bisect(self.begun, shot.due) - 1] in kinds]
 
     async def promote(self, version: int) -> int:
         """Release a version whatever becomes of the registry meanwhile; returns the epoch."""
         path = f"{self._registry}/v1/pipelines/{PLAIN.name}"
         before = max(self.epochs, default=0)
         body = {"version": version, "at": AT, "expected_epoch": before}
-        async with httpx.AsyncClient(timeout=20, verify=False) as client:
-            while True:
-                with suppress(httpx.TransportError):
-                    answer = await client.post(f"{path}/promote", json=body)
-                    if answer.status_code == httpx.codes.OK:
-                        break
-                    if answer.status_code == httpx.codes.CONFLICT:  # the order before this one went through
-                        champion = (await client.get(f"{path}/champion")).json()
-                        assert (champion["epoch"], champion["members"][0]["version"]) == (before + 1, version)
-                        break
-                    assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE, answer.text
-                await asyncio.sleep(0.05)
+        while True:
+            with suppress(httpx.TransportError):
+                answer = await self._client.post(f"{path}/promote", json=body)
+                if answer.status_code == httpx.codes.OK:
+                    break
+                if answer.status_code == httpx.codes.CONFLICT:  # the order before this one went through
+                    champion = (await self._client.get(f"{path}/champion")).json()
+                    assert (champion["epoch"], champion["members"][0]["version"]) == (before + 1, version)
+                    break
+                assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE, answer.text
+            await asyncio.sleep(0.05)
         self.epochs[before + 1] = version
         return before + 1
 
     async def swap(self, number: int, victim: str | None) -> None:
         """One release until every worker answers with it; `victim` dies inside."""
-        begun = time.perf_counter()
+        self.now(KILL if victim else SWAP)
         order = asyncio.ensure_future(self.promote(1 + number % VERSIONS))
         if victim is not None:
             await asyncio.sleep(self._chance.random() * 0.2)
@@ -175,24 +110,39 @@ class Swaps:
 
         await until(answers, f"epoch {epoch} everywhere")
         if victim is not None:
-            self.windows.append((begun, time.perf_counter()))
+            await until(self._has_registry, "the registry is back")  # its start is not to fall into the next stretch
+            await asyncio.sleep(SETTLE_S)
         self._progress.now_and_then(f"{number + 1} swaps, {sum(self.kills.values())} kills")
+
+    async def _has_registry(self) -> bool:
+        return await self._get(f"{self._registry}/readyz") is not None
+
+    async def _get(self, url: str) -> Any:  # noqa: ANN401 - JSON
+        with suppress(httpx.TransportError):
+            answer = await self._client.get(url)
+            return answer.json() if answer.status_code == httpx.codes.OK else None
+        return None
 
     async def watch(self) -> None:
         """Look at the status all the time, also without swaps: it costs all workers something."""
         while True:
-            self._status = await get(f"{self._serving}/v1/status")
+            self._status = await self._get(f"{self._serving}/v1/status")
             await asyncio.sleep(LOOK_S)
 
     async def _kill(self, victim: str) -> None:
         if victim == "registry":
-            with suppress(Exception):  # it may still be coming back from the last time
-                os.kill(listener(self._registry).pid, signal.SIGKILL)
-                self.kills[victim] += 1
-            return
-        workers = [worker for worker in (await get(f"{self._serving}/v1/status"))["workers"] if worker["up"]]
-        os.kill(self._chance.choice(workers)["pid"], signal.SIGKILL)
+            os.kill(self._registrys_pid(), signal.SIGKILL)
+        else:
+            status = self._status or await self._get(f"{self._serving}/v1/status")
+            os.kill(self._chance.choice([each for each in status["workers"] if each["up"]])["pid"], signal.SIGKILL)
         self.kills[victim] += 1
+
+    def _registrys_pid(self) -> int:
+        for thread in Path(f"/proc/{self._supervisor}/task").iterdir():
+            for pid in (thread / "children").read_text("ascii").split():
+                if b"tidemill_registry" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(pid)
+        raise LookupError("no registry runs")
 
 
 def scores_of(models: Sequence[bytes]) -> NDArray[np.float64]:
@@ -224,40 +174,52 @@ async def measure(seen: Endpoints) -> list[Result]:
     await swaps.swap(0, None)
     load, phase = Load(f"{seen.services['serving'].url}/v1/predict/{PLAIN.name}"), {"over": False}
     work = asyncio.ensure_future(load.run(lambda: phase["over"]))
-    await asyncio.sleep(QUIET_S)
+    swaps.now(REST)
+    await asyncio.sleep(WARM_S)
     begun = time.perf_counter()
-    victims = ["registry", "worker"] if WORKERS > 1 else ["registry"]
-    every = SWAPS // KILLS if KILLS else SWAPS + 1
-    for number in range(1, SWAPS + 1):
-        victim = victims[number // every % len(victims)] if number % every == 0 else None
-        await swaps.swap(number, victim)
-    ended = time.perf_counter()
-    progress.step(f"{SWAPS} swaps in {ended - begun:.0f} s, killed {dict(swaps.kills)}")
-    await asyncio.sleep(QUIET_S)
+    await run(swaps)
+    progress.step(f"{SWAPS} swaps in {time.perf_counter() - begun:.0f} s, killed {dict(swaps.kills)}")
     phase["over"] = True
     await work
     watching.cancel()
-    return await figures(seen, swaps, load.shots, (begun, ended), scores_of(models), progress)
+    return await figures(seen, swaps, load.shots, scores_of(models), progress)
 
 
-async def figures(  # noqa: PLR0913 - what was seen
-    seen: Endpoints, swaps: Swaps, shots: list[Shot], during: tuple[float, float], table: NDArray[np.float64],
-    progress: Progress,
-) -> list[Result]:  # fmt: skip
+async def run(swaps: Swaps) -> None:
+    """All swaps, in groups behind a stretch without any."""
+    victims = ["registry", "worker"] if WORKERS > 1 else ["registry"]
+    every = SWAPS // KILLS if KILLS else SWAPS + 1
+    for number in range(1, SWAPS + 1):
+        if number % GROUP == 1:
+            swaps.now(QUIET)
+            await asyncio.sleep(QUIET_S)
+        victim = victims[number // every % len(victims)] if number % every == 0 else None
+        await swaps.swap(number, victim)
+    swaps.now(QUIET)
+    await asyncio.sleep(QUIET_S)
+
+
+async def figures(
+    seen: Endpoints, swaps: Swaps, shots: list[Shot], table: NDArray[np.float64], progress: Progress
+) -> list[Result]:
     """What came of it; the log is read too."""
     bad = Counter(shot.status for shot in shots if shot.status != httpx.codes.OK)
     why = Counter(shot.body.decode(errors="replace")[:160] for shot in shots if shot.status != httpx.codes.OK)
     progress.step(f"{len(shots):,} requests, not answered: {dict(bad)} {dict(why.most_common(3)) or ''}")
     ids = [str(prediction_id(PLAIN.name, f"swap-{s.number}")) for s in shots if s.status == httpx.codes.OK]
     await logged(seen, PLAIN, ids, progress)
-    quiet = [s for s in shots if s.due > shots[0].due + 2 and not during[0] <= s.due <= during[1]]
-    inside = [s for s in shots if during[0] <= s.due <= during[1]]
-    calm = [s for s in inside if not any(a <= s.due <= b + 1 for a, b in swaps.windows)]
+    parts = {name: swaps.of(shots, *kinds) for name, kinds in PARTS.items()}
+    progress.step(", ".join(f"{name}: {len(part):,}" for name, part in parts.items()))
 
     def p99(of: Sequence[Shot]) -> float:
-        return 1000 * percentile(sorted(s.seconds for s in of), 0.99)
+        return 1000 * percentile(sorted(s.seconds for s in of), 0.99) if of else np.nan
 
-    plain = p99(quiet)
+    plain = p99(swaps.of(shots, QUIET))
+    ratios = [
+        result(f"p99 {name}", p99(part), "ms", target=1.2 * plain, peer=("without swaps", plain))
+        for name, part in parts.items()
+        if part
+    ]
     return [
         result("swaps", len(swaps.epochs) - 1, "swaps"),
         result("kills", sum(swaps.kills.values()), "kills"),
@@ -266,8 +228,7 @@ async def figures(  # noqa: PLR0913 - what was seen
         result("sent once more", sum(s.sent > 1 for s in shots), "requests"),
         result("not of the version they name", check(shots, swaps.epochs, table), "answers", target=1),
         result("p99 without swaps", plain, "ms"),
-        result("p99 with swaps", p99(inside), "ms", target=1.2 * plain, peer=("without swaps", plain)),
-        result("p99 with swaps, no kill near", p99(calm), "ms", target=1.2 * plain, peer=("without swaps", plain)),
+        *ratios,
     ]
 
 

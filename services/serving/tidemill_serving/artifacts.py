@@ -13,13 +13,11 @@ from weakref import WeakValueDictionary
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
 from tidemill_serving.onnx import Scorer, UnusableModelError
-from tidemill_serving.onnx.bounded import Bounded, step_back
+from tidemill_serving.onnx.bounded import Bounded
 from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.sandbox import SandboxLimits
 from tidemill_serving.onnx.verdicts import Examiner
 
-NICE = 10
-"""Of the thread that opens models."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -33,8 +31,9 @@ class Models:
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         self._under_way: Counter[str] = Counter()
-        # One thread: the interpreter's lock is held for fractions of a millisecond at a time, see `bit_tables`.
-        self._opening = ThreadPoolExecutor(1, "opening", initializer=step_back, initargs=(NICE,))
+        # One thread, which holds the interpreter's lock for fractions of a millisecond at a time (see `bit_tables`). Of
+        # a lower priority it would lose the processor to a neighbour while it holds that lock, for up to 60 ms.
+        self._opening = ThreadPoolExecutor(1, "opening")
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.part"):  # of a process that was killed
             torn.unlink()
@@ -51,7 +50,7 @@ class Models:
         return scorer
 
     async def _aside(self, make: Callable[[], T]) -> T:
-        """What a thread of low priority makes: the processor goes to requests first."""
+        """What a thread makes: requests go on meanwhile."""
         return await asyncio.get_running_loop().run_in_executor(self._opening, make)
 
     async def open_graph(self, digest: str) -> Graph:

@@ -5,7 +5,6 @@ part of the log, its name in it. They share the port (the kernel deals connectio
 folder of sockets over which they ask each other how they are.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -16,23 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from tidemill_serving.settings import Settings
+from tidemill_serving.spare import Spare, run
 from tidemill_serving.spool.ids import SharedIds, state_of
 
 TICK_S, GRACE_S, STEADY_S = 0.05, 10.0, 30.0
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 5.0
 LOOK_EVERY_S, FROZEN_S, ASK_S = 2.0, 30.0, 0.2
-COMMAND = (sys.executable, "-m", "tidemill_serving")
 REFUSED = 2
 """Exit code of a process whose settings are refused: to start it again would not help."""
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _log = logging.getLogger(__name__)
 
 
@@ -59,14 +55,11 @@ class Worker:
     due: float = 0.0
     heard: float = field(default_factory=time.monotonic)
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, spare: Spare) -> None:
         """Run it; after the first time it takes connections only when it is ready."""
         again = {"TIDEMILL_SERVING_AGAIN": "1"} if self.restarts else {}
-        self.child = subprocess.Popen(  # noqa: S603 - our own interpreter
-            COMMAND,
-            env=self.environment | again,
-            preexec_fn=_tied(os.getpid()),  # noqa: PLW1509 - calls prctl only
-        )
+        environment = self.environment | again
+        self.child = spare.take(environment) or run(environment)
         self.began = self.heard = now
 
     def ended(self, now: float) -> int | None:
@@ -93,6 +86,7 @@ class Parent:
             ids.fill(range(64))
         ids.close()
         self.workers = [Worker(number, self._environment(number)) for number in range(settings.count)]
+        self.spare = Spare()
 
     def stop(self) -> None:
         """Safe in a signal handler."""
@@ -121,7 +115,9 @@ class Parent:
                     "worker %d ended with %d and starts again in %.1f s", worker.number, code, worker.due - now
                 )
             if worker.child is None and now >= worker.due:
-                worker.start(now)
+                worker.start(now, self.spare)
+        if self._settings.spare and all(worker.child is not None for worker in self.workers):
+            self.spare.keep(now, max(worker.began for worker in self.workers))
         if now - self._looked > LOOK_EVERY_S:
             self._looked = now
             for worker in self.workers:
@@ -165,6 +161,7 @@ class Parent:
         return folder
 
     def _shut_down(self) -> None:
+        self.spare.end()
         running = [worker.child for worker in self.workers if worker.child is not None]
         for child in running:
             child.terminate()
@@ -195,17 +192,3 @@ def supervise(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     return parent.run()
-
-
-def _tied(parent: int) -> Callable[[], None] | None:
-    """A hook that ends the child with its parent, however that ends; Linux only."""
-    if _libc is None:
-        return None
-    libc = _libc
-
-    def hook() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return hook

@@ -33,6 +33,10 @@ class Settings(ServiceSettings):
     is_again: bool = Field(
         default=False, validation_alias="TIDEMILL_SERVING_AGAIN", description="set by the parent: after a crash"
     )
+    spare: bool = Field(
+        default=True, validation_alias="TIDEMILL_SERVING_KEEP_SPARE",
+        description="with several workers: one more process that has its imports done and takes over where one ends",
+    )  # fmt: skip
     grpc_port: int | None = Field(
         default=None, ge=0, le=65535, validation_alias="TIDEMILL_SERVING_GRPC_PORT",
         description="of the Open Inference Protocol over gRPC, beside the HTTP port on the same host; none: no gRPC",

@@ -15,10 +15,12 @@ from tidemill_engine.onnx import bitwise
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.health import Health
 from tidemill_runtime.http import Route
+from tidemill_runtime.http.wire import Wire
 from tidemill_runtime.pipelines import PipelineWatcher
 from tidemill_runtime.service import Service
 from tidemill_runtime.tail import Tail
 from tidemill_serving.api.direct import Hot
+from tidemill_serving.api.forms import Forms
 from tidemill_serving.api.front import Front
 from tidemill_serving.api.inference import inference_routes
 from tidemill_serving.api.models import Status
@@ -65,17 +67,24 @@ _log = logging.getLogger(__name__)
 
 def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
-    numbers.warm_up()
-    bitwise.warm_up()
-    placing.warm_up()
-    slabs.warm_up()
-    weaving.warm_up()
+    warm_up()
     sys.setswitchinterval(SWITCH_S)
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,
         direct=serving.hot, listen=serving.family.listener(health), keys=serving.family.keys,
     )  # fmt: skip
+
+
+def warm_up() -> None:
+    """Read the machine code that answering needs, or make it."""
+    numbers.warm_up()
+    bitwise.warm_up()
+    placing.warm_up()
+    slabs.warm_up()
+    weaving.warm_up()
+    Forms()
+    Wire()
 
 
 class Serving:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill_serving import process
+from tidemill_serving import spare
 from tidemill_serving.process import FIRST_DELAY_S, FROZEN_S, LAST_DELAY_S, REFUSED, STEADY_S, Parent, reserve
 from tidemill_serving.settings import Settings
 from tidemill_testkit.waiting import until_sync
@@ -21,7 +21,7 @@ def settings(folder: Path, workers: int = 2) -> Settings:
 
 def program(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """What runs in place of a worker."""
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(spare, "COMMAND", (sys.executable, "-c", code))
 
 
 @pytest.fixture

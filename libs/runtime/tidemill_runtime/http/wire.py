@@ -77,7 +77,11 @@ class Wire:
         if self._epoll is None:
             self._epoll = select.epoll()
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._read)
-        self._epoll.register(descriptor, EDGE)
+        try:
+            self._epoll.register(descriptor, EDGE)
+        except OSError:  # the system watches as many as it may
+            transport.resume_reading()
+            return -1
         self._askers[descriptor] = asker
         self._waiting += 1
         return descriptor
@@ -118,9 +122,19 @@ class Wire:
         assert self._epoll is not None  # noqa: S101 - the loop watches it
         count = drain(self._epoll.fileno(), self._events, self._arena, self._rows, self._known.table)
         self._is_reading = True
+        try:
+            self._tell_all(self._rows[:count].tolist())
+        finally:
+            self._is_reading = False
+        if self._out and not self._is_due:
+            self._push()
+        if not self._askers:
+            self._close()
+
+    def _tell_all(self, rows: list[list[int]]) -> None:
+        """What was read goes to those who take it, or back to the transport."""
         groups: dict[Take, list[int]] = {}  # heads differ in their lengths alone as a rule
         takes = self._known.found
-        rows = self._rows[:count].tolist()
         for place, (descriptor, start, end, number, _, _) in enumerate(rows):
             asker = self._askers.get(descriptor)
             if asker is None:
@@ -132,11 +146,6 @@ class Wire:
                 self._tell(asker, partial(asker.returned, bytes(self._view[start:end])))
         for take, places in groups.items():
             self._ask(take, places)
-        self._is_reading = False
-        if self._out and not self._is_due:
-            self._push()
-        if not self._askers:
-            self._close()
 
     def _ask(self, take: Take, places: Sequence[int]) -> None:
         """Requests that one takes."""

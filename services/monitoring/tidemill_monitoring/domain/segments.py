@@ -7,6 +7,8 @@ import numpy as np
 from tidemill_contracts.events import Outcome
 from tidemill_engine.stats import LossSums
 
+MOST = 1000
+"""Values of a field that have sums of their own in a pane, the first to come; all others are `field: other`."""
 Place = tuple[str, int]
 """Segment (`field=value`, empty for everything) and start of the pane in microseconds."""
 
@@ -35,12 +37,22 @@ class Segments:
         shadows = {name: LossSums.of(label, np.array([score])) for name, score in outcome.shadows.items()}
         if outcome.reference is not None:
             shadows["reference"] = LossSums.of(label, np.array([outcome.reference]))
-        for segment in ["", *(f"{name}={value}" for name, value in sorted(outcome.segments.items()))]:
+        for segment in ["", *(self._named(name, value, start) for name, value in sorted(outcome.segments.items()))]:
             pane = self.panes.setdefault((segment, start), PaneSums())
             pane.answers += sums
             for name, extra in shadows.items():
                 pane.shadows[name] = pane.shadows.get(name, LossSums()) + extra
             self.changed.add((segment, start))
+
+    def _named(self, name: str, value: str, start: int) -> str:
+        """The segment that a value is counted in: a client that sends ever new ones must not fill the memory."""
+        segment, other = f"{name}={value}", f"{name}: other"  # no value makes a name like that
+        if (segment, start) in self.panes:
+            return segment
+        if (other, start) in self.panes:
+            return other
+        known = sum(at == start and place.startswith(f"{name}=") for place, at in self.panes)
+        return segment if known < MOST else other
 
     def take_changed(self) -> dict[Place, tuple[dict[str, int], dict[str, dict[str, int]]]]:
         """Panes changed since the last call, as plain sums; those before the newest are closed and then forgotten."""

@@ -171,6 +171,10 @@ class DirectProtocol(GuardedProtocol):
         """See `heads.Reply`."""
         return b"content-length: %d\r\n%b%b\r\n%b" % (len(body), self._date(), self._closing(), body)
 
+    def flush(self) -> None:
+        """See `heads.Reply`."""
+        self.wire.flush()
+
     def send(self, raw: bytes) -> None:
         """See `heads.Reply`."""
         if self._is_last:

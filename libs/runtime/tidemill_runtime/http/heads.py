@@ -40,6 +40,9 @@ class Reply(Protocol):
     def front(self) -> bytes:
         """What `answer` begins with, up to the length of the body."""
 
+    def flush(self) -> None:
+        """No more answers come together with those that were sent."""
+
     def send(self, raw: bytes) -> None:
         """Send a whole answer, head and all."""
 
@@ -59,6 +62,10 @@ class Asked:
     def __init__(self, raw: Bytes, view: memoryview, rows: Ints, replies: Sequence[Reply]) -> None:
         self.raw, self.view, self.rows, self.replies = raw, view, rows, replies
         self.places: list[list[int]] = rows.tolist()
+
+    def first(self, count: int) -> "Asked":
+        """The first so many."""
+        return Asked(self.raw, self.view, self.rows[:count], self.replies[:count])
 
     def data(self, place: int) -> bytes:
         """The bytes of a request, head and all."""

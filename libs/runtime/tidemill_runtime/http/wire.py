@@ -117,6 +117,11 @@ class Wire:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._push)
 
+    def flush(self) -> None:
+        """Send now what has come together: whoever answered it counts that as a part of answering."""
+        if self._out and not self._is_reading:
+            self._push()
+
     def _read(self) -> None:
         """The loop's call: somebody has something to say."""
         assert self._epoll is not None  # noqa: S101 - the loop watches it

@@ -45,6 +45,10 @@ class Ticks(Protocol):
     def is_full(self) -> bool:
         """Whether one more would be refused."""
 
+    @property
+    def room(self) -> int:
+        """How many requests of one row would be taken."""
+
     def submit(self, desk: Desk, query: Query, deliver: Deliver, link: Link | None = None) -> None:
         """Raises RefusedError where there is no room; `link` is told the trace contexts behind the answer."""
 
@@ -164,8 +168,9 @@ class _Infer:
         desk, places = self._desks.get(self._name), range(len(asked.replies))
         if desk is None or desk.champion.active is None:
             return places
-        if self._ticks.is_full:
-            return self._way.refuse_all(asked, places)
+        if (room := self._ticks.room) < len(places):  # who is refused costs as little as can be
+            self._way.refuse_all(asked, places[room:])
+            asked, places = asked.first(room), places[:room]
         width, found = len(desk.champion.active.plan.features), self._forms.find(asked)
         taken = [place for place, rows in enumerate(found) if rows is not None and rows.width == width]
         parents = asked.contexts()
@@ -263,6 +268,8 @@ class _Senders:
         front = replies[0].front() if replies else b""
         for reply, context, body in zip(replies, contexts, bodies, strict=True):
             reply.send(b"%b%d\r\ntraceparent: %b\r\n\r\n%b" % (front, len(body), context.encode(), body))
+        if replies:
+            replies[0].flush()
         self._way.seconds.add_all(time.perf_counter() - self._started, len(bodies))
 
 

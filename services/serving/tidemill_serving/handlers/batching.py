@@ -22,7 +22,20 @@ from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.once import Known, Once, repeat
 from tidemill_serving.domain.tensors import RowsQuery, answer_rows
 from tidemill_serving.domain.views import advance
-from tidemill_serving.handlers.jobs import Deliver, Job, Link, RowsJob, by_desk, hand_over, load_of, refused_or
+from tidemill_serving.handlers.jobs import (
+    FAILED,
+    FULL,
+    REQUEST,
+    ROW,
+    Deliver,
+    Job,
+    Link,
+    RowsJob,
+    by_desk,
+    hand_over,
+    load_of,
+    refused_or,
+)  # fmt: skip
 from tidemill_serving.handlers.pacing import Pace, split, split_rows
 
 TIMERS_EVERY_S = 0.02
@@ -48,7 +61,7 @@ class Batcher:
         held, until `resume` is called.
         """
         self.once: Once | None = None
-        self.beside: Callable[[Desk, Sequence[Beside]], None] = _nothing
+        self.beside: Callable[[Desk, Sequence[Beside]], None] = lambda _desk, _besides: None  # yet
         self.must_wait: Callable[[], bool] = lambda: False
         self._is_held = False
         self._house, self._spool, self._now_us = house, log, now_us
@@ -62,6 +75,11 @@ class Batcher:
     def is_full(self) -> bool:
         """Whether one more would be refused: who asks need not read a request for that."""
         return self.pace.is_full
+
+    @property
+    def room(self) -> int:
+        """How many requests of one row would be taken: nobody need prepare more."""
+        return self.pace.room(REQUEST + ROW)
 
     def expected_s(self, count: int) -> float:
         """Seconds until so many more would be answered, from what instances have cost lately."""
@@ -84,20 +102,15 @@ class Batcher:
         self, desk: Desk, queries: Sequence[RowsQuery], deliver: Callable[[Sequence[Result]], None]
     ) -> int:  # fmt: skip
         """As `submit_rows` for many; for how many, from the first on, there was room."""
-        load, count = load_of(queries), len(queries)
-        if self.pace.has_room(load):
-            self._admit(load)
-        else:
+        for place, query in enumerate(queries):
             try:
-                for place, query in enumerate(queries):
-                    count = place
-                    self._admit(load_of((query,)))
-                count = len(queries)
+                self._admit(load_of((query,)))
             except RefusedError:
-                queries = queries[:count]
+                queries = queries[:place]
+                break
         if queries:
             self._rows_jobs.append(RowsJob(desk, queries, deliver))
-        return count
+        return len(queries)
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
         """The results of the queries, in their order, at the end of the tick; raises RefusedError as `submit`."""
@@ -199,7 +212,7 @@ class Batcher:
         for desk, found, draft in drafts:
             self._deliver(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
-            hand_over(asked, draft.results if is_logged else [refused_or(result, _FULL) for result in draft.results])
+            hand_over(asked, draft.results if is_logged else [refused_or(result, FULL) for result in draft.results])
         self.pace.learn(load)
         if is_logged:
             for desk, _, draft in drafts:
@@ -258,13 +271,13 @@ class Batcher:
             return Drafts([error] * len(queries), [], [])
         except Exception:  # noqa: BLE001 - see above
             _log.exception("a batch of %s failed", desk.spec.name)
-            return Drafts([_FAILED] * len(queries), [], [])
+            return Drafts([FAILED] * len(queries), [], [])
 
     def _draft_alone(self, desk: Desk, query: Query) -> Drafts:
         try:
             return self._draft(desk, [query])
         except Exception:  # noqa: BLE001 - see above
-            return Drafts([_FAILED], [], [])
+            return Drafts([FAILED], [], [])
 
     def _draft(self, desk: Desk, queries: Sequence[Query], *, traced: bool = False) -> Drafts:
         house = self._house
@@ -278,18 +291,10 @@ class Batcher:
         for job, found in zip(jobs, draft.results, strict=True):
             result = found
             if not is_logged and not isinstance(result, RefusedError) and desk.recent.get(job.query.identity) is None:
-                result = _FULL  # only what was answered before is in the log
+                result = FULL  # only what was answered before is in the log
             if job.link is not None and draft.reads:
                 job.link(draft.reads.get(job.query.identity, ()))
             job.deliver(result)
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
-
-
-def _nothing(_desk: Desk, _besides: Sequence[Beside]) -> None:
-    """Until somebody takes what shadows are to score, once the answers have left."""
-
-
-_FULL = RefusedError(503, "the prediction log is full", "the log takes no record now; the answer was not given")
-_FAILED = RefusedError(503, "no answer", "the batch failed; the log of the service says why")

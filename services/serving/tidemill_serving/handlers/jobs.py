@@ -58,3 +58,7 @@ def hand_over(jobs: Sequence[RowsJob], results: Sequence[Result]) -> None:
 def refused_or(result: Result, refusal: RefusedError) -> RefusedError:
     """The refusal in place of an answer that cannot be given."""
     return result if isinstance(result, RefusedError) else refusal
+
+
+FULL = RefusedError(503, "the prediction log is full", "the log takes no record now; the answer was not given")
+FAILED = RefusedError(503, "no answer", "the batch failed; the log of the service says why")

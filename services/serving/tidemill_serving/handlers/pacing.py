@@ -48,9 +48,9 @@ class Pace:
         self.load += load
         return is_first
 
-    def has_room(self, load: float) -> bool:
-        """Whether all of this would be admitted while batches are not held."""
-        return self.load + load <= min(self.most, HELD)
+    def room(self, each: float) -> int:
+        """How many of such a load would be admitted; the first to wait always is."""
+        return max(int((min(self.most, HELD) - self.load) / each), int(self.load == 0.0))
 
     def expected_s(self, count: int) -> float:
         """Seconds until so many more would be answered."""

@@ -2,14 +2,16 @@
 
 import asyncio
 import fcntl
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 from serving_cases import linear
 
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
-from tidemill_serving.artifacts import Models, SandboxLimits
+from tidemill_serving.artifacts import NICE, Models, SandboxLimits
 from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_testkit.waiting import until
 
@@ -34,6 +36,14 @@ async def test_what_waits_for_its_verdict_is_not_deleted(tmp_path: Path) -> None
     assert (await opening).width == len(NAMES)
     models.keep([])
     assert not file.exists()
+
+
+async def test_a_model_is_opened_behind_requests_but_not_behind_everybody(tmp_path: Path) -> None:
+    artifacts, own = Artifacts(tmp_path / "artifacts"), os.getpriority(os.PRIO_PROCESS, 0)
+    models = opener(artifacts, tmp_path)
+    await models.open(artifacts.put(linear(NAMES)), NAMES)
+    threads = [os.getpriority(os.PRIO_PROCESS, thread.id) for thread in psutil.Process().threads()]
+    assert min(own + NICE, 19) in threads
 
 
 async def test_a_file_that_is_being_written_is_not_deleted_by_what_is_kept(tmp_path: Path) -> None:

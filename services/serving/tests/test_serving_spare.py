@@ -8,6 +8,7 @@ import httpx
 import psutil
 import pytest
 
+from tidemill_runtime.priorities import SHORT_NS, turn_ns
 from tidemill_serving.spare import AFTER_S, Spare
 from tidemill_testkit.waiting import until
 
@@ -74,6 +75,7 @@ async def test_one_that_is_ready_goes_on_as_the_worker_it_is_told_to_be(spare: S
             await until(lives, "the worker answers", timeout_s=60)
         assert child.pid == process.pid
         assert process.nice() == psutil.Process().nice()  # its imports' priority was that of a thread which has ended
+        assert turn_ns(process.pid) in {SHORT_NS, 0, None}  # of its loop; an older kernel tells nothing
     finally:
         child.kill()
         child.wait()

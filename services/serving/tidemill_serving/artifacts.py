@@ -13,11 +13,17 @@ from weakref import WeakValueDictionary
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.errors import Later
 from tidemill_serving.onnx import Scorer, UnusableModelError
-from tidemill_serving.onnx.bounded import Bounded
+from tidemill_serving.onnx.bounded import Bounded, step_back
 from tidemill_serving.onnx.graph import Graph
 from tidemill_serving.onnx.sandbox import SandboxLimits
 from tidemill_serving.onnx.verdicts import Examiner
 
+NICE = 5
+"""Of the thread that opens models: a third of what requests have, so that they find the processor when they need it.
+
+Of the least priority it would lose the processor to a neighbour while it holds the interpreter's lock, and keep its own
+requests waiting for tens of milliseconds.
+"""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -31,9 +37,8 @@ class Models:
         self._open: WeakValueDictionary[str, Scorer] = WeakValueDictionary()
         self._graphs: WeakValueDictionary[str, Graph] = WeakValueDictionary()
         self._under_way: Counter[str] = Counter()
-        # One thread, which holds the interpreter's lock for fractions of a millisecond at a time (see `bit_tables`). Of
-        # a lower priority it would lose the processor to a neighbour while it holds that lock, for up to 60 ms.
-        self._opening = ThreadPoolExecutor(1, "opening")
+        # One thread, which holds the interpreter's lock for fractions of a millisecond at a time (see `bit_tables`).
+        self._opening = ThreadPoolExecutor(1, "opening", initializer=step_back, initargs=(NICE,))
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob("*.part"):  # of a process that was killed
             torn.unlink()

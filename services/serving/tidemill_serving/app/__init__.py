@@ -17,6 +17,7 @@ from tidemill_runtime.health import Health
 from tidemill_runtime.http import Route
 from tidemill_runtime.http.wire import Wire
 from tidemill_runtime.pipelines import PipelineWatcher
+from tidemill_runtime.priorities import short_turns
 from tidemill_runtime.service import Service
 from tidemill_runtime.tail import Tail
 from tidemill_serving.api.direct import Hot
@@ -69,6 +70,8 @@ def create(settings: Settings, health: Health) -> Service:
     """The service; only the spool is opened at once, everything else in the background."""
     warm_up()
     sys.setswitchinterval(SWITCH_S)
+    if short_turns():
+        _log.debug("the event loop has short turns: it goes before what computes")
     serving = Serving(settings, health)
     return Service(
         routes=serving.routes(), background=serving.background(), title="Tidemill serving", front=serving.front,

@@ -89,7 +89,7 @@ async def apply(seen: Endpoints, spec: PipelineSpec) -> None:
     for name in spec.sources:
         wanted += source_topics(name, spec.partitions)
     for view in spec.views:
-        wanted += view_topics(view, spec.view_version(view), spec.partitions, repartitioned=True)
+        wanted += view_topics(view, spec.view_version(view), spec.partitions, rows_of=spec.views[view].source)
     await ensure_topics(seen.kafka, wanted)
     event = PipelineApplied(pipeline=spec.name, revision=1, digest=spec.digest(), spec=spec.model_dump(mode="json"))
     envelope = encode(event, id="apply-1", source="benchmark", time_us=START_US)

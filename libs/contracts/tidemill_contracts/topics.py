@@ -68,20 +68,21 @@ def source_topics(source: str, partitions: int, *, keep_ms: int = -1, prefix: st
     ]
 
 
-def view_topic(
-    family: Literal["features", "repartition"], view: str, version: str, *, prefix: str = PREFIX
-) -> str:  # fmt: skip
+def view_topic(family: Literal["features"], view: str, version: str, *, prefix: str = PREFIX) -> str:
     """A topic of one version of a view: versions run side by side, so none may overwrite another's keys."""
     return topic(family, f"{view}.{version}", prefix=prefix)
 
 
 def view_topics(
-    view: str, version: str, partitions: int, *, repartitioned: bool, prefix: str = PREFIX
+    view: str, version: str, partitions: int, *, rows_of: str | None, prefix: str = PREFIX
 ) -> list[TopicSpec]:  # fmt: skip
-    """The compacted vectors of a view and, where its key is not its source's, the repartition topic before it."""
+    """The compacted vectors of a view and, where its key is not its source's, the repartition topic of `rows_of`.
+
+    That source's views share it: what they need of an event goes to each partition in one record.
+    """
     out = [TopicSpec(view_topic("features", view, version, prefix=prefix), partitions, compacted=True)]
-    if repartitioned:
-        out.append(TopicSpec(view_topic("repartition", view, version, prefix=prefix), partitions))
+    if rows_of is not None:
+        out.append(TopicSpec(topic("repartition", rows_of, prefix=prefix), partitions))
     return out
 
 

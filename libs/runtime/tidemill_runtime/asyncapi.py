@@ -30,13 +30,13 @@ _NAMED = {
     "events": "validated events of a source, each id once",
     "late": "events behind the watermark",
     "future": "events dated too far after their arrival",
-    "repartition": "events of a view keyed by another field than their source's",
+    "repartition": "rows of views keyed by another field than their source's, in the features service's own format",
     "features": "one vector per entity, compacted, and the partition's watermark",
     "requests": "requests for predictions that nobody waits for; answered among the predictions",
     "predictions": "every answer, once, before it left",
     "outcomes": "each label joined to its prediction, in one order",
 }
-_OF = {"raw": "source", "events": "source", "late": "source", "future": "source", "repartition": "view",
+_OF = {"raw": "source", "events": "source", "late": "source", "future": "source", "repartition": "source",
        "features": "view", "requests": "pipeline", "predictions": "pipeline", "outcomes": "pipeline"}  # fmt: skip
 
 

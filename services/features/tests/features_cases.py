@@ -16,7 +16,8 @@ from tidemill_contracts.envelope import Envelope, Headers
 from tidemill_contracts.events import Timer, encode
 from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_engine.windows import Events, Queries, backfill
-from tidemill_features.domain.aggregate import Marks, ViewPartition
+from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.marks import Marks
 from tidemill_features.domain.partition import AggregatePartition
 from tidemill_features.domain.views import View, compile_program
 from tidemill_runtime.columns import KeptRecords, Reader, RecordColumns

@@ -9,10 +9,10 @@ from features_cases import END_US, FakeRecord, departures, source_record, timer_
 from features_stack import until
 
 from tidemill_contracts.events import Watermark
-from tidemill_features.domain.aggregate import Capture, Marks, Told
 from tidemill_features.domain.cold import Found, Row, Rows, Wanted
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.marks import Capture, Marks, Told
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, merge
 from tidemill_features.domain.taken import Rejected

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from features_cases import Departure
+from features_play import rows_of, section_of
 
-from tidemill_contracts.topics import view_topic
+from tidemill_contracts.topics import topic, view_topic
 from tidemill_engine.windows import ViewState
 from tidemill_features.domain.encode import WATERMARK_KEY
-from tidemill_features.domain.repartition import VIEW_HEADER, Row, read_rows
+from tidemill_features.domain.repartition import Row
 from tidemill_features.domain.views import View
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.tail import Tail
@@ -140,20 +141,18 @@ async def routed_log(settings: ServiceSettings, view: View) -> dict[int, list[Lo
     """Input of a repartitioned view by partition, as it lies in Kafka, without repeats."""
     found: dict[int, list[Logged]] = {}
     for partition, records in (
-        await read_topic(settings, view_topic("repartition", view.name, view.version, prefix=settings.prefix))
+        await read_topic(settings, topic("repartition", view.source, prefix=settings.prefix))
     ).items():
         seen: dict[int, int] = {}
         log = found.setdefault(partition, [])
         for record in records:
-            if dict(record.headers).get(VIEW_HEADER) != view.version.encode():
-                continue
-            rows = read_rows(record.value or b"")
-            for row, seq, _ in rows.rows:
-                if seq > seen.get(rows.source_partition, -1):
-                    seen[rows.source_partition] = seq
-                    log.append(Logged(row, rows.source_partition, seq))
-            if rows.seq is not None:
-                seen[rows.source_partition] = max(rows.seq, seen.get(rows.source_partition, -1))
+            source, section = section_of(record.value or b"", view)
+            for row, seq, _ in rows_of(section):
+                if seq > seen.get(source, -1):
+                    seen[source] = seq
+                    log.append(Logged(row, source, seq))
+            if section is not None and section.seq is not None:
+                seen[source] = max(section.seq, seen.get(source, -1))
     return found
 
 

@@ -20,6 +20,7 @@ from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter, Mail
 from tidemill_features.domain.partition import AggregatePartition
+from tidemill_features.domain.repartition import RoutedRow, Row, Section, read_sheet
 from tidemill_features.domain.route import Route, RouteMarks, RoutePartition
 from tidemill_features.domain.views import View
 
@@ -81,6 +82,21 @@ def put(inputs: dict[int, list[FakeRecord]], out: Sequence[Letter]) -> None:
     for item in out:
         at = inputs[item.partition]
         at.append(FakeRecord(item.value, item.headers, item.key, item.topic, item.partition, len(at)))
+
+
+def section_of(body: bytes, view: View) -> tuple[int, Section | None]:
+    """The source partition of a record of a repartition topic, and what it has for a view."""
+    sheet = read_sheet(body)
+    return sheet.source_partition, next((each for each in sheet.sections if each.owner == view.owner), None)
+
+
+def rows_of(section: Section | None) -> list[RoutedRow]:
+    """Its rows one by one."""
+    if section is None:
+        return []
+    rows = map(Row, section.keys, section.times.tolist(), section.marks.tolist(), section.values.tolist())
+    traces = section.traces or [None] * len(section.keys)
+    return list(map(RoutedRow, rows, section.seqs.tolist(), traces))
 
 
 def by_sum(key: bytes, partitions: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import httpx
 import psutil
@@ -96,8 +96,8 @@ class Stack:
     def topic(self, family: Family, name: str) -> str:
         return topic(family, name, prefix=self.prefix)
 
-    def view_topic(self, family: Literal["features", "repartition"], view: str) -> str:
-        return view_topic(family, view, self.spec.view_version(view), prefix=self.prefix)
+    def view_topic(self, view: str) -> str:
+        return view_topic("features", view, self.spec.view_version(view), prefix=self.prefix)
 
     async def send(self, name: str, records: Sequence[FakeRecord]) -> None:
         """Write records to their partitions, in order."""
@@ -167,7 +167,7 @@ class Stack:
             bootstrap_servers=self.kafka, isolation_level="read_committed", auto_offset_reset="earliest",
             enable_auto_commit=False, fetch_max_wait_ms=20,
         )  # fmt: skip
-        consumer.assign([TopicPartition(self.view_topic("features", view), p) for p in range(PARTITIONS)])
+        consumer.assign([TopicPartition(self.view_topic(view), p) for p in range(PARTITIONS)])
         await consumer.start()
 
         async def follow() -> None:
@@ -273,9 +273,8 @@ async def open_stack(
     for source in spec.sources:
         specs += source_topics(source, spec.partitions, prefix=prefix)
     for view in spec.views:
-        specs += view_topics(
-            view, spec.view_version(view), spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix
-        )
+        rows_of = spec.views[view].source if spec.is_repartitioned(view) else None
+        specs += view_topics(view, spec.view_version(view), spec.partitions, rows_of=rows_of, prefix=prefix)
     if restless:
         await create_restless(kafka, [s for s in specs if ".features." in s.name])
     await ensure_topics(kafka, specs)

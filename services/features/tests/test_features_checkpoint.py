@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 from features_cases import fresh, views
 
-from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.cold import Found, Rows, Wanted
+from tidemill_features.domain.marks import Capture, Marks
 from tidemill_features.domain.segments import Owner
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.checkpoint import Checkpointer

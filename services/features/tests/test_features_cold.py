@@ -8,9 +8,10 @@ from features_fakes import FakeStore
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tidemill_features.domain.aggregate import Marks, ViewPartition
+from tidemill_features.domain.aggregate import ViewPartition
 from tidemill_features.domain.cold import Wanted, share_of
 from tidemill_features.domain.letter import Mail
+from tidemill_features.domain.marks import Marks
 from tidemill_features.domain.partition import AggregatePartition
 
 HALF_HOUR_US = 1_800_000_000

@@ -8,8 +8,8 @@ from features_fakes import FakeStore
 from features_verdict import cold_entries
 
 from tidemill_features import cold_rows
-from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.cold import Chilled, Found, Row, Rows, Wanted
+from tidemill_features.domain.marks import Capture, Marks
 from tidemill_features.handlers.ports import Checkpoints
 from tidemill_features.store import Store
 from tidemill_runtime.artifacts import Artifacts

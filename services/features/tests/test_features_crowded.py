@@ -9,7 +9,7 @@ from features_cases import FakeRecord, departures, source_record, views
 from features_fakes import FakeLog, FakeStore, task, turn
 from features_stack import until
 
-from tidemill_features.domain.aggregate import Capture
+from tidemill_features.domain.marks import Capture
 from tidemill_features.domain.segments import Owner
 from tidemill_features.domain.views import View
 from tidemill_features.handlers import tell

@@ -13,11 +13,21 @@ from features_cases import (
     source_record,
     views,
 )
-from features_play import Readers, body, by_sum, check_against_backfill, direct, play, routed
+from features_play import (
+    Readers,
+    body,
+    by_sum,
+    check_against_backfill,
+    direct,
+    play,
+    routed,
+    rows_of,
+    section_of,
+)
 
-from tidemill_features.domain.aggregate import Marks, ViewPartition
+from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.marks import Marks
 from tidemill_features.domain.partition import AggregatePartition
-from tidemill_features.domain.repartition import read_rows
 from tidemill_features.domain.views import compile_program
 
 
@@ -47,7 +57,7 @@ def test_positions_name_the_newest_event_of_every_source_partition() -> None:
 
 def test_a_restored_partition_goes_on_as_if_nothing_had_happened() -> None:
     view, stream = views()["by-carrier"], departures(2000)
-    records = routed(view, stream)[by_sum(b"AA", PARTITIONS)]
+    records = routed(view, stream, size=4)[by_sum(b"AA", PARTITIONS)]
     part, undisturbed = fresh(view, by_sum(b"AA", PARTITIONS)), Readers()
     for at in range(0, len(records), 100):
         part.take({view.input_topic: records[at : at + 100]})
@@ -70,7 +80,7 @@ def test_a_restored_partition_goes_on_as_if_nothing_had_happened() -> None:
             part.drain()
     assert known.vectors == undisturbed.vectors
     assert part.views[0].marks(len(records)) == Marks(
-        len(records), part.views[0].seqs, part.views[0].watermarks, END_US
+        len(records), part.views[0].seqs, part.views[0].watermarks, END_US, view.input_topic
     )
 
 
@@ -89,7 +99,7 @@ def test_a_key_that_dies_is_deleted_everywhere() -> None:
     inputs = routed(view, stream, size=1)
     p = by_sum(b"AA", PARTITIONS)
     part, known = fresh(view, p), Readers()
-    part.take({view.input_topic: [record for record in inputs[p] if read_rows(record.value or b"").rows]})
+    part.take({view.input_topic: [record for record in inputs[p] if rows_of(section_of(record.value or b"", view)[1])]})
     known.read(part)
     assert set(known.vectors) == {b"AA"}
     assert part.capture()[0][1].entries[0][0] == b"AA"
@@ -117,9 +127,7 @@ def test_the_same_view_in_two_pipelines_runs_once_and_a_different_one_is_refused
     ]  # fmt: skip
     assert set(program.refused) == {"c/by-carrier"}
     assert program.router_topics == ("tm.events.departures.v1",)
-    versions = {view.name: view.version for view in program.views}
-    rows = [f"tm.repartition.{name}.{versions[name]}.v1" for name in ("by-carrier", "by-route")]
-    assert program.input_topics == ("tm.events.departures.v1", *rows)
+    assert program.input_topics == ("tm.events.departures.v1", "tm.repartition.departures.v1")
 
 
 def test_another_number_of_partitions_of_one_source_is_refused() -> None:

@@ -30,7 +30,7 @@ async def stack(kafka_bootstrap: str, postgres_dsn: str, topic_prefix: str, tmp_
 async def test_a_second_writer_shuts_out_the_first(stack: Stack) -> None:
     settings = Settings(kafka=stack.kafka, postgres="", artifacts="", state=stack.folder, prefix=stack.prefix)
     first, second = TransactionLog(settings, 0), TransactionLog(settings, 0)
-    topic = stack.view_topic("features", "by-flight")
+    topic = stack.view_topic("by-flight")
     await first.open()
     await first.write([Letter(topic, 0, b"k", b"old", [])])
     await second.open()
@@ -120,7 +120,7 @@ async def test_garbage_is_buried_and_its_neighbours_count(stack: Stack) -> None:
     process = stack.start()
     try:
         await process.ready()
-        events, rows = stack.topic("events", "departures"), stack.view_topic("repartition", "by-carrier")
+        events, rows = stack.topic("events", "departures"), stack.topic("repartition", "departures")
         await stack.send_garbage(events)
         await stack.send_garbage(rows)
         await stack.send_events(stream, until_us=END_US)

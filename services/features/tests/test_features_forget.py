@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from features_cases import views
 
 from tidemill_contracts.topics import TopicSpec, topic
-from tidemill_features.domain.aggregate import Capture, Marks
+from tidemill_features.domain.marks import Capture, Marks
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.views import View
 from tidemill_features.handlers.forget import forget, topics_of

@@ -13,11 +13,11 @@ from features_cases import (
     views,
 )
 from features_fakes import FakeLog, FakeStore, FakeUndertaker, inputs, task, told, turn
+from features_play import rows_of, section_of
 
 from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.encode import WATERMARK_KEY, Encoder
-from tidemill_features.domain.repartition import read_rows
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.handlers.aggregate import AggregateTask
 from tidemill_features.handlers.route import RouteTask
@@ -134,7 +134,8 @@ def route_task(log: FakeLog, store: FakeStore) -> RouteTask:
 
 
 def routed(log: FakeLog) -> list[int]:
-    return [item.seq for letter in log.letters for item in read_rows(letter.value or b"").rows]
+    view = views()["by-carrier"]
+    return [item.seq for letter in log.letters for item in rows_of(section_of(letter.value or b"", view)[1])]
 
 
 async def test_rows_are_routed_once_and_again_after_a_crash() -> None:

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from features_cases import views
 
-from tidemill_features.domain.aggregate import Capture, Marks
+from tidemill_features.domain.marks import Capture, Marks
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, SegmentRef, merge, pack, plan, unpack
 from tidemill_features.domain.views import View

@@ -187,7 +187,8 @@ def _topics(program: Program, prefix: str) -> list[TopicSpec]:
     """Topics that this service writes; those of the sources are made where the pipeline is applied."""
     specs: list[TopicSpec] = []
     for view in program.views:
-        specs += view_topics(view.name, view.version, view.partitions, repartitioned=view.repartitioned, prefix=prefix)
+        rows_of = view.source if view.repartitioned else None
+        specs += view_topics(view.name, view.version, view.partitions, rows_of=rows_of, prefix=prefix)
         specs.append(TopicSpec(dead_letters(view.input_topic), 1))
     return list({spec.name: spec for spec in specs}.values())
 

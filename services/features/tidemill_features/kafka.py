@@ -10,9 +10,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from tidemill_contracts.events import Watermark
-from tidemill_features.domain.aggregate import Told
 from tidemill_features.domain.encode import WATERMARK_KEY
 from tidemill_features.domain.letter import Letter, Letters, Mail
+from tidemill_features.domain.marks import Told
 from tidemill_runtime.errors import Later
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer, transaction
 from tidemill_runtime.packed import pack

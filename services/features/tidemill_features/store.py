@@ -14,8 +14,8 @@ import msgspec
 
 from tidemill_features import cold_rows
 from tidemill_features.domain import segments
-from tidemill_features.domain.aggregate import Capture, Marks
 from tidemill_features.domain.cold import Chilled, Found, Rows, Wanted
+from tidemill_features.domain.marks import Capture, Marks
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner, SegmentRef
 from tidemill_features.domain.views import View
@@ -39,21 +39,21 @@ _SAVE = """INSERT INTO features.checkpoints VALUES ($1, $2, $3, $4)
     ON CONFLICT (view, version, partition) DO UPDATE SET marks = excluded.marks"""
 _DROP = f"DELETE FROM features.segments WHERE {_KEY} AND number = ANY($4)"  # noqa: S608
 _ADD = "INSERT INTO features.segments VALUES ($1, $2, $3, $4, $5, $6, $7)"
-_ROUTE = f"SELECT next_offset, seq, watermark_us FROM features.routes WHERE {_KEY}"  # noqa: S608
-_SAVE_ROUTE = """INSERT INTO features.routes VALUES ($1, $2, $3, $4, $5, $6)
+_ROUTE = f"SELECT next_offset, seq, watermark_us FROM features.routed WHERE {_KEY}"  # noqa: S608
+_SAVE_ROUTE = """INSERT INTO features.routed VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (view, version, partition) DO UPDATE
     SET next_offset = excluded.next_offset, seq = excluded.seq, watermark_us = excluded.watermark_us
-    WHERE routes.next_offset < excluded.next_offset"""
+    WHERE routed.next_offset < excluded.next_offset"""
 _READ = "DELETE FROM features.unread WHERE view = $1 AND version = $2"
 _NAMED = "(view, version) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
-_KNOWN = " UNION ".join(f"SELECT view, version FROM features.{name}" for name in ("checkpoints", "segments", "routes"))  # noqa: S608
+_KNOWN = " UNION ".join(f"SELECT view, version FROM features.{name}" for name in ("checkpoints", "segments", "routed"))  # noqa: S608
 _STILL_READ = f"DELETE FROM features.unread WHERE {_NAMED}"  # noqa: S608 - no input in it
 _UNREAD = f"""INSERT INTO features.unread (view, version) SELECT * FROM ({_KNOWN}) AS known WHERE NOT {_NAMED}
     ON CONFLICT DO NOTHING"""  # noqa: S608 - no input in it
 _DUE = """UPDATE features.unread SET is_gone = true WHERE is_gone OR since <= now() - $1::interval
     RETURNING view, version"""
 _GONE_SEGMENTS = f"DELETE FROM features.segments WHERE {_NAMED} RETURNING digest"  # noqa: S608 - no input in it
-_GONE = [f"DELETE FROM features.{name} WHERE {_NAMED}" for name in ("checkpoints", "routes", "cold")]  # noqa: S608
+_GONE = [f"DELETE FROM features.{name} WHERE {_NAMED}" for name in ("checkpoints", "routed", "cold")]  # noqa: S608
 _LOST = (
     OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

@@ -73,9 +73,8 @@ class Registry:
             keep = -1 if source.keep is None else source.keep // 1000
             specs += source_topics(name, spec.partitions, keep_ms=keep, prefix=prefix)
         for view in spec.views:
-            specs += view_topics(
-                view, spec.view_version(view), spec.partitions, repartitioned=spec.is_repartitioned(view), prefix=prefix
-            )
+            rows_of = spec.views[view].source if spec.is_repartitioned(view) else None
+            specs += view_topics(view, spec.view_version(view), spec.partitions, rows_of=rows_of, prefix=prefix)
         await ensure_topics(self._settings.kafka, specs)
 
     async def take_model(self, model: str, data: bytes, info: ModelInfo, wanted: int | None) -> tuple[int, bool]:

@@ -191,7 +191,7 @@ async def open_stack(kafka: str, prefix: str, folder: Path, spec: PipelineSpec, 
     views = [
         item
         for view in spec.views
-        for item in view_topics(view, spec.view_version(view), spec.partitions, repartitioned=False, prefix=prefix)
+        for item in view_topics(view, spec.view_version(view), spec.partitions, rows_of=None, prefix=prefix)
     ]
     pipeline = pipeline_topics(spec.name, spec.partitions, prefix=prefix)
     await ensure_topics(kafka, [*control_topics(prefix=prefix), *views, *pipeline])

@@ -1,45 +1,20 @@
 """One partition of one view: the events it has seen, its watermark and state, and what readers must still be told."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
 import numpy as np
 
 from tidemill_engine.windows import RejectedValuesError, ViewState
-from tidemill_features.domain.cold import Chilled, ColdKeys, Found, Rows, Wanted, coldest, unneeded
+from tidemill_features.domain.cold import ColdKeys, Found, Rows, Wanted, coldest, unneeded
 from tidemill_features.domain.encode import Encoder, Outgoing, Vectors
 from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.marks import Capture, Marks, Told
 from tidemill_features.domain.records import Progress, Record
-from tidemill_features.domain.repartition import RoutedRow, Row
-from tidemill_features.domain.runs import Run
+from tidemill_features.domain.repartition import Row, Section
+from tidemill_features.domain.runs import Run, fresh
 from tidemill_features.domain.scan import SEQ, TIME
-from tidemill_features.domain.taken import Rejected, Single, Taken, joined, of_rows, of_singles
+from tidemill_features.domain.taken import Rejected, Single, Taken, joined, of_section, of_singles
 from tidemill_features.domain.views import View
-
-
-class Marks(msgspec.Struct, frozen=True):
-    """How far a partition is: next offset of its input; by source partition the highest sequence number and time."""
-
-    next_offset: int = 0
-    seqs: dict[int, int] = {}
-    watermarks: dict[int, int] = {}
-    watermark_us: int | None = None
-
-
-class Capture(NamedTuple):
-    """What a checkpoint stores: changed keys (None: forgotten, or cold from now on), marks, rows of cold keys."""
-
-    entries: list[tuple[bytes, bytes | None]]
-    marks: Marks
-    cold: Chilled = Chilled()
-
-
-class Told(NamedTuple):
-    """How far a partition was when its readers were told last: its watermark, and the positions told with it."""
-
-    watermark_us: int
-    positions: Mapping[int, int]
 
 
 class ViewPartition:
@@ -103,19 +78,24 @@ class ViewPartition:
         else:
             self._singles.append(Single(row, source_partition, seq, trace, record))
 
-    def take_rows(self, record: Record, source_partition: int, rows: Sequence[RoutedRow]) -> None:
-        """Rows of one record, repeats among them."""
-        fresh = [item for item in rows if not self.is_repeat(source_partition, item.seq)]
-        if fresh:
-            self._flush()
-            self._taken.append(of_rows(fresh, source_partition, record, len(self.view.plan.fields)))
+    def take_section(self, section: Section, source: int, record: Callable[[int], Record]) -> None:
+        """Rows of one record, repeats among them, and what it says of time."""
+        if len(section.keys):
+            places = np.flatnonzero(fresh(section.seqs, self.seqs.get(source, -1)))
+            self.repeats += len(section.keys) - len(places)
+            if len(places):
+                self._flush()
+                taken = of_section(section, source, record)
+                self._taken.append(taken if len(places) == len(taken.keys) else taken.those(places))
+                self.seqs[source] = int(section.seqs[places[-1]])
+        if section.watermark_us is not None:
+            self.progress(Progress(source, section.watermark_us, section.seq))
 
     def take_run(self, run: Run, names: Mapping[str, str]) -> dict[int, str]:
         """Events of one source partition, repeats among them; returns why some cannot be read, by place in the run."""
         source = run.records.partition
-        fresh = run.fresh(self.seqs.get(source, -1))
-        places = np.flatnonzero(fresh)
-        self.repeats += len(fresh) - len(places)
+        places = np.flatnonzero(run.fresh(self.seqs.get(source, -1)))
+        self.repeats += len(run.places) - len(places)
         if not len(places):
             return {}
         run = run.those(places)
@@ -185,7 +165,9 @@ class ViewPartition:
                 touched = self.state.names(self._apply_columns(taken))
             except RejectedValuesError as error:
                 records = [taken.record(at) for at in sorted(set(error.rows))]
-                rejected += [Rejected(record, error.rule) for record in {id(r): r for r in records}.values()]
+                rejected += [
+                    Rejected(record, error.rule) for record in {(r.partition, r.offset): r for r in records}.values()
+                ]
                 taken = taken.without(error.rows)
                 continue
             traces = taken.traced()
@@ -270,7 +252,7 @@ class ViewPartition:
 
     def marks(self, next_offset: int) -> Marks:
         """How far this partition is, when its input goes on at `next_offset`."""
-        return Marks(next_offset, dict(self.seqs), dict(self.watermarks), self.watermark_us)
+        return Marks(next_offset, dict(self.seqs), dict(self.watermarks), self.watermark_us, self.view.input_topic)
 
     def capture(self, next_offset: int, limit: int | None = None) -> Capture | None:
         """What has changed since the last capture, None for nothing; keys over the limit are to become cold."""

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from tidemill_features.domain.aggregate import Capture, ViewPartition
+from tidemill_features.domain.aggregate import ViewPartition
 from tidemill_features.domain.bulk import Bodies
 from tidemill_features.domain.cold import slack_of
 from tidemill_features.domain.encode import Outgoing
+from tidemill_features.domain.marks import Capture
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_routed, read_source
+from tidemill_features.domain.repartition import Sheet
 from tidemill_features.domain.runs import Run, in_order
-from tidemill_features.domain.scan import columns_of
+from tidemill_features.domain.scan import VALUE, VALUE_END, columns_of
 from tidemill_features.domain.taken import Rejected
 
 
@@ -20,10 +22,12 @@ class AggregatePartition:
         self.views, self._room = tuple(views), room
         self._offsets: dict[str, int] = {}
         self._direct: dict[str, list[ViewPartition]] = {}
-        self._routed: dict[str, list[ViewPartition]] = {}
+        self._routed: dict[str, dict[str, ViewPartition]] = {}
         for part in self.views:
-            group = self._routed if part.view.repartitioned else self._direct
-            group.setdefault(part.view.input_topic, []).append(part)
+            if part.view.repartitioned:
+                self._routed.setdefault(part.view.input_topic, {})[part.view.owner] = part
+            else:
+                self._direct.setdefault(part.view.input_topic, []).append(part)
         self._bodies = {topic: Bodies([part.view.needs for part in parts]) for topic, parts in self._direct.items()}
 
     def take(self, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
@@ -44,18 +48,16 @@ class AggregatePartition:
         return [rejected for part in self.views for rejected in part.settle()]
 
     def _take_records(self, topic: str, records: Sequence[Record]) -> list[Rejected]:
-        routed, direct = self._routed.get(topic, ()), self._direct.get(topic, ())
-        columns = columns_of(records)
-        if columns is not None and direct and not routed and self._bodies[topic].is_simple:
+        if topic in self._routed:
+            return _take_sheets(self._routed[topic], records)
+        direct, columns = self._direct.get(topic, ()), columns_of(records)
+        if columns is not None and direct and self._bodies[topic].is_simple:
             take_run = partial(_take_run, direct, self._bodies[topic].names)
             return in_order(columns, self._bodies[topic], take_run, partial(_take_source, direct))
         rejected = []
         for record in records:
             try:
-                for part in routed:
-                    _take_routed(part, record)
-                if direct:
-                    _take_source(direct, record)
+                _take_source(direct, record)
             except BadRecordError as error:
                 rejected.append(Rejected(record, str(error)))
         return rejected
@@ -97,16 +99,32 @@ def _take_run(parts: Sequence[ViewPartition], names: Mapping[str, str], run: Run
     return bad
 
 
-def _take_routed(part: ViewPartition, record: Record) -> None:
-    rows = read_routed(record, part.view.version.encode())
-    if rows is None:
-        return
-    source, width = rows.source_partition, len(part.view.plan.fields)
-    if source >= part.view.partitions or any(len(item.row.values) != width for item in rows.rows):
-        raise BadRecordError("the rows do not fit this view")
-    part.take_rows(record, source, rows.rows)
-    if rows.watermark_us is not None:
-        part.progress(Progress(source, rows.watermark_us, rows.seq))
+def _take_sheets(parts: Mapping[str, ViewPartition], records: Sequence[Record]) -> list[Rejected]:
+    rejected = []
+    for at, body in enumerate(_bodies(records)):
+        try:
+            _take_sheet(parts, read_routed(body), lambda _, at=at: records[at])  # type: ignore[misc]  # of its default
+        except BadRecordError as error:
+            rejected.append(Rejected(records[at], str(error)))
+    return rejected
+
+
+def _bodies(records: Sequence[Record]) -> list[bytes | None]:
+    """Without the rest of the records, where that costs something."""
+    columns = columns_of(records)
+    if columns is None:
+        return [record.value for record in records]
+    places: list[list[int]] = columns.table[:, VALUE : VALUE_END + 1].tolist()
+    return [None if at < 0 else columns.buffer[at:end] for at, end in places]
+
+
+def _take_sheet(parts: Mapping[str, ViewPartition], sheet: Sheet, record: Callable[[int], Record]) -> None:
+    wanted = [(parts[section.owner], section) for section in sheet.sections if section.owner in parts]
+    for part, section in wanted:
+        if sheet.source_partition >= part.view.partitions or section.values.shape[1] != len(part.view.plan.fields):
+            raise BadRecordError("the rows do not fit this view")
+    for part, section in wanted:
+        part.take_section(section, sheet.source_partition, record)
 
 
 def _take_source(parts: Sequence[ViewPartition], record: Record) -> None:

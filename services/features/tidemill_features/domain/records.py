@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from tidemill_contracts.base import parse_time
 from tidemill_contracts.envelope import Envelope, EnvelopeError, read_envelope
 from tidemill_contracts.events import Timer
-from tidemill_features.domain.repartition import END_OF_TIME_US, MOST_DIGITS, TYPE, VIEW_HEADER, Rows, read_rows
+from tidemill_features.domain.repartition import END_OF_TIME_US, MOST_DIGITS, Sheet, read_sheet
 
 _BODY = msgspec.json.Decoder(dict[str, Any])
 _LARGEST = 10**MOST_DIGITS
-_TIMER, _ROWS = Timer.TYPE.encode(), TYPE.encode()
+_TIMER = Timer.TYPE.encode()
 
 
 class Record(Protocol):
@@ -90,17 +90,10 @@ def _any_source(record: Record) -> Event | Progress:
     return Event(envelope.id, _checked_time(envelope.time_us), envelope.seq, body, _trace(envelope))
 
 
-def read_routed(record: Record, version: bytes) -> Rows | None:
-    """A record of a view's repartition topic, None when it is of another version of the view; raises BadRecordError."""
-    headers = dict(record.headers)
-    if headers.get(VIEW_HEADER) != version:
-        if not isinstance(headers.get(VIEW_HEADER), bytes):
-            raise BadRecordError(f"{VIEW_HEADER} is missing")
-        return None
-    if headers.get("ce_type") != _ROWS:
-        raise BadRecordError(f"the type is not {TYPE}")
+def read_routed(body: bytes | None) -> Sheet:
+    """A record of a repartition topic; raises BadRecordError."""
     try:
-        return read_rows(record.value or b"")
+        return read_sheet(body or b"")
     except (ValueError, RecursionError):  # also msgspec's
         raise BadRecordError("the body does not hold rows") from None
 

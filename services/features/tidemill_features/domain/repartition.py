@@ -1,34 +1,49 @@
-"""Records of a repartition topic: what one view needs of some events of one source partition, and how far that one is.
+"""Records of a repartition topic: what the views of a source need of some of its events, and how far they are.
 
-Internal to this service: only its router writes them and only its aggregator reads them. Many rows share a record,
-because a record costs more than a row; a repeat is known by its event's dense number, not by its record.
+Internal to this service: only its router writes them and only its aggregator reads them. One record holds rows of all
+views for one partition, in columns, because a record and a row each cost more than what they say; a repeat is known by
+its event's dense number, not by its record.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tidemill_contracts.envelope import Headers
+from tidemill_features.domain.compiled import compiled
 
-TYPE = "tidemill.repartitioned.v1"
-VIEW_HEADER = "tm_view"
+TYPE = "tidemill.repartitioned.v2"
+HEADERS: Headers = [("ce_type", TYPE.encode()), ("content-type", b"application/msgpack")]
 MOST_DIGITS = 18  # of sequence numbers: larger ones are garbage, and would not fit a state's words
 END_OF_TIME_US = 2**32 * 1_000_000
 MOST_KEY_BYTES = 2048
-_RECORD_BYTES = 700_000  # with a margin below the largest record that is written
-_ROW_BYTES = 2300  # the longest key, a trace context and the numbers of the row itself
+RECORD_BYTES = 700_000
+"""With a margin below the largest record that is written: what is a little over is not dealt to two records."""
+ROW_BYTES = 30
+"""Of a row beside its key, its values and its trace context."""
+TRACE_BYTES = 5
+"""Of a trace context beside its text."""
+_LARGEST = 10**MOST_DIGITS
+_MOST_ROWS = 1_000_000
+_VERSION = 2
 
+Words = NDArray[np.int64]
+Marks = NDArray[np.uint64]
+Floats = NDArray[np.float64]
 Time = Annotated[int, msgspec.Meta(ge=0, lt=END_OF_TIME_US)]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=10**MOST_DIGITS)]
-Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MOST_KEY_BYTES)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=_LARGEST)]
 
 
 class Row(NamedTuple):
     """What a view needs of one event; NaN is null, `mark` the 64-bit hash of the event's id."""
 
-    key: Key
-    time_us: Time
-    mark: Annotated[int, msgspec.Meta(ge=0)]
+    key: bytes
+    time_us: int
+    mark: int
     values: list[float]
 
 
@@ -36,47 +51,136 @@ class RoutedRow(NamedTuple):
     """A row, the dense number of its event in the source partition, and the event's trace context."""
 
     row: Row
-    seq: Number
+    seq: int
     trace: bytes | None
 
 
-class Rows(msgspec.Struct, array_like=True, frozen=True):
-    """Rows of one source partition in the order of their events.
+class Section(NamedTuple):
+    """Rows of one version of a view, in the order of their events; `traces` is None where there are none.
 
-    Nothing older than `watermark_us` follows from it behind these rows; `seq` is the newest event that was looked at.
+    Nothing older than `watermark_us` follows from their source partition behind these rows; `seq` is the newest event
+    that was looked at.
     """
 
+    owner: str
+    keys: Sequence[bytes]
+    times: Words
+    marks: Marks
+    seqs: Words
+    values: Floats  # (n, fields)
+    traces: Sequence[bytes | None] | None = None
+    watermark_us: int | None = None
+    seq: int | None = None
+
+
+class Sheet(NamedTuple):
+    """A record: sections of one source partition, each of another view."""
+
+    source_partition: int
+    sections: Sequence[Section]
+
+
+class _Part(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    owner: str
+    rows: Annotated[int, msgspec.Meta(ge=0, le=_MOST_ROWS)]
+    fields: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    watermark_us: Time | None
+    seq: Number | None
+
+
+class _Body(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Columns of all parts, one behind the other; numbers are little-endian."""
+
+    version: int
     source_partition: Annotated[int, msgspec.Meta(ge=0, lt=256)]
-    rows: list[RoutedRow]
-    watermark_us: Time | None = None
-    seq: Number | None = None
+    parts: list[_Part]
+    keys: bytes
+    ends: bytes  # of each key
+    times: bytes
+    marks: bytes
+    seqs: bytes
+    values: bytes
+    traces: list[bytes | None] | None
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Rows)
+_DECODER = msgspec.msgpack.Decoder(_Body)
 
 
-def rows_per_record(fields: int) -> int:
-    """How many rows of so many fields certainly fit a record."""
-    return max(1, _RECORD_BYTES // (_ROW_BYTES + 9 * fields))
-
-
-def headers(version: bytes) -> Headers:
-    """Headers of the records of one version of a view."""
-    return [("ce_type", TYPE.encode()), (VIEW_HEADER, version), ("content-type", b"application/msgpack")]
-
-
-def write_rows(rows: Rows) -> bytes:
+def write_sheet(sheet: Sheet) -> bytes:
     """The body of a record."""
-    return _ENCODER.encode(rows)
+    sections = sheet.sections
+    parts = [_Part(s.owner, len(s.keys), s.values.shape[1], s.watermark_us, s.seq) for s in sections]
+    keys = [key for section in sections for key in section.keys]
+    traces: list[bytes | None] | None = None
+    if any(section.traces is not None for section in sections):
+        traces = [trace for section in sections for trace in section.traces or [None] * len(section.keys)]
+    ends = np.cumsum(np.fromiter(map(len, keys), "<i4", len(keys)), dtype="<i4")
+    return _ENCODER.encode(
+        _Body(
+            _VERSION, sheet.source_partition, parts, b"".join(keys), ends.tobytes(),
+            _one([section.times for section in sections]), _one([section.marks for section in sections]),
+            _one([section.seqs for section in sections]), _one([section.values for section in sections]), traces,
+        )
+    )  # fmt: skip
 
 
-def read_rows(body: bytes) -> Rows:
+def _one(columns: Sequence[NDArray[np.generic]]) -> bytes:
+    return b"".join(column.tobytes() for column in columns if len(column))
+
+
+def read_sheet(body: bytes) -> Sheet:
     """Raises ValueError for anything but rows of valid keys."""
-    rows = _DECODER.decode(body)
-    for item in rows.rows:
-        item.row.key.decode()
-        if item.row.mark >= 2**64:
-            msg = "the mark has more than 64 bits"
-            raise ValueError(msg)
-    return rows
+    found = _DECODER.decode(body)
+    count, fields = sum(part.rows for part in found.parts), sum(part.rows * part.fields for part in found.parts)
+    sizes = (len(found.ends) // 4, len(found.times) // 8, len(found.marks) // 8, len(found.seqs) // 8)
+    if found.version != _VERSION or set(sizes) != {count} or len(found.values) != 8 * fields:
+        raise ValueError("columns are not as long as there are rows")
+    if found.traces is not None and len(found.traces) != count:
+        raise ValueError("there are not as many trace contexts as rows")
+    times, seqs = np.frombuffer(found.times, np.int64), np.frombuffer(found.seqs, np.int64)
+    ends = np.frombuffer(found.ends, np.int32).astype(np.int64)
+    if not _are_valid(ends, len(found.keys), times, seqs):
+        raise ValueError("a key is empty or too long, or a time or number is out of range")
+    keys = _texts(found.keys, ends.tolist())
+    marks, values = np.frombuffer(found.marks, np.uint64), np.frombuffer(found.values, np.float64)
+    sections, at, value = [], 0, 0
+    for part in found.parts:
+        to, value_to = at + part.rows, value + part.rows * part.fields
+        sections.append(
+            Section(
+                part.owner, keys[at:to], times[at:to], marks[at:to], seqs[at:to],
+                values[value:value_to].reshape(part.rows, part.fields),
+                None if found.traces is None else found.traces[at:to], part.watermark_us, part.seq,
+            )
+        )  # fmt: skip
+        at, value = to, value_to
+    return Sheet(found.source_partition, sections)
+
+
+def _texts(joined: bytes, ends: Sequence[int]) -> list[bytes]:
+    """Raises ValueError for one that is not UTF-8."""
+    keys = [joined[at:end] for at, end in pairwise([0, *ends])]
+    if not joined.isascii():
+        for key in keys:
+            key.decode()
+    return keys
+
+
+@compiled
+def _are_valid(ends: Words, size: int, times: Words, seqs: Words) -> bool:
+    """Whether keys fill `size` bytes, none empty or too long, and times and numbers are what they may be."""
+    before = 0
+    for i in range(len(ends)):
+        if ends[i] <= before or ends[i] - before > MOST_KEY_BYTES:
+            return False
+        if times[i] < 0 or times[i] >= END_OF_TIME_US or seqs[i] < 0 or seqs[i] >= _LARGEST:
+            return False
+        before = ends[i]
+    return bool(before == size)
+
+
+def warm_up() -> None:
+    """Compile, or load from the cache, before there is traffic."""
+    one = np.zeros(1, np.int64)
+    read_sheet(write_sheet(Sheet(0, [Section("v", [b"k"], one, one.view(np.uint64), one, np.zeros((1, 1)))])))

@@ -1,8 +1,7 @@
 """One source partition on its way to the views that are keyed by something else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -10,10 +9,19 @@ import numpy as np
 from tidemill_features.domain.bulk import Bodies
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_source
-from tidemill_features.domain.repartition import RoutedRow, Rows, headers, rows_per_record, write_rows
+from tidemill_features.domain.repartition import (
+    HEADERS,
+    RECORD_BYTES,
+    ROW_BYTES,
+    TRACE_BYTES,
+    RoutedRow,
+    Section,
+    Sheet,
+    write_sheet,
+)
 from tidemill_features.domain.runs import Run, in_order
 from tidemill_features.domain.scan import SEQ, TIME, columns_of
-from tidemill_features.domain.taken import Rejected, Taken
+from tidemill_features.domain.taken import Rejected, Taken, as_section, joined, of_rows
 from tidemill_features.domain.views import View
 
 Partitioner = Callable[[bytes, int], int]
@@ -28,15 +36,18 @@ class RouteMarks(msgspec.Struct, frozen=True):
     watermark_us: int | None = None
 
 
+_NOWHERE = np.empty(0, np.intp)
+
+
 class Route:
     """One source partition for one view. Readers drop repeats, so it may be made again from any earlier mark."""
 
     def __init__(self, view: View, partition: int, marks: RouteMarks, partitioner: Partitioner) -> None:
         self.view, self.partition = view, partition
         self.seq, self.watermark_us, self._told = marks.seq, marks.watermark_us, marks.watermark_us
-        self._headers, self._partitioner = headers(view.version.encode()), partitioner
-        self._most = rows_per_record(len(view.plan.fields))
-        self._rows: dict[int, list[RoutedRow]] = {}
+        self._partitioner = partitioner
+        self._rows: list[RoutedRow] = []
+        self._taken: list[Taken] = []
 
     def event(self, event: Event) -> None:
         """Take an event's row, none for a repeat or one the view does not want; raises ValueError for a bad body."""
@@ -46,8 +57,7 @@ class Route:
         self.time(event.time_us - self.view.lateness_us)
         row = self.view.read(event.id, event.time_us, event.body)
         if row is not None:
-            target = self._partitioner(row.key, self.view.partitions)
-            self._rows.setdefault(target, []).append(RoutedRow(row, event.seq, event.trace))
+            self._rows.append(RoutedRow(row, event.seq, event.trace))
 
     def take_run(self, run: Run, names: Mapping[str, str]) -> dict[int, str]:
         """Take the rows of many events; returns why some cannot be read, by place in the run."""
@@ -58,35 +68,45 @@ class Route:
         self.seq = int(run.headers[-1, SEQ])
         self.time(int(run.headers[:, TIME].max()) - self.view.lateness_us)
         bad: dict[int, str] = {}
-        self._add(run.taken(self.view.needs.read(run.bodies, names, bad)))
+        self._flush()
+        self._taken.append(run.taken(self.view.needs.read(run.bodies, names, bad)))
         return {int(places[at]): why for at, why in bad.items()}
 
-    def _add(self, taken: Taken) -> None:
-        traces = taken.traces or [None] * len(taken.keys)
-        columns = (taken.keys, taken.times.tolist(), taken.marks.tolist(), taken.values.tolist())
-        # Plain tuples are written as the named ones are, and made in a third of the time.
-        rows = zip(zip(*columns, strict=True), taken.seqs.tolist(), traces, strict=True)
-        for key, row in zip(taken.keys, rows, strict=True):
-            target = self._partitioner(key, self.view.partitions)
-            self._rows.setdefault(target, []).append(cast("RoutedRow", row))
+    def _flush(self) -> None:
+        if self._rows:
+            self._taken.append(of_rows(self._rows, self.partition, len(self.view.plan.fields)))
+            self._rows = []
 
     def time(self, time_us: int) -> None:
         """Nothing older follows."""
         if time_us >= 0 and (self.watermark_us is None or time_us > self.watermark_us):
             self.watermark_us = time_us
 
-    def drain(self) -> list[Letter]:
-        """The rows taken since the last call, and a word on time: to every partition when it has risen."""
-        targets = range(self.view.partitions) if self.watermark_us != self._told else sorted(self._rows)
-        letters = [letter for target in targets for letter in self._letters(target, self._rows.get(target, []))]
-        self._rows, self._told = {}, self.watermark_us
-        return letters
+    def drain(self) -> dict[int, list[Section]]:
+        """By partition the rows taken since the last call, and a word on time: to every one when it has risen.
 
-    def _letters(self, target: int, rows: list[RoutedRow]) -> list[Letter]:
-        parts = [rows[at : at + self._most] for at in range(0, len(rows), self._most)] or [[]]
-        bodies = [Rows(self.partition, part) for part in parts[:-1]]
-        bodies.append(Rows(self.partition, parts[-1], self.watermark_us, self.seq))
-        return [Letter(self.view.input_topic, target, None, write_rows(body), self._headers) for body in bodies]
+        Each section fits a record. The last of a partition speaks of time.
+        """
+        self._flush()
+        found = self._sections(joined(self._taken)) if self._taken else {}
+        if self.watermark_us != self._told:
+            nothing = as_section(of_rows([], self.partition, len(self.view.plan.fields)), self.view.owner, _NOWHERE)
+            found = {target: found.get(target, [nothing]) for target in range(self.view.partitions)}
+        for sections in found.values():
+            sections[-1] = sections[-1]._replace(watermark_us=self.watermark_us, seq=self.seq)
+        self._taken, self._told = [], self.watermark_us
+        return found
+
+    def _sections(self, taken: Taken) -> dict[int, list[Section]]:
+        partitions, most = self.view.partitions, _rows_per_record(taken)
+        targets = np.array([self._partitioner(key, partitions) for key in taken.keys], np.int64)
+        dealt = {target: np.flatnonzero(targets == target) for target in range(partitions)}
+        return {
+            target: [
+                as_section(taken, self.view.owner, places[at : at + most]) for at in range(0, len(places), most)
+            ]
+            for target, places in dealt.items() if len(places)
+        }  # fmt: skip
 
     def mark(self, next_offset: int) -> RouteMarks:
         """Where to begin again, once everything routed so far is acknowledged."""
@@ -109,7 +129,7 @@ class RoutePartition:
         """Route records of one source, in the order of their offsets."""
         routes = self._of(topic)
         rejected = self._take_records(routes, topic, records)
-        out = [letter for route in routes for letter in route.drain()]
+        out = _letters(routes)
         if records:
             self._offsets[topic] = records[-1].offset + 1
         return out, rejected
@@ -134,6 +154,45 @@ class RoutePartition:
             for route in self.routes
             if route.view.source_topic in self._offsets
         ]
+
+
+def _rows_per_record(taken: Taken) -> int:
+    """How many of these rows certainly fit a record."""
+    fields: int = taken.values.shape[1]
+    key = max(map(len, taken.keys), default=0)
+    trace = max((len(trace) for trace in taken.traces if trace is not None), default=0) if taken.traces else 0
+    return max(1, RECORD_BYTES // (ROW_BYTES + 8 * fields + key + TRACE_BYTES + trace))
+
+
+def _bytes_of(section: Section) -> int:
+    traces = sum(TRACE_BYTES + len(trace or b"") for trace in section.traces or ())
+    fields: int = section.values.shape[1]
+    return len(section.keys) * (ROW_BYTES + 8 * fields) + sum(map(len, section.keys)) + traces
+
+
+def _letters(routes: Sequence[Route]) -> list[Letter]:
+    """What routes of one source have for each partition, together in as few records as it fits."""
+    by_target: dict[int, list[Section]] = {}
+    for route in routes:
+        for target, sections in route.drain().items():
+            by_target.setdefault(target, []).extend(sections)
+    return [
+        Letter(routes[0].view.input_topic, target, None, write_sheet(Sheet(routes[0].partition, some)), HEADERS)
+        for target, sections in sorted(by_target.items())
+        for some in _fitting(sections)
+    ]
+
+
+def _fitting(sections: Sequence[Section]) -> Iterator[list[Section]]:
+    some, size = list[Section](), 0
+    for section in sections:
+        more = _bytes_of(section)
+        if some and size + more > RECORD_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(section)
+        size += more
+    yield some
 
 
 def _route_run(routes: Sequence[Route], names: Mapping[str, str], run: Run) -> dict[int, str]:

@@ -28,10 +28,8 @@ class Run(NamedTuple):
         return Run(self.records, self.places[kept], self.headers[kept], bodies)
 
     def fresh(self, known: int) -> NDArray[np.bool_]:
-        """Which of them are no repeats, with `known` the highest number seen: a new one is higher than all before."""
-        seqs = self.headers[:, SEQ]
-        before = np.maximum.accumulate(np.concatenate([[known], seqs[:-1]]))
-        return np.asarray(seqs > before)
+        """Which of them are no repeats, with `known` the highest number seen."""
+        return fresh(self.headers[:, SEQ], known)
 
     def taken(self, wanted: Wanted) -> Taken:
         """What a view wants of them."""
@@ -43,6 +41,12 @@ class Run(NamedTuple):
             np.full(len(headers), self.records.partition, np.int32), headers[:, SEQ],
             _traces(self.records.buffer, headers), lambda place: self.records[int(places[place])],
         )  # fmt: skip
+
+
+def fresh(seqs: Words, known: int) -> NDArray[np.bool_]:
+    """Which numbers are of no repeats, with `known` the highest one seen: a new one is higher than all before."""
+    before = np.maximum.accumulate(np.concatenate([[known], seqs[:-1]]))
+    return np.asarray(seqs > before)
 
 
 def _traces(buffer: bytes, headers: Words) -> list[bytes | None] | None:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_features.domain.records import Record
-from tidemill_features.domain.repartition import RoutedRow, Row
+from tidemill_features.domain.repartition import RoutedRow, Row, Section
 
 
 class Rejected(NamedTuple):
@@ -41,11 +41,14 @@ class Taken(NamedTuple):
 
     def without(self, bad: Sequence[int]) -> "Taken":
         """The others."""
-        keep = np.setdiff1d(np.arange(len(self.keys)), bad)
-        places: list[int] = keep.tolist()
+        return self.those(np.setdiff1d(np.arange(len(self.keys)), bad))
+
+    def those(self, kept: NDArray[np.intp]) -> "Taken":
+        """Some of them, by place."""
+        places: list[int] = kept.tolist()
         return Taken(
-            [self.keys[place] for place in places], self.times[keep], self.marks[keep], self.values[keep],
-            self.sources[keep], self.seqs[keep],
+            [self.keys[place] for place in places], self.times[kept], self.marks[kept], self.values[kept],
+            self.sources[kept], self.seqs[kept],
             None if self.traces is None else [self.traces[place] for place in places],
             lambda place: self.record(places[place]),
         )  # fmt: skip
@@ -68,20 +71,47 @@ def of_singles(items: Sequence[Single], fields: int) -> Taken:
         values,
         np.array([item.source_partition for item in items], np.int32),
         np.array([item.seq for item in items], np.int64),
-        traces if any(trace is not None for trace in traces) else None,
+        _some(traces),
         lambda place: items[place].record,
     )
 
 
-def of_rows(items: Sequence[RoutedRow], source_partition: int, record: Record, fields: int) -> Taken:
-    """Rows of one record as columns; there are some."""
-    rows, seqs, traces = zip(*items, strict=True)
-    keys, times, marks, values = zip(*rows, strict=True)
+def of_rows(items: Sequence[RoutedRow], source_partition: int, fields: int) -> Taken:
+    """Rows on their way as columns; nobody asks for their records."""
     return Taken(
-        list(keys), np.array(times, np.int64), np.array(marks, np.uint64),
-        np.array(values, np.float64).reshape(len(items), fields), np.full(len(items), source_partition, np.int32),
-        np.array(seqs, np.int64), None if traces.count(None) == len(items) else list(traces), lambda _: record,
+        [item.row.key for item in items],
+        np.array([item.row.time_us for item in items], np.int64),
+        np.array([item.row.mark for item in items], np.uint64),
+        np.array([item.row.values for item in items], np.float64).reshape(len(items), fields),
+        np.full(len(items), source_partition, np.int32),
+        np.array([item.seq for item in items], np.int64),
+        _some([item.trace for item in items]),
+        _nobody,
+    )
+
+
+def of_section(section: Section, source_partition: int, record: Callable[[int], Record]) -> Taken:
+    """Rows as they came, all of one record."""
+    sources = np.full(len(section.keys), source_partition, np.int32)
+    return Taken(
+        list(section.keys), section.times, section.marks, section.values, sources, section.seqs,
+        None if section.traces is None else list(section.traces), record,
     )  # fmt: skip
+
+
+def as_section(taken: Taken, owner: str, places: NDArray[np.intp]) -> Section:
+    """Some rows, by place, for their way."""
+    those = taken if len(places) == len(taken.keys) else taken.those(places)
+    traces = None if those.traces is None else _some(those.traces)
+    return Section(owner, those.keys, those.times, those.marks, those.seqs, those.values, traces)
+
+
+def _some(traces: list[bytes | None]) -> list[bytes | None] | None:
+    return None if traces.count(None) == len(traces) else traces
+
+
+def _nobody(place: int) -> Record:
+    raise LookupError(place)
 
 
 def joined(parts: Sequence[Taken]) -> Taken:

@@ -130,7 +130,7 @@ def compile_one(spec: PipelineSpec, name: str, prefix: str) -> View:
         name=name, version=version, pipeline=spec.name, source=view.source, partitions=spec.partitions,
         repartitioned=repartitioned, lateness_us=source.allowed_lateness, plan=plan,
         features=tuple(view.feature_names(name)),
-        input_topic=view_topic("repartition", name, version, prefix=prefix) if repartitioned else events,
+        input_topic=topic("repartition", view.source, prefix=prefix) if repartitioned else events,
         source_topic=events, output_topic=view_topic("features", name, version, prefix=prefix),
         read=row_reader(key, RowReader(plan.fields, source.fields), where),
         needs=Needs(key, plan.fields, where, source.fields),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tidemill_engine.windows import Aggregation, ViewPlan, ViewState, Window
-from tidemill_features.domain import scan
+from tidemill_features.domain import repartition, scan
 from tidemill_features.domain.encode import Encoder, Vectors
 
 _HOUR_US = 3_600_000_000
@@ -12,6 +12,7 @@ _HOUR_US = 3_600_000_000
 def warm() -> None:
     """Run every kernel of the stream once, on a state that is thrown away."""
     scan.warm_up()
+    repartition.warm_up()
     window = Window(_HOUR_US, 12)
     plan = ViewPlan(("x",), (window,), (Aggregation("mean", "x", 0), Aggregation("count", None, 0)))
     state = ViewState(plan)

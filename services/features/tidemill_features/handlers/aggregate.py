@@ -70,7 +70,8 @@ class AggregateTask:
             cold = await parts.store.cold(owner, view)
             views.append(ViewPartition.restored(view, self.partition, marks, entries, cold))
             views[-1].quiet_until(told.get(view.output_topic))
-            offsets[view.input_topic] = min(marks.next_offset, offsets.get(view.input_topic, marks.next_offset))
+            offset = marks.offset_in(view)
+            offsets[view.input_topic] = min(offset, offsets.get(view.input_topic, offset))
         self.state = AggregatePartition(views, parts.room)
         for topic, offset in offsets.items():
             self.state.start_at(topic, offset)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import Histogram
 
-from tidemill_features.domain.aggregate import Capture, ViewPartition
+from tidemill_features.domain.aggregate import ViewPartition
+from tidemill_features.domain.marks import Capture
 from tidemill_features.domain.segments import Owner
 from tidemill_features.handlers.ports import Checkpoints
 from tidemill_runtime.backoff import Backoff

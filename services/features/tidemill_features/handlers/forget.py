@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from tidemill_contracts.topics import dead_letters, view_topic
+from tidemill_contracts.topics import view_topic
 
 Version = tuple[str, str]
 """A view and its version."""
@@ -36,5 +36,4 @@ async def forget(
 
 def topics_of(version: Version, prefix: str) -> list[str]:
     """Every topic that belongs to a version of a view alone."""
-    rows = view_topic("repartition", *version, prefix=prefix)
-    return [view_topic("features", *version, prefix=prefix), rows, dead_letters(rows)]
+    return [view_topic("features", *version, prefix=prefix)]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from tidemill_features.domain.aggregate import Capture, Marks, Told
 from tidemill_features.domain.cold import Found, Rows, Wanted
 from tidemill_features.domain.letter import Letter
+from tidemill_features.domain.marks import Capture, Marks, Told
 from tidemill_features.domain.route import RouteMarks
 from tidemill_features.domain.segments import Owner
 from tidemill_features.domain.taken import Rejected

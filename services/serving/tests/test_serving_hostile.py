@@ -1,6 +1,10 @@
 """Whatever bytes a release points at: no hostile model is loaded, nothing here ends, and no process is left behind."""
 
+import asyncio
+import fcntl
 import os
+import signal
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from tidemill_engine.onnx import Forest, Tree, forest_to_onnx, golden_inputs, in
 from tidemill_serving.onnx import Scorer, UnusableModelError
 from tidemill_serving.onnx.sandbox import Nursery, SandboxLimits
 from tidemill_serving.onnx.session import is_probability
+from tidemill_testkit.waiting import until
 
 pytestmark = pytest.mark.anyio
 LIMITS = SandboxLimits(cpu_s=2, wall_s=60, memory_mib=512)
@@ -125,8 +130,14 @@ async def test_a_nursery_that_dies_is_told_from_a_bad_model_and_started_again(tm
     (tmp_path / "good").write_bytes(linear(FEATURES))
     async with Nursery(LIMITS) as nursery:
         await nursery.examine(tmp_path / "good", FEATURES)
-        assert nursery._process is not None
-        nursery._process.kill()
+        process = nursery._process
+        assert process is not None
+        assert process.stdin is not None
+        pipe = process.stdin.fileno()
+        process.send_signal(signal.SIGSTOP)
+        asked = asyncio.ensure_future(nursery.examine(tmp_path / "good", FEATURES))
+        await until(lambda: fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4), "it is asked")
+        process.kill()
         with pytest.raises(UnusableModelError, match=r"no verdict \(status"):
-            await nursery.examine(tmp_path / "good", FEATURES)
+            await asked
         await nursery.examine(tmp_path / "good", FEATURES)

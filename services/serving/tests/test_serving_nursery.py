@@ -1,6 +1,5 @@
 """A nursery that ends before it is asked is replaced once; a model is not refused for it."""
 
-import asyncio
 import signal
 from pathlib import Path
 
@@ -20,6 +19,6 @@ async def test_a_nursery_that_has_ended_is_started_anew(tmp_path: Path) -> None:
         await nursery.examine(file, NAMES)
         process = await nursery._started()
         process.send_signal(signal.SIGKILL)
-        await asyncio.wait_for(process.wait(), 30)
+        process.wait(30)
         await nursery.examine(file, NAMES)
         assert (await nursery._started()).pid != process.pid

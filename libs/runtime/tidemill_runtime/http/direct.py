@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill_runtime.http.bodies import READ_TIMEOUT_S
-from tidemill_runtime.http.guard import Guard, GuardedProtocol
+from tidemill_runtime.http.guard import Guard, GuardedProtocol, has_unread
 from tidemill_runtime.http.heads import END, OTHER, Direct, Head, Heads, Take
 from tidemill_runtime.http.wire import Wire
 from tidemill_runtime.http.wire_compiled import EACH
@@ -227,7 +227,7 @@ class DirectProtocol(GuardedProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Answers do not move the timer, which would cost more than they do: it looks at when the last one left."""
         left = self._heard_at + self.timeout_keep_alive - self.loop.time()
-        if self.waits or self._expected is not None or left > 0:
+        if self.waits or self._expected is not None or left > 0 or has_unread(self.transport):
             again = left if left > 0 else self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(again, self.timeout_keep_alive_handler)
         else:

@@ -4,11 +4,16 @@ A head must end, a body must come and an answer must be read in time. When there
 those that never asked for anything make room, then those that have been silent for longest; nobody who is being
 answered is cut off for a newcomer. All of it is found out by looking at the connections once in a while: a request
 pays nothing for it.
+
+Who sent nothing is told nothing: a 408 would be taken for the answer to a request that is on its way, where a
+connection that closes makes a client send it again. Nobody is closed while something of his lies here unread.
 """
 
 import asyncio
+import fcntl
 import logging
 import resource
+import termios
 from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -62,8 +67,8 @@ class Connection(Protocol):
     def overdue(self, now: float, bounds: Bounds) -> HTTPStatus | None:
         """What it is closed with if its time is up."""
 
-    def dismiss(self, status: HTTPStatus) -> None:
-        """Say so and close."""
+    def dismiss(self, status: HTTPStatus) -> bool:
+        """Say so and close; False: something has come meanwhile, and it stays."""
 
 
 class Guard:
@@ -88,12 +93,11 @@ class Guard:
             self.refused += 1
             self._barren_until = max(self._barren_until, now + BARREN_S)
             return False
-        for connection in found:
-            connection.dismiss(HTTPStatus.REQUEST_TIMEOUT)
-        self.shed += len(found)
+        closed = sum(connection.dismiss(HTTPStatus.REQUEST_TIMEOUT) for connection in found)
+        self.shed += closed
         if now - self._told_at > TOLD_EVERY_S:
             self._told_at = now
-            _log.warning("more than %d connections: %d idle ones were closed", self.bounds.connections, len(found))
+            _log.warning("more than %d connections: %d idle ones were closed", self.bounds.connections, closed)
         return True
 
     def _oldest(self, now: float, connections: Collection[Connection], newest: Connection) -> list[Connection]:
@@ -107,9 +111,17 @@ class Guard:
         now = loop.time()
         for found in list(connections):
             if (status := found.overdue(now, self.bounds)) is not None:
-                self.timed_out += 1
-                found.dismiss(status)
+                self.timed_out += found.dismiss(status)
         self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop, connections) if connections else None
+
+
+def has_unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes have arrived that nobody has read."""
+    nothing = bytes(4)
+    try:
+        return fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, nothing) != nothing
+    except (OSError, ValueError):  # closed meanwhile
+        return False
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -157,17 +169,28 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether a head of a request has ever come to its end."""
         return self._has_asked
 
-    def dismiss(self, status: HTTPStatus) -> None:
+    def dismiss(self, status: HTTPStatus) -> bool:
         """See `Connection`; who does not read is cut off."""
         if self.transport.is_closing():
-            return
+            return True
         if self._paused_at is not None or self.is_busy:
             self.transport.abort()
-            return
+            return True
+        if status is HTTPStatus.REQUEST_TIMEOUT and not self._is_midway:
+            if has_unread(self.transport):
+                return False
+            self.transport.close()
+            return True
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: 0\r\nconnection: close\r\n"
         again = "retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else ""
         self.transport.write(f"{head}{again}\r\n".encode())
         self.transport.close()
+        return True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """The call of uvicorn's timer; what has come is read next, and sets it anew."""
+        if not has_unread(self.transport):
+            super().timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
         """The loop's call."""

@@ -146,11 +146,12 @@ class Connection(asyncio.Protocol):
         )
         return HTTPStatus.REQUEST_TIMEOUT if late else None
 
-    def dismiss(self, status: HTTPStatus) -> None:
-        """Say so and close; who does not read is cut off."""
+    def dismiss(self, status: HTTPStatus) -> bool:
+        """Say so and close, whatever has come since: it can be asked elsewhere. Who does not read is cut off."""
         if self._closed_at is not None or self._paused_at is not None or self._session.streams:
             self.abort()
         elif status is HTTPStatus.SERVICE_UNAVAILABLE:
             self._end(ErrorCode.ENHANCE_YOUR_CALM, "there are as many connections as may be")
         else:
             self._end(ErrorCode.NO_ERROR, "nothing came for too long")
+        return True

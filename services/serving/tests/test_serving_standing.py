@@ -54,6 +54,13 @@ async def standing(parts: Parts) -> "tuple[Kafka, Health, Callable[[], bool], as
 StandingParts = tuple[Kafka, Health, Callable[[], bool], "asyncio.Task[None]"]
 
 
+async def test_before_anything_was_looked_at_nobody_is_ready(parts: Parts) -> None:
+    health = Health()
+    health.set("running", ok=True)  # the runtime's part, which is there first
+    Standing(parts.house, health, Snapshots(), degraded_after_s=0.2)
+    assert not health.ready()[0]
+
+
 async def test_ready_means_that_everything_was_taken_and_stays_so(parts: Parts, standing: StandingParts) -> None:
     kafka, _, is_ready, task = standing
     kafka.reachable = True

@@ -31,6 +31,8 @@ class Standing:
         self._house, self._health, self._snapshots = house, health, snapshots
         self._degraded_after = degraded_after_s
         self._is_borrowed = self._has_begun = False
+        # Before `run`, which comes after what is restored: a worker that listened by then would refuse its requests.
+        self._tell()
 
     async def run(
         self, *, has_all: Callable[[], bool], reachable: Callable[[], bool], refused: Callable[[], Awaitable[bool]]

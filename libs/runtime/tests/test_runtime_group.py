@@ -1,18 +1,20 @@
-"""A topic read in a group whose offsets are Kafka's: handed over in order, and nothing is lost or taken twice by it."""
+"""A topic read in a group: what comes of its records is in Kafka once, whoever dies, sleeps or takes over."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import ConsumerRecord
 
 from tidemill_contracts.topics import TopicSpec
-from tidemill_runtime.group import GroupReader
-from tidemill_runtime.kafka import ensure_topics
+from tidemill_runtime.batches import Framed, Packed, batches
+from tidemill_runtime.errors import Later
+from tidemill_runtime.group import Commit, GroupReader, Outgoing, gate_id
+from tidemill_runtime.kafka import close_client, ensure_topics, open_producer
 from tidemill_runtime.settings import ServiceSettings
-from tidemill_testkit.topics import Sent, write_topic
+from tidemill_testkit.topics import Sent, read_topic, write_topic
 from tidemill_testkit.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -21,32 +23,60 @@ Make = Callable[..., ServiceSettings]
 
 
 class Taker:
-    """Takes a few at a time, and nothing while it is told to hold."""
+    """Copies a few at a time, and nothing while it is told to hold. `before` and `after` are called around a commit."""
 
-    def __init__(self, seen: Counter[str]) -> None:
-        self.seen, self.holds, self.mine, self.offered = seen, False, 0, 0
+    def __init__(self, topic: str) -> None:
+        self.topic, self.holds, self.mine, self.offered = topic, False, 0, 0
+        self.before: Callable[[], Awaitable[None]] = _nothing
+        self.after: Callable[[], Awaitable[None]] = _nothing
 
-    async def __call__(self, records: Sequence[ConsumerRecord]) -> int:
+    async def __call__(self, records: Sequence[ConsumerRecord], commit: Commit) -> int:
         """`Take`."""
         await asyncio.sleep(0.001)  # others run meanwhile, as in a service
         self.offered += len(records)
         if self.holds:
             return 0
         taken = records[:7]
-        self.seen.update(record.value.decode() for record in taken)
+        await self.before()
+        await commit([copied(self.topic, taken)], taken[-1].offset + 1)
+        await self.after()
         self.mine += len(taken)
         return len(taken)
 
 
+async def _nothing() -> None:
+    pass
+
+
+def copied(topic: str, records: Sequence[ConsumerRecord]) -> Outgoing:
+    """The same values, in partition 0."""
+    framed = [Framed(-1, b"%c%s\0" % (2 * len(record.value), record.value)) for record in records]
+    (batch,) = batches(framed)
+    return Outgoing(
+        topic, 0, Packed(batch.records, batch.count, transactional=True, times_ms=batch.times_ms, compressed=False)
+    )
+
+
 @asynccontextmanager
 async def reading(settings: ServiceSettings, taker: Taker) -> AsyncIterator[GroupReader]:
-    reader = GroupReader(settings, group=f"{settings.prefix}.g", topic=f"{settings.prefix}.in", take=taker)
+    reader = GroupReader(settings, group=group_of(settings), topic=f"{settings.prefix}.in", take=taker)
     task = asyncio.ensure_future(reader.run())
     try:
         yield reader
     finally:
         await reader.stop()
         await asyncio.wait_for(task, 30)
+
+
+def group_of(settings: ServiceSettings) -> str:
+    return f"{settings.prefix}.g"
+
+
+async def topics(settings: ServiceSettings) -> str:
+    """Make both; the second one's name."""
+    out = f"{settings.prefix}.out"
+    await ensure_topics(settings.kafka, [TopicSpec(f"{settings.prefix}.in", PARTITIONS), TopicSpec(out, 1)])
+    return out
 
 
 async def write(settings: ServiceSettings, numbers: range) -> None:
@@ -56,12 +86,27 @@ async def write(settings: ServiceSettings, numbers: range) -> None:
         await write_topic(settings, f"{settings.prefix}.in", records, partition=partition)
 
 
+async def copies(settings: ServiceSettings) -> Counter[str]:
+    """What readers of the second topic see."""
+    found = await read_topic(settings, f"{settings.prefix}.out")
+    return Counter(record.value.decode() for record in found.get(0, []))
+
+
+async def until_all(settings: ServiceSettings, count: int) -> None:
+    """Until so many are copied, and each was copied once."""
+
+    async def are_there() -> bool:
+        return len(await copies(settings)) == count
+
+    await until(are_there, f"{count} are copied", timeout_s=60)
+    assert set((await copies(settings)).values()) == {1}
+
+
 async def test_members_hand_partitions_over_and_each_record_is_taken_once(service_settings: Make) -> None:
     one, two = service_settings(instance="1"), service_settings(instance="2")
-    await ensure_topics(one.kafka, [TopicSpec(f"{one.prefix}.in", PARTITIONS)])
+    out = await topics(one)
     await write(one, range(COUNT))
-    seen = Counter[str]()
-    first, second = Taker(seen), Taker(seen)
+    first, second = Taker(out), Taker(out)
     first.holds = second.holds = True
     async with reading(two, second):
         async with reading(one, first):
@@ -71,25 +116,62 @@ async def test_members_hand_partitions_over_and_each_record_is_taken_once(servic
             await until(lambda: first.mine > 0 and second.mine > 0, "both take some", timeout_s=60)
             await write(one, range(COUNT, 2 * COUNT))
         # The first has left: what it had taken is committed, and the second has its partitions.
-        await until(lambda: len(seen) == 2 * COUNT, "all are taken", timeout_s=60)
+        await until_all(one, 2 * COUNT)
         await write(one, range(2 * COUNT, 3 * COUNT))
-        await until(lambda: len(seen) == 3 * COUNT, "the second has all partitions", timeout_s=60)
-    assert set(seen.values()) == {1}
+        await until_all(one, 3 * COUNT)
 
 
 async def test_what_is_held_waits_and_what_was_done_stays_done(service_settings: Make) -> None:
     settings = service_settings()
-    await ensure_topics(settings.kafka, [TopicSpec(f"{settings.prefix}.in", PARTITIONS)])
+    taker = Taker(await topics(settings))
     await write(settings, range(COUNT))
-    seen = Counter[str]()
-    taker = Taker(seen)
     taker.holds = True
     async with reading(settings, taker):
-        await until(lambda: taker.mine == 0 and not seen, "nothing is taken")
+        await until(lambda: taker.offered > 0, "it is offered some", timeout_s=60)
+        assert taker.mine == 0
         taker.holds = False
-        await until(lambda: len(seen) > COUNT // 4, "it goes on", timeout_s=60)
+        await until(lambda: taker.mine > COUNT // 4, "it goes on", timeout_s=60)
         taker.holds = True
     taker.holds = False
     async with reading(settings, taker):  # the same member comes back
-        await until(lambda: len(seen) == COUNT, "all are taken", timeout_s=60)
-    assert set(seen.values()) == {1}
+        await until_all(settings, COUNT)
+
+
+async def test_who_was_shut_out_commits_nothing_and_begins_behind_what_is_committed(service_settings: Make) -> None:
+    settings = service_settings()
+    taker = Taker(await topics(settings))
+    await write(settings, range(COUNT))
+    others = 0
+
+    async def another_takes_over() -> None:
+        """As if this process had slept through a rebalance."""
+        nonlocal others
+        if taker.mine < COUNT // 8 or others == PARTITIONS:
+            return
+        others += 1
+        for partition in range(PARTITIONS):
+            name = gate_id(group_of(settings), partition)
+            await close_client(await open_producer(settings, transactional_id=name))
+
+    taker.before = another_takes_over
+    async with reading(settings, taker):
+        await until_all(settings, COUNT)
+    assert others == PARTITIONS
+
+
+async def test_what_was_committed_before_a_failure_is_not_taken_again(service_settings: Make) -> None:
+    settings = service_settings()
+    taker = Taker(await topics(settings))
+    await write(settings, range(COUNT))
+    failures = 0
+
+    async def the_answer_is_lost() -> None:
+        nonlocal failures
+        if failures < PARTITIONS:
+            failures += 1
+            raise Later("whether it was committed is not known")
+
+    taker.after = the_answer_is_lost
+    async with reading(settings, taker):
+        await until_all(settings, COUNT)
+    assert failures == PARTITIONS

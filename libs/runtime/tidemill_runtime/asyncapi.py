@@ -33,7 +33,7 @@ _NAMED = {
     "repartition": "rows of views keyed by another field than their source's, in the features service's own format",
     "features": "one vector per entity, compacted, and the partition's watermark",
     "requests": "requests for predictions that nobody waits for; answered among the predictions",
-    "predictions": "every answer, once, before it left",
+    "predictions": "every answer, once, before it left; read committed: answers to requests are in transactions",
     "outcomes": "each label joined to its prediction, in one order",
 }
 _OF = {"raw": "source", "events": "source", "late": "source", "future": "source", "repartition": "source",

@@ -1,43 +1,64 @@
-"""One topic read in a group whose offsets are Kafka's: at least once, for those who know a record that comes again."""
+"""One topic read in a group: what comes of a record and the offset behind it are one Kafka transaction.
+
+A record's effects are in Kafka once, or not yet: whoever has its partition next begins behind what is committed, after
+shutting out the one before. The group only says who should read what. That a partition has one writer is made sure by
+its transactional id: who slept through a rebalance can commit nothing any more, whatever it believes to own.
+"""
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
 
 from tidemill_runtime.backoff import Backoff, Rarely
-from tidemill_runtime.kafka import close_client, open_consumer, partitions_of
+from tidemill_runtime.batches import Packed
+from tidemill_runtime.errors import Fenced, Later
+from tidemill_runtime.kafka import close_client, open_consumer, open_producer, partitions_of, transaction
 from tidemill_runtime.settings import ServiceSettings
 
-__all__ = ["GroupReader", "Take"]
+__all__ = ["Commit", "GroupReader", "Outgoing", "Take", "gate_id"]
 
 POLL_MS, HOLD_S = 100, 0.1
-COMMIT_EVERY_S, COMMIT_S = 0.2, 3.0
+OPEN_S, SEND_S, COMMIT_S = 10.0, 5.0, 10.0
+OPEN_FOR_MS = 10_000
+"""A transaction whose owner died is aborted after so long at the latest: until then nobody reads behind its records."""
 _NOTHING = TopicPartition("", -1)
 _log = logging.getLogger(__name__)
-Take = Callable[[Sequence[ConsumerRecord]], Awaitable[int]]
-"""Gets records of one partition in order, and says with how many of the first it has done for good; 0: not now."""
+
+
+class Outgoing(NamedTuple):
+    """Records for one partition; the batch is of a transaction."""
+
+    topic: str
+    partition: int
+    batch: Packed
+
+
+Commit = Callable[[Sequence[Outgoing], int], Awaitable[None]]
+"""Puts records and the offset behind the last record that is done with into Kafka, all or nothing. Raises Fenced or
+Later, and then they are not there as far as anybody knows: what is still to be done comes again."""
+Take = Callable[[Sequence[ConsumerRecord], Commit], Awaitable[int]]
+"""Gets records of one partition in order, and says how many of the first it has committed; 0: not now."""
 
 
 class GroupReader:
     """Gives `take` the records of a topic, as one member of a group, one call at a time.
 
-    What is done is committed after at most a fifth of a second, and before a partition goes to another member: only a
-    crash, or a broker that takes no commit, makes records come again, and then at most those of so long. `run` lasts
-    until `stop` or cancellation; after `stop` the call under way ends, and others have the partitions at once.
+    `run` lasts until `stop` or cancellation; after `stop` the call under way ends, and others have the partitions at
+    once. A partition is opened for writing when its first record comes: an idle topic costs a fetch now and then.
     """
 
     def __init__(
-        self, settings: ServiceSettings, *, group: str, topic: str, take: Take, max_records: int = 100
+        self, settings: ServiceSettings, *, group: str, topic: str, take: Take, max_records: int = 1000
     ) -> None:  # fmt: skip
         self._settings, self._group, self._topic = settings, group, topic
         self._take, self._max_records = take, max_records
         self._stopping = asyncio.Event()
-        self._done: dict[TopicPartition, int] = {}
         self._speak = Rarely()
 
     async def run(self) -> None:
@@ -59,7 +80,8 @@ class GroupReader:
         # Joining before the topic exists would assign nothing until the metadata is five minutes old.
         await partitions_of(self._settings.kafka, [self._topic])
         consumer = await open_consumer(self._settings, group=self._group)
-        member = _Member(consumer, self._take, self._done, self._stopping)
+        gates = _Gates(self._settings, self._group, consumer)
+        member = _Member(consumer, self._take, gates, self._stopping)
         try:
             consumer.subscribe([self._topic], listener=member)
             while not self._stopping.is_set():
@@ -68,60 +90,105 @@ class GroupReader:
             await member.let_go()
             await consumer.leave()
         finally:
+            await gates.close()
             await close_client(consumer, timeout_s=1.0)
 
 
+def gate_id(group: str, partition: int) -> str:
+    """The transactional id of whoever may write what comes of a partition."""
+    return f"{group}.{partition}"
+
+
+class _Gates:
+    """A transactional producer for each partition that is written from; opening one shuts out all earlier ones."""
+
+    def __init__(self, settings: ServiceSettings, group: str, consumer: AIOKafkaConsumer) -> None:
+        self._settings, self._group, self._consumer = settings, group, consumer
+        self._open: dict[TopicPartition, AIOKafkaProducer] = {}
+
+    def __contains__(self, tp: TopicPartition) -> bool:
+        return tp in self._open
+
+    async def open(self, tp: TopicPartition) -> None:
+        """Shut out who wrote from it before, and read on from behind what is committed then; raises Later."""
+        producer = await open_producer(
+            self._settings, transactional_id=gate_id(self._group, tp.partition), linger_ms=0, deadline_s=OPEN_S,
+            compression=None, transaction_timeout_ms=OPEN_FOR_MS,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(OPEN_S):
+                offset = await self._consumer.committed(tp)
+            self._consumer.seek(tp, offset or 0)  # where nothing is committed seek_to_committed stays where it is
+        except (KafkaError, TimeoutError) as error:
+            await close_client(producer, timeout_s=1.0)
+            raise Later(f"what is committed of {tp.topic}/{tp.partition} is not known: {error!r}") from error
+        self._open[tp] = producer
+
+    async def commit(self, tp: TopicPartition, outgoing: Sequence[Outgoing], offset: int) -> None:
+        """See `Commit`."""
+        producer = self._open[tp]
+        async with transaction(producer, timeout_s=COMMIT_S):
+            async with asyncio.timeout(SEND_S):
+                sent = [await producer.send_batch(one.batch, one.topic, partition=one.partition) for one in outgoing]
+                await producer.send_offsets_to_transaction({tp: offset}, self._group)
+                await asyncio.gather(*sent)
+
+    async def close(self, *tps: TopicPartition) -> None:
+        """Of these partitions, or all."""
+        closing = [self._open.pop(tp) for tp in tps or list(self._open) if tp in self._open]
+        await asyncio.gather(*(close_client(producer, timeout_s=1.0) for producer in closing))
+
+
 class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """One consumer's time in the group. `done` holds what was done and could not be committed yet.
+    """One consumer's time in the group.
 
     Rebalances run beside the work: the lock keeps a partition here until the call of `take` under way has ended, and
     the generation tells what was read before from what may still be worked on.
     """
 
-    def __init__(
-        self, consumer: AIOKafkaConsumer, take: Take, done: dict[TopicPartition, int], stopping: asyncio.Event
-    ) -> None:  # fmt: skip
-        self._consumer, self._take, self._done, self._stopping = consumer, take, done, stopping
-        self._lock, self._generation, self._committed_at = asyncio.Lock(), 0, time.monotonic()
+    def __init__(self, consumer: AIOKafkaConsumer, take: Take, gates: _Gates, stopping: asyncio.Event) -> None:
+        self._consumer, self._take, self._gates, self._stopping = consumer, take, gates, stopping
+        self._lock, self._generation, self._speak = asyncio.Lock(), 0, Rarely()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # noqa: ARG002 - always all
-        """Another member may get them next: it must find what was done here."""
+        """Another member may get them next: it need not shut out one who is at work."""
         await self.let_go()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """They are read from what is committed."""
+        """They are opened when there is something to read."""
 
     async def let_go(self) -> None:
-        """Wait for the call under way and commit; a commit that fails leaves its records to come again."""
+        """Wait for the call under way."""
         async with self._lock:
             self._generation += 1
-            with suppress(KafkaError, TimeoutError):
-                await self._commit()
+            await self._gates.close()
 
     async def turn(self, most: int) -> None:
         """One poll and the work on it."""
         generation = self._generation
         batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=most)
         for tp, records in batches.items():
-            await self._work(tp, records, generation)
+            try:
+                await self._work(tp, records, generation)
+            except (Fenced, Later) as error:
+                if self._speak():
+                    _log.warning("%s/%d: nothing was committed: %s; reading it again", tp.topic, tp.partition, error)
+                await self._again(tp, records[0].offset)
         if generation != self._generation:
             # What was read before the partitions moved is dropped; they may have come back, read up to behind it.
             await self._read_again()
-        elif not batches or self._is_due():
-            async with self._lock:
-                await self._commit()
 
     async def _work(self, tp: TopicPartition, records: Sequence[ConsumerRecord], generation: int) -> None:
-        left = [record for record in records if record.offset >= self._done.get(tp, 0)]
+        left, commit = records, partial(self._gates.commit, tp)
         while left and not self._stopping.is_set():
             async with self._lock:
                 if self._generation != generation:
                     return
-                count = await self._take(left)
-                if count:
-                    self._done[tp], left = left[count - 1].offset + 1, left[count:]
-                if self._is_due():
-                    await self._commit()
+                if tp not in self._gates:
+                    await self._gates.open(tp)
+                    return  # and what was read is read again, from where this one's turn begins
+                count = await self._take(left, commit)
+                left = left[count:]
             if not count:
                 await self._hold()
 
@@ -130,23 +197,17 @@ class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ship
         await asyncio.sleep(HOLD_S)
         await self._consumer.getmany(_NOTHING, timeout_ms=0)
 
-    def _is_due(self) -> bool:
-        return bool(self._done) and time.monotonic() - self._committed_at > COMMIT_EVERY_S
-
-    async def _commit(self) -> None:
-        """Under the lock. Raises KafkaError or TimeoutError."""
-        self._committed_at = time.monotonic()
-        owned = self._consumer.assignment()
-        offsets = {tp: offset for tp, offset in self._done.items() if tp in owned}
-        if not offsets:
-            return
-        async with asyncio.timeout(COMMIT_S):  # it would wait for a broker that is away
-            await self._consumer.commit(offsets)
-        for tp in offsets:
-            del self._done[tp]
+    async def _again(self, tp: TopicPartition, offset: int) -> None:
+        """Whether it was committed may be unknown: opening it anew tells."""
+        async with self._lock:
+            await self._gates.close(tp)
+        with suppress(IllegalStateError):  # it is another's now
+            self._consumer.seek(tp, offset)
+        await self._hold()
 
     async def _read_again(self) -> None:
-        async with asyncio.timeout(COMMIT_S):
-            for tp in self._consumer.assignment():
-                offset = await self._consumer.committed(tp)
-                self._consumer.seek(tp, offset or 0)  # where nothing is committed seek_to_committed stays where it is
+        with suppress(KafkaError, IllegalStateError):
+            async with asyncio.timeout(COMMIT_S):
+                for tp in self._consumer.assignment():
+                    offset = await self._consumer.committed(tp)
+                    self._consumer.seek(tp, offset or 0)

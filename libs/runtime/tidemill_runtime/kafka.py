@@ -40,25 +40,28 @@ __all__ = [
 ]  # fmt: skip
 
 
-async def open_producer(
+async def open_producer(  # noqa: PLR0913 - keyword-only, each a property of the producer
     settings: ServiceSettings,
     *,
     transactional_id: str | None = None,
     linger_ms: int = 5,
     deadline_s: float = START_DEADLINE_S,
     compression: str | None = "zstd",
+    transaction_timeout_ms: int = 30_000,
 ) -> AIOKafkaProducer:
     """A started producer: acks from all replicas, idempotent.
 
     With a `transactional_id` every earlier producer of that id is fenced and its open transaction aborted before this
-    returns. Raises Later when the broker does not answer within `deadline_s` seconds.
+    returns; the broker aborts one that is open for longer than `transaction_timeout_ms`. Raises Later when the broker
+    does not answer within `deadline_s` seconds.
     """
 
     def build() -> AIOKafkaProducer:
         return AIOKafkaProducer(
             bootstrap_servers=settings.kafka, client_id=settings.client_id, acks="all", enable_idempotence=True,
             linger_ms=linger_ms, max_batch_size=262_144, compression_type=compression,
-            max_request_size=MAX_REQUEST_BYTES, transactional_id=transactional_id, transaction_timeout_ms=30_000,
+            max_request_size=MAX_REQUEST_BYTES, transactional_id=transactional_id,
+            transaction_timeout_ms=transaction_timeout_ms,
         )  # fmt: skip
 
     return await _start(build, deadline_s)

@@ -11,7 +11,7 @@ from tidemill_contracts import Envelope
 
 BALANCED: Counts = {
     "events": {"accepted": 10, "distinct": 10, "applied": 7, "late": 2, "dead_lettered": 1},
-    "predictions": {"answered": 5, "spooled": 5, "in_topic": 5, "repeated": 0},
+    "predictions": {"answered": 5, "spooled": 5, "over_kafka": 2, "in_topic": 7, "repeated": 0},
     "labels": {
         "received": 6, "joined": 1, "pending": 1, "unmatched": 1, "expired": 1, "conflicting": 1, "duplicate": 1,
     },

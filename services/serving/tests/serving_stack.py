@@ -23,6 +23,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import Family, control_topics, pipeline_topics, topic, view_topic, view_topics
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.kafka import end_offsets, ensure_topics
+from tidemill_runtime.settings import ServiceSettings
 from tidemill_serving.domain.replica import WATERMARK_KEY
 
 DEADLINE_S = 120.0
@@ -82,6 +83,13 @@ class Stack:
     @property
     def artifacts(self) -> Artifacts:
         return Artifacts(self.folder / "artifacts")
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """For clients of Kafka."""
+        return ServiceSettings(
+            kafka=self.kafka, postgres="postgresql:///none", artifacts="/none", state=self.folder, prefix=self.prefix
+        )
 
     async def write(self, name: str, envelope: Envelope, *, key: str | bytes, partition: int = 0) -> None:
         """One record, acknowledged."""
@@ -150,9 +158,12 @@ class Stack:
 
 
 async def read_all(kafka: str, name: str) -> list[tuple[int, Envelope]]:
-    """All records of a topic at this moment."""
+    """All committed records of a topic at this moment."""
     ends = await end_offsets(kafka, name)
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )  # fmt: skip
     await consumer.start()
     try:
         consumer.assign([TopicPartition(name, partition) for partition in sorted(ends)])

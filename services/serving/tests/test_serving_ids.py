@@ -11,7 +11,7 @@ import pytest
 from serving_spool import everything
 
 from tidemill_contracts.ids import prediction_id
-from tidemill_serving.domain.answers import Record, encode_record, mark_of
+from tidemill_serving.domain.answers import Record, encode_record, mark_of, recall
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.spool import OnceLog, SharedIds, Spool, SpoolReader, spool_of
 from tidemill_serving.spool import ids as ids_module
@@ -32,6 +32,13 @@ def record(name: str, score: float) -> Entry:
     return Entry("prediction", "flights", "t", 0, name.encode(), encode_record(body), [("ce_id", identity.encode())], 7)
 
 
+def ordered(name: str, score: float, origin: bytes) -> Entry:
+    """An answer to a request over Kafka."""
+    made = record(name, score)
+    head = [*made.headers, ("tm_origin", origin)]
+    return Entry("bulk", made.pipeline, made.topic, 0, made.key, made.value, head, 7)
+
+
 def identity(entry: Entry) -> str:
     return entry.headers[0][1].decode()
 
@@ -46,7 +53,8 @@ class Worker:
         self.log = OnceLog(self.spool, self.ids, number)
 
     def answer(self, *entries: Entry) -> dict[str, bytes]:
-        found = self.log.append_once(entries, [identity(entry) for entry in entries])
+        fresh = {identity(entry): recall(entry.value, entry.origin)[1] for entry in entries}
+        found = self.log.append_once(entries, fresh)
         return {name: known.answer for name, known in found.items()}
 
     def logged(self) -> list[str]:
@@ -75,6 +83,17 @@ def test_what_one_worker_has_answered_another_repeats(pair: tuple[Worker, Worker
     assert known.inputs == mark_of({"flight": "a"})
     assert msgspec.json.decode(known.answer)["score"] == 0.25
     assert (first.logged(), second.logged()) == ([identity(one)], [identity(three)])
+
+
+def test_an_answer_that_never_left_for_kafka_gives_way_to_one_for_the_same_record(pair: tuple[Worker, Worker]) -> None:
+    first, second = pair
+    assert first.answer(ordered("a", 0.25, b"0:5:0")) == {}
+    assert second.answer(record("a", 0.5)).keys() == {identity(record("a", 0.5))}  # over HTTP it is the answer
+    assert second.answer(ordered("a", 0.5, b"0:6:0")).keys() == {identity(record("a", 0.5))}  # sent again: it is known
+    assert second.answer(ordered("a", 0.75, b"0:5:0")) == {}  # read again: it is not in Kafka
+    known = first.ids.find(identity(record("a", 0.5)))
+    assert known is not None
+    assert (msgspec.json.decode(known.answer)["score"], known.origin) == (0.75, b"0:5:0")
 
 
 def test_records_are_found_in_every_segment_and_not_when_they_are_gone(pair: tuple[Worker, Worker]) -> None:

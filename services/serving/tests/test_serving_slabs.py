@@ -14,7 +14,7 @@ from tidemill_contracts.headers import packed_headers
 from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.frames import crc32, framed
 from tidemill_serving.spool import Spool, SpoolLimits, SpoolReader
-from tidemill_serving.spool.shipper import batches, by_place
+from tidemill_serving.spool.parcels import batches, by_place
 from tidemill_serving.spool.slabs import Slab, slab
 
 NUMBERS = st.integers(0, 2**40)

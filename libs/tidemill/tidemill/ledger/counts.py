@@ -53,7 +53,10 @@ def equations(counts: Counts) -> list[str]:
             events["accepted"], events["applied"] + events["late"] + events["dead_lettered"],
         ),
         ("predictions answered = spooled", predictions["answered"], predictions["spooled"]),
-        ("predictions spooled = in the topic", predictions["spooled"], predictions["in_topic"]),
+        (
+            "predictions spooled + asked for over Kafka = in the topic",
+            predictions["spooled"] + predictions["over_kafka"], predictions["in_topic"],
+        ),
         ("each prediction is in the topic once", predictions["repeated"], 0),
         ("labels received = the sum of their classes", labels["received"], sum(labels[name] for name in classes)),
         (
@@ -75,7 +78,7 @@ async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec,
             total[name] += counts.get(name, 0)
         ids: set[str] = set()
         async for found in read_ids(bootstrap, topic("raw", source, prefix=prefix)):
-            ids.update(identity for kind, identity in found if not kind.startswith("tidemill.timer"))
+            ids.update(event.id for event in found if not event.type.startswith("tidemill.timer"))
         total["distinct"] += len(ids)
     return {
         "accepted": total["accepted"], "distinct": total["distinct"], "applied": total["applied"],
@@ -86,10 +89,16 @@ async def _events(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec,
 async def _predictions(transport: AsyncTransport, bootstrap: str, spec: PipelineSpec, prefix: str) -> dict[str, int]:
     status = (await transport.call("serving", "GET", "/v1/status"))["pipelines"][spec.name]
     seen: Counter[str] = Counter()
+    caused = 0
     async for found in read_ids(bootstrap, topic("predictions", spec.name, prefix=prefix)):
-        seen.update(identity for kind, identity in found if kind == Prediction.TYPE)
+        mine = [event for event in found if event.type == Prediction.TYPE]
+        seen.update(event.id for event in mine)
+        caused += sum(event.is_caused for event in mine)
     repeated = sum(count - 1 for count in seen.values())
-    return {"answered": status["answered"], "spooled": status["spooled"], "in_topic": len(seen), "repeated": repeated}
+    return {
+        "answered": status["answered"], "spooled": status["spooled"], "over_kafka": caused, "in_topic": len(seen),
+        "repeated": repeated,
+    }  # fmt: skip
 
 
 async def _labels(transport: AsyncTransport, spec: PipelineSpec) -> dict[str, int]:

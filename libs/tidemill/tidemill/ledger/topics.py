@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
@@ -34,10 +34,18 @@ async def read_topic(bootstrap: str, topic: str) -> AsyncGenerator[Record, None]
             yield _record(record)
 
 
-async def read_ids(bootstrap: str, topic: str) -> AsyncGenerator[list[tuple[str, str]], None]:
-    """(type, id) of the events of a topic, as `read_topic` finds them, in lists: for counting many."""
+class Named(NamedTuple):
+    """What is counted of an event; `is_caused`: it names the event that caused it."""
+
+    type: str
+    id: str
+    is_caused: bool
+
+
+async def read_ids(bootstrap: str, topic: str) -> AsyncGenerator[list[Named], None]:
+    """Of the events of a topic, as `read_topic` finds them, in lists: for counting many."""
     async for batch in _batches(bootstrap, topic):
-        yield [found for record in batch if (found := _identity(record.headers)) is not None]
+        yield [found for record in batch if (found := _named(record.headers)) is not None]
 
 
 async def _batches(bootstrap: str, topic: str) -> AsyncIterator[list[Any]]:
@@ -67,13 +75,15 @@ async def _batches(bootstrap: str, topic: str) -> AsyncIterator[list[Any]]:
         await close_client(consumer)
 
 
-def _identity(headers: Iterable[tuple[str, bytes]]) -> tuple[str, str] | None:
+def _named(headers: Iterable[tuple[str, bytes]]) -> Named | None:
     fields = dict(headers)
     try:
         kind, identity = fields["ce_type"].decode(), fields["ce_id"].decode()
     except (KeyError, AttributeError, UnicodeDecodeError):
         return None
-    return (kind, identity) if fields.get("ce_specversion") == b"1.0" and kind and identity else None
+    if fields.get("ce_specversion") != b"1.0" or not kind or not identity:
+        return None
+    return Named(kind, identity, "ce_causationid" in fields)
 
 
 def _record(record: Any) -> Record:  # noqa: ANN401 - aiokafka ships no types

@@ -31,7 +31,7 @@ class Letters:
             starts = await consumer.beginning_offsets(partitions)
             found = []
             for tp in partitions:
-                found += await _read(consumer, tp, max(starts[tp], ends[tp] - limit), ends[tp])
+                found += await _newest(consumer, tp, range(starts[tp], ends[tp]), limit)
         return [_letter(record) for record in found]
 
     async def one(self, topic: str, partition: int, offset: int) -> Letter | None:
@@ -61,6 +61,16 @@ class Letters:
                     await close_client(consumer)
         except (KafkaError, TimeoutError) as error:
             raise Later(f"Kafka: {error!r}") from error
+
+
+async def _newest(consumer: AIOKafkaConsumer, tp: TopicPartition, offsets: range, limit: int) -> list[ConsumerRecord]:
+    """So many as there are; transactions leave offsets without a record."""
+    start, step = offsets.stop, limit
+    found: list[ConsumerRecord] = []
+    while start > offsets.start and len(found) < limit:
+        start, step = max(offsets.start, offsets.stop - step), 4 * step
+        found = await _read(consumer, tp, start, offsets.stop)
+    return found[-limit:]
 
 
 async def _read(consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, end: int) -> list[ConsumerRecord]:

@@ -55,7 +55,7 @@ from tidemill_serving.handlers.standing import Standing
 from tidemill_serving.onnx.explaining import Explainers
 from tidemill_serving.onnx.verdicts import Examiner
 from tidemill_serving.settings import Settings
-from tidemill_serving.spool import Shipper, Spool, partitions_of, placing, slabs
+from tidemill_serving.spool import Ordered, Shipper, Spool, partitions_of, placing, slabs
 from tidemill_serving.store import Store
 
 NURSERY_STAYS_S = 20.0
@@ -147,12 +147,9 @@ class Serving:
         return runs, importer
 
     def _bulk_route(self) -> BulkRoute:
-        bulk = Bulk(self.batcher, self._journal(), self._settings.client_id, self._is_filling)
-
-        def is_shipped() -> bool:
-            return self.house.degraded or self.shipper.position >= self.spool.end  # who is away is not waited for
-
-        return BulkRoute(self._settings, self.house, bulk, is_shipped)
+        ordered, group = Ordered(self.spool), self._settings.client_id
+        bulk = Bulk(self.house, self.batcher, ordered, group=group, is_full=self._is_filling)
+        return BulkRoute(self._settings, self.house, bulk)
 
     def _journal(self) -> Journal:
         source = f"tidemill/serving/{self._settings.instance}"
@@ -163,7 +160,7 @@ class Serving:
         return self.spool.pending_bytes > self._settings.spool_limit_bytes // 2
 
     def background(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """What runs beside HTTP: gRPC and bulk stop first, so that their last answers are still shipped."""
+        """What runs beside HTTP: gRPC and bulk stop first, so that their last answers still leave."""
         settings = self._settings
         work: dict[str, Callable[[], Awaitable[None]]] = {"serving": self.run, "bulk": self.bulk.run}
         if settings.grpc_port is None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from functools import partial
 
 from tidemill_contracts.topics import request_group, request_topics, topic
@@ -15,7 +14,7 @@ from tidemill_serving.domain.house import House
 from tidemill_serving.handlers.bulk import Bulk
 from tidemill_serving.settings import Settings
 
-STOP_S, SHIP_S = 1.5, 1.0
+STOP_S = 2.5
 Reader = tuple[GroupReader, asyncio.Task[None]]
 _log = logging.getLogger(__name__)
 
@@ -23,18 +22,15 @@ _log = logging.getLogger(__name__)
 class BulkRoute:
     """A group of its own for each pipeline: its offsets stay where they are when another pipeline is added."""
 
-    def __init__(self, settings: Settings, house: House, bulk: Bulk, is_shipped: Callable[[], bool]) -> None:
-        """`changed` is to be set whenever there may be other pipelines; `is_shipped`: Kafka has all of the log."""
-        self._settings, self._house, self._bulk, self._is_shipped = settings, house, bulk, is_shipped
+    def __init__(self, settings: Settings, house: House, bulk: Bulk) -> None:
+        """`changed` is to be set whenever there may be other pipelines."""
+        self._settings, self._house, self._bulk = settings, house, bulk
         self.changed = asyncio.Event()
         self._readers: dict[str, Reader] = {}
         self._stopping = set[asyncio.Task[None]]()
 
     async def run(self) -> None:
-        """Until cancelled; the slices under way are then finished and committed, so that nobody answers them again.
-
-        What is committed is then shipped: this process may be the last that has it, where replicas become fewer.
-        """
+        """Until cancelled; what is under way then is finished and committed, or nobody ever hears of it."""
         try:
             while True:
                 await self.changed.wait()
@@ -43,10 +39,6 @@ class BulkRoute:
                     self._match()
         finally:
             await _stop(self._readers.values())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SHIP_S):
-                    while not self._is_shipped():  # noqa: ASYNC110 - a position has no event
-                        await asyncio.sleep(0.01)
 
     def _match(self) -> None:
         for name in self._house.desks.keys() - self._readers.keys():

@@ -124,10 +124,15 @@ class Answer(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class Remembered(NamedTuple):
-    """An answer as it was sent, and a mark of the inputs it was for."""
+    """An answer as it was sent, and a mark of the inputs it was for.
+
+    `origin`: of a request over Kafka, where it stood there. Whoever reads that very record again knows that no answer
+    to it is in Kafka, since its offset would be there with it.
+    """
 
     inputs: bytes
     answer: bytes
+    origin: bytes = b""
 
 
 def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> bytes:
@@ -145,11 +150,11 @@ def answer_of(record: "Record | _Known", reads: Mapping[str, HasRevision]) -> by
     return _ENCODER.encode(answer)
 
 
-def recall(value: bytes) -> tuple[str, Remembered]:
+def recall(value: bytes, origin: bytes = b"") -> tuple[str, Remembered]:
     """The id and the answer of a logged prediction; raises msgspec.MsgspecError for bytes that are none."""
     known = _KNOWN.decode(value)
     mark = mark_of(known.request, known.inline) if known.mark is None else bytes.fromhex(known.mark)
-    return known.prediction_id, Remembered(mark, answer_of(known, known.revisions))
+    return known.prediction_id, Remembered(mark, answer_of(known, known.revisions), origin)
 
 
 def mark_of(inputs: Mapping[str, Any], inline: Mapping[str, float | None] | None = None) -> bytes:
@@ -177,8 +182,11 @@ class Recent:
         return self._known.get(prediction_id)
 
     def put(self, prediction_id: str, remembered: Remembered) -> None:
-        """Remember an answer that is in the log; the first one under an id stays."""
-        if prediction_id not in self._known:
+        """Remember an answer that is in the log; the first one under an id stays, unless it never left for Kafka."""
+        known = self._known.get(prediction_id)
+        if known is not None and known.origin and known.origin == remembered.origin:
+            self._known[prediction_id] = remembered
+        if known is None:
             self._known[prediction_id] = remembered
             if len(self._known) > self._size:
                 self._known.popitem(last=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tidemill_contracts.events import Fallback
 from tidemill_serving.domain.answers import ArmName, Part, Record, Remembered, answer_of, mark_of
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.domain.drafts import Drafts, Query
+from tidemill_serving.domain.drafts import Drafts, Order, Query
 from tidemill_serving.domain.extras import Seen, put_in
 from tidemill_serving.domain.frames import Sheaf
 from tidemill_serving.domain.loaded import Beside, Head, Loaded, Rival
@@ -49,17 +49,18 @@ class Host(Protocol):
 
     def body(self, record: Record) -> bytes: ...
 
-    def predictions(self, written: Sequence["Written"]) -> Sheaf: ...
+    def predictions(self, written: Sequence["Written"]) -> list[Sheaf]: ...
 
 
 class Written(NamedTuple):
-    """What a prediction's record is made of."""
+    """What a prediction's record is made of; with an order it is not the log that brings it to Kafka."""
 
     identity: bytes
     traceparent: bytes
     key: bytes
     body: bytes
     at_us: int
+    order: Order | None
 
 
 class Moment:
@@ -93,7 +94,7 @@ class Batch:
             identity = query.identity
             self._drafts.results.append(_UNANSWERED)
             known = self._desk.recent.get(identity)
-            if known is not None:
+            if known is not None and (query.order is None or known.origin != query.order.origin):
                 self._drafts.results[index] = repeat(known, query.ask)
             elif identity in self._fresh:
                 again.append((index, self._fresh[identity]))
@@ -105,7 +106,7 @@ class Batch:
         if todo:
             self._answer(active, queries, todo)
         if self._written:
-            self._drafts.entries.append(self._desk.predictions(self._written))
+            self._drafts.entries.extend(self._desk.predictions(self._written))
         remembered = dict(self._drafts.remembered)
         for index, first in again:
             found = remembered.get(queries[index].identity)
@@ -204,11 +205,13 @@ class Batch:
         answer = answer_of(record, rows)
         self._drafts.results[index] = answer
         self._written.append(Written(
-            record.prediction_id.encode(), query.traceparent.encode(), record.key.encode(), body, record.at_us
+            record.prediction_id.encode(), query.traceparent.encode(), record.key.encode(), body, record.at_us,
+            query.order,
         ))  # fmt: skip
         if query.ask.id is not None:
+            origin = b"" if query.order is None else query.order.origin
             self._drafts.remembered.append(
-                (record.prediction_id, Remembered(mark_of(record.request, record.inline), answer))
+                (record.prediction_id, Remembered(mark_of(record.request, record.inline), answer, origin))
             )
         return True
 

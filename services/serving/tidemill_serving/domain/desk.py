@@ -15,9 +15,9 @@ from tidemill_serving.domain.answers import Recent, Record, encode_record
 from tidemill_serving.domain.batch import Batch, Moment, Written
 from tidemill_serving.domain.capture import Capture
 from tidemill_serving.domain.drafts import Drafts, Query, Result
-from tidemill_serving.domain.entries import Entry
+from tidemill_serving.domain.entries import Entry, Kind
 from tidemill_serving.domain.frames import Sheaf
-from tidemill_serving.domain.heads import ID, TRACE_CONTEXT, front, timed
+from tidemill_serving.domain.heads import ID, TRACE_CONTEXT, front, ordered, timed
 from tidemill_serving.domain.loaded import Head, Loaded
 from tidemill_serving.domain.plan import places_of
 from tidemill_serving.domain.releases import KEPT, SWAPS, Champion, Kept, KeptRelease, Swap
@@ -125,14 +125,27 @@ class Desk:
         """A prediction as it is logged."""
         return encode_record(record if self.capture is None else self.capture.apply(record))
 
-    def predictions(self, written: Sequence[Written]) -> Sheaf:
+    def predictions(self, written: Sequence[Written]) -> list[Sheaf]:
         """The log records of answers, each in the partition of its join key; their headers are an `Envelope`'s."""
-        ids, traces, keys, bodies, times = zip(*written, strict=True)
+        bulk = [one for one in written if one.order is not None]
+        if not bulk:
+            return [self._sheaf("prediction", written)]
+        rest = [one for one in written if one.order is None]
+        return [self._sheaf("bulk", bulk), *([self._sheaf("prediction", rest)] if rest else [])]
+
+    def _sheaf(self, kind: Kind, written: Sequence[Written]) -> Sheaf:
+        ids, traces, keys, bodies, times, orders = zip(*written, strict=True)
         name, numbers = self.spec.name, np.empty((len(written), 2), np.int64)
         numbers[:, 0], numbers[:, 1] = self.partitions_of(keys, self.spec.partitions), times
-        shared = [opening("prediction", name, self.topic), self._front, ID, TRACE_CONTEXT]
-        pieces = Pieces(shared, [ids, traces, keys, bodies, list(map(timed, times))])
-        return Sheaf("prediction", name, pieces.frames(_BODY, _HEAD, numbers, _KEYS), len(written))
+        columns, head, shared = [ids, traces, keys, bodies, list(map(timed, times))], _HEAD, self._front
+        if kind == "bulk":
+            columns, head, shared = (
+                [*columns, list(map(ordered, orders))],
+                _BULK_HEAD,
+                front(Prediction.TYPE, self.source, 2),
+            )
+        pieces = Pieces([opening(kind, name, self.topic), shared, ID, TRACE_CONTEXT], columns)
+        return Sheaf(kind, name, pieces.frames(_BODY, head, numbers, _KEYS), len(written))
 
     def shadowed(self, head: Head, body: Shadowed) -> Entry:
         """The log record of what shadows said, beside the prediction's."""
@@ -149,10 +162,11 @@ class Desk:
         return Entry(kind, self.spec.name, self.topic, partition, key, envelope.data, headers, envelope.time_us)
 
 
-_IDS, _TRACES, _KEYS, _BODIES, _TIMES = range(5)
+_IDS, _TRACES, _KEYS, _BODIES, _TIMES, _ORDERS = range(6)
 _BODY = pattern((OWN, _BODIES))
-_HEAD = pattern(
+_PARTS = (
     (SHARED, 1), (OWN, _TIMES), (SHARED, 2), (SIZE, _IDS), (OWN, _IDS), (SHARED, 3), (SIZE, _TRACES), (OWN, _TRACES)
-)
+)  # fmt: skip
+_HEAD, _BULK_HEAD = pattern(*_PARTS), pattern(*_PARTS, (OWN, _ORDERS))
 
 __all__ = ["Desk", "Drafts", "Loaded", "PartitionsOf", "Query", "Result", "Swap"]

@@ -9,12 +9,20 @@ from tidemill_serving.domain.loaded import Beside
 from tidemill_serving.domain.requests import Ask
 
 
+class Order(NamedTuple):
+    """The request over Kafka that an instance came with: partition, offset and its place in it, and the event's id."""
+
+    origin: bytes
+    cause: bytes
+
+
 class Query(NamedTuple):
-    """One instance on its way through a batch."""
+    """One instance on its way through a batch; without an order somebody waits for its answer."""
 
     ask: Ask
     identity: str
     traceparent: str
+    order: Order | None = None
 
 
 Result = bytes | RefusedError

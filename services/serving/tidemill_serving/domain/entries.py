@@ -8,7 +8,10 @@ import msgspec
 from tidemill_contracts.envelope import Headers
 from tidemill_contracts.headers import unpacked_headers
 
-Kind = Literal["prediction", "inference", "shadow", "timer", "swap", "switch", "letter"]
+Kind = Literal["prediction", "bulk", "inference", "shadow", "timer", "swap", "switch", "letter"]
+"""`bulk`: an answer to a request over Kafka. It is here for its id alone, and goes there with the request's offset."""
+ORIGIN = "tm_origin"
+"""Header: where in its input a record came from."""
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -30,6 +33,11 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     def headers(self) -> Headers:
         """Names and values."""
         return unpacked_headers(self.head) if isinstance(self.head, bytes) else self.head
+
+    @property
+    def origin(self) -> bytes:
+        """Of an answer to a request over Kafka: where that stood."""
+        return dict(self.headers).get(ORIGIN, b"") if self.kind == "bulk" else b""
 
 
 class LogRefusedError(Exception):

@@ -15,11 +15,16 @@ Known = dict[str, Remembered]
 class Once(Protocol):
     """A log that several workers share the ids of."""
 
-    def append_once(self, entries: Sequence[Logged], identities: Sequence[str]) -> Known:
+    def append_once(self, entries: Sequence[Logged], fresh: Known) -> Known:
         """Log the entries but those whose ids another has logged, and return what was answered to these.
 
-        `identities` are the ids that somebody may ask again. All of the rest are in, or none; raises LogRefusedError.
+        `fresh` are the answers that somebody may ask for again. All of the rest are in, or none: LogRefusedError.
         """
+
+
+def is_void(known: Remembered, fresh: Remembered) -> bool:
+    """Whether what is known is an earlier answer to the same record of the requests' topic, which never left."""
+    return bool(fresh.origin) and known.origin == fresh.origin
 
 
 def repeat(known: Remembered, ask: Ask) -> bytes | RefusedError:

@@ -8,11 +8,13 @@ from tidemill_contracts.events import PredictionRequested
 from tidemill_contracts.ids import prediction_id, request_key
 from tidemill_serving.domain.body import Fault, RefusedError, read_json
 from tidemill_serving.domain.desk import Desk, Query
-from tidemill_serving.domain.drafts import Result
+from tidemill_serving.domain.drafts import Order, Result
 from tidemill_serving.domain.extras import check_inline
 from tidemill_serving.domain.requests import PART
 
 MOST_TOLD = 5
+LONGEST_CAUSE = 256
+"""Characters of a sender's event id in the records that it causes."""
 NO_ANSWER = "no answer"
 """Title of a refusal that says more of the inputs than of the moment: to ask again would not help."""
 
@@ -24,8 +26,12 @@ class Why(NamedTuple):
     error: str
 
 
-def read_order(desk: Desk, envelope: Envelope, traceparent: str) -> Generator[None, None, list[Query]]:
+def read_order(
+    desk: Desk, envelope: Envelope, traceparent: str, place: tuple[int, int]
+) -> Generator[None, None, list[Query]]:  # fmt: skip
     """The instances of a record, each with an id; raises RefusedError for one that breaks the pipeline's declaration.
+
+    `place` is its partition and offset.
 
     An instance without an id of its own has the event's, so that a record which comes again is known. Many are read
     some at a time: whoever reads lets others go on between.
@@ -36,14 +42,15 @@ def read_order(desk: Desk, envelope: Envelope, traceparent: str) -> Generator[No
     asks, is_list = yield from desk.reader.in_parts(read_json(envelope.data))
     if desk.champion.active is not None:
         check_inline(asks, desk.champion.active.plan.features)
-    queries = []
-    for place, found in enumerate(asks):
+    queries, cause = [], envelope.id[:LONGEST_CAUSE].encode()
+    for ordinal, found in enumerate(asks):
         ask = found
         if ask.id is None:
-            ask = ask._replace(id=request_key(envelope.source, envelope.id, place if is_list else None))
-        if place % PART == PART - 1:
+            ask = ask._replace(id=request_key(envelope.source, envelope.id, ordinal if is_list else None))
+        if ordinal % PART == PART - 1:
             yield
-        queries.append(Query(ask, str(prediction_id(desk.name, str(ask.id))), traceparent))
+        order = Order(b"%d:%d:%d" % (*place, ordinal), cause)
+        queries.append(Query(ask, str(prediction_id(desk.name, str(ask.id))), traceparent, order))
     return queries
 
 

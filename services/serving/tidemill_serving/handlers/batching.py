@@ -37,8 +37,8 @@ from tidemill_serving.handlers.jobs import (
     refused_or,
 )  # fmt: skip
 from tidemill_serving.handlers.pacing import Pace, split, split_rows
+from tidemill_serving.handlers.timers import Timers
 
-TIMERS_EVERY_S = 0.02
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +69,8 @@ class Batcher:
         self._jobs: list[Job] = []
         self._rows_jobs: list[RowsJob] = []
         self.pace = Pace()
-        self._timers_due = False
+        self._timers = Timers(house, self.append)
+        self.holding = self._timers.holding
 
     @property
     def is_full(self) -> bool:
@@ -144,9 +145,7 @@ class Batcher:
         """Event time may have risen: activate what is due at once, and tell the log soon."""
         for desk in self._house.desks.values():
             self._advance(desk)
-        if not self._timers_due:
-            self._timers_due = True
-            asyncio.get_running_loop().call_later(TIMERS_EVERY_S, self._write_timers)
+        self._timers.soon()
 
     def _advance(self, desk: Desk) -> None:
         watermark = desk.watermark_us(self._house.replica)
@@ -162,15 +161,6 @@ class Batcher:
             loaded.cause = cause._replace(traceparent=telemetry.current_traceparent())
             self.append([desk.swapped(loaded, watermark, at_us=self._now_us())])
             self._swapped(desk)
-
-    def _write_timers(self) -> None:
-        self._timers_due = False
-        for desk in self._house.desks.values():
-            watermark = desk.watermark_us(self._house.replica)
-            if watermark is None or (desk.floor_us is not None and watermark <= desk.floor_us):
-                continue
-            if self.append(desk.timers(watermark)):
-                desk.floor_us = watermark
 
     def append(self, entries: Sequence[Logged]) -> bool:
         """Write to the log; false, and counted, when it takes nothing now."""
@@ -221,12 +211,12 @@ class Batcher:
 
     def _log(self, entries: Sequence[Logged], drafts: Sequence[tuple[Desk, Sequence[Job], Drafts]]) -> bool:
         """As `append`; what another worker has answered meanwhile is not logged again but answered as it was."""
-        identities = [identity for _, _, draft in drafts for identity, _ in draft.remembered]
+        fresh = {identity: new for _, _, draft in drafts for identity, new in draft.remembered}
         once = self.once
-        if once is None or not identities:
+        if once is None or not fresh:
             return self.append(entries)
         known: Known = {}
-        if not self._try(lambda: known.update(once.append_once(entries, identities))):
+        if not self._try(lambda: known.update(once.append_once(entries, fresh))):
             return False
         for _, jobs, draft in drafts if known else ():
             for index, job in enumerate(jobs):
@@ -290,11 +280,16 @@ class Batcher:
     def _deliver(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
         for job, found in zip(jobs, draft.results, strict=True):
             result = found
-            if not is_logged and not isinstance(result, RefusedError) and desk.recent.get(job.query.identity) is None:
-                result = FULL  # only what was answered before is in the log
+            if not is_logged and not isinstance(result, RefusedError) and _is_new(desk, job.query):
+                result = FULL
             if job.link is not None and draft.reads:
                 job.link(draft.reads.get(job.query.identity, ()))
             job.deliver(result)
         if is_logged:
             for identity, remembered in draft.remembered:
                 desk.recent.put(identity, remembered)
+
+
+def _is_new(desk: Desk, query: Query) -> bool:
+    """Only what was answered before is in the log; of requests over Kafka not even that need have left."""
+    return query.order is not None or desk.recent.get(query.identity) is None

@@ -23,7 +23,7 @@ import msgspec
 from tidemill_serving.domain.answers import Remembered, recall
 from tidemill_serving.domain.entries import Entry, LogRefusedError
 from tidemill_serving.domain.frames import Logged, apart, entries_in
-from tidemill_serving.domain.once import Known
+from tidemill_serving.domain.once import Known, is_void
 from tidemill_serving.spool.log import Spool
 from tidemill_serving.spool.segments import SUFFIX, boot_id, read_entry, read_header
 
@@ -163,14 +163,18 @@ class OnceLog:
     def __init__(self, spool: Spool, ids: SharedIds, worker: int) -> None:
         self._spool, self._ids, self._worker = spool, ids, worker
 
-    def append_once(self, entries: Sequence[Logged], identities: Sequence[str]) -> Known:
+    def append_once(self, entries: Sequence[Logged], fresh: Known) -> Known:
         """See the protocol."""
         newest = self._spool.segments[-1]
         with self._ids.held(Place(self._worker, newest.first, newest.size)):
-            known = {name: found for name in identities if (found := self._ids.find(name)) is not None}
+            known = {
+                name: found
+                for name, new in fresh.items()
+                if (found := self._ids.find(name)) is not None and not is_void(found, new)
+            }
             left = [entry for entry in apart(entries) if _identity(entry) not in known] if known else entries
             if left:
-                number, wanted = self._spool.append(left), set(identities)
+                number, wanted = self._spool.append(left), fresh.keys()
                 for block in self._spool.tail.since(number):
                     offset = block.start
                     for entry, end in entries_in(block.raw):
@@ -188,10 +192,10 @@ def _identity(entry: Entry) -> str:
 
 
 def _remembered(entry: tuple[Entry, int] | None) -> tuple[str, Remembered] | None:
-    if entry is None or entry[0].kind != "prediction":
+    if entry is None or entry[0].kind not in {"prediction", "bulk"}:
         return None
     try:
-        return recall(entry[0].value)
+        return recall(entry[0].value, entry[0].origin)
     except msgspec.MsgspecError:
         return None
 

@@ -8,25 +8,22 @@ the segment, number, 0), and what is there is not sent again.
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from numpy.typing import NDArray
 
 from tidemill_runtime.backoff import Backoff, Rarely
-from tidemill_runtime.batches import Packed
 from tidemill_runtime.kafka import close_client, open_consumer, open_producer
 from tidemill_runtime.settings import ServiceSettings
+from tidemill_serving.domain.entries import ORIGIN
 from tidemill_serving.spool.log import Spool
+from tidemill_serving.spool.parcels import Groups, batches, by_place
 from tidemill_serving.spool.reader import SpoolReader
-from tidemill_serving.spool.scanning import PARTITION
-from tidemill_serving.spool.slabs import ORIGIN, Slab
+from tidemill_serving.spool.slabs import Slab
 
 BATCH = 1000
 """Records read and handed over at a stretch: more would keep requests waiting."""
@@ -37,10 +34,6 @@ NOTED_S = 0.25
 """Between two notes of the position while records flow: each replaces a file, for which some file systems wait."""
 PROBE_S = 2.0
 SILENT_S = 5.0
-BATCH_BYTES = 256 * 1024
-"""Of what goes to a partition at a time; as much as aiokafka would put together."""
-Groups = dict[tuple[str, int], NDArray[np.int64]]
-"""Topic and partition to rows of a slab, in their order."""
 _log = logging.getLogger(__name__)
 
 
@@ -191,7 +184,8 @@ class Shipper:
         places = groups.keys() - self._landed.keys()
         if not places:
             return
-        consumer = await open_consumer(self._settings)
+        # Ours are in no transaction; behind one that is open yet the committed ones would end.
+        consumer = await open_consumer(self._settings, isolation="read_uncommitted")
         try:
             partitions = [TopicPartition(*place) for place in sorted(places)]
             consumer.assign(partitions)
@@ -243,32 +237,6 @@ class Shipper:
             beside = self._file.with_suffix(".part")
             beside.write_bytes(raw)
             beside.replace(self._file)
-
-
-def by_place(slab: Slab) -> tuple[Groups, dict[str, int]]:
-    """The records of each partition, in their order, and the predictions of each pipeline."""
-    openings, numbers = slab.openings()
-    predictions: dict[str, int] = {}
-    for opening, count in zip(openings, np.bincount(numbers).tolist(), strict=True):
-        if opening.kind == "prediction":
-            predictions[opening.pipeline] = predictions.get(opening.pipeline, 0) + count
-    topics = list(dict.fromkeys(opening.topic for opening in openings))
-    topic = np.array([topics.index(opening.topic) for opening in openings])[numbers]
-    order = np.lexsort((slab.table[:, PARTITION], topic))  # which is stable
-    places = np.stack((topic, slab.table[:, PARTITION]), 1)[order]
-    starts = np.flatnonzero(np.any(np.diff(places, axis=0, prepend=-1), axis=1))
-    groups = {
-        (topics[number], partition): rows
-        for (number, partition), rows in zip(places[starts].tolist(), np.split(order, starts[1:]), strict=True)
-    }
-    return groups, predictions
-
-
-def batches(slab: Slab, rows: NDArray[np.int64]) -> Iterator[Packed]:
-    """The records of a partition as whole batches, timed now; what is too large for one is one by itself."""
-    now_ms = int(time.time() * 1000)
-    for records, count in slab.frame(rows, BATCH_BYTES):
-        yield Packed(records, count, transactional=False, times_ms=(now_ms, now_ms), compressed=False)
 
 
 def _origin(headers: Iterable[tuple[str, bytes]]) -> tuple[int, int] | None:

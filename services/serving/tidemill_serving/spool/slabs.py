@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tidemill_contracts.headers import packed_header
 from tidemill_runtime.packed import copy_bytes, put_part, put_varint
-from tidemill_serving.domain.entries import Entry, Kind
+from tidemill_serving.domain.entries import ORIGIN, Entry, Kind
 from tidemill_serving.domain.frames import HEAD, Bytes, compiled, entries_in
 from tidemill_serving.spool.scanning import (
     COLUMNS,
@@ -32,9 +32,10 @@ from tidemill_serving.spool.scanning import (
     text_at,
 )  # fmt: skip
 
-ORIGIN = "tm_origin"
 _ORIGIN = np.frombuffer(packed_header(ORIGIN, b"")[:-1], np.uint8)
 _DIGITS: Final = 20
+OWN_ORIGIN: Final = -1
+"""In place of a segment's identity."""
 
 
 class Opening(NamedTuple):
@@ -73,7 +74,10 @@ class Slab(NamedTuple):
         return [_opening(self.raw[start:end]) for start, end in firsts.tolist()], numbers
 
     def frame(self, rows: NDArray[np.int64], most: int) -> Iterator[tuple[bytes, int]]:
-        """These records as Kafka frames them, with their origin, and how many; at most so many bytes, or one record."""
+        """These records as Kafka frames them, and how many; at most so many bytes, or one record.
+
+        With their place in the log as their origin, unless they have one of their own (identity `OWN_ORIGIN`).
+        """
         at, raw = 0, np.frombuffer(self.raw, np.uint8)
         while at < len(rows):
             records, stop = _frame(raw, self.table, rows, at, (self.identity, self.first, most))
@@ -151,13 +155,15 @@ def _frame(
         end = put_varint(body, 2, place - at)
         end = put_part(body, end, raw, row[KEY], row[KEY_END])
         end = put_part(body, end, raw, row[VALUE], row[VALUE_END])
+        more = 0 if identity == OWN_ORIGIN else 1
         if row[NUMBER] < 0:
-            end = put_varint(body, end, (int(raw[row[HEADERS]]) >> 1) + 1)
+            end = put_varint(body, end, (int(raw[row[HEADERS]]) >> 1) + more)
             end = copy_bytes(body, end, raw, row[HEADERS] + 1, row[HEADERS_END])
         else:
-            end = put_varint(body, end, row[NUMBER] + 1)
+            end = put_varint(body, end, row[NUMBER] + more)
             end = _listed(body, end, raw, row[HEADERS], row[NUMBER])
-        end = _put_origin(body, end, identity, first + rows[place])
+        if more:
+            end = _put_origin(body, end, identity, first + rows[place])
         to = copy_bytes(out, put_varint(out, to, end), body, 0, end)
     return out[:to], stop
 

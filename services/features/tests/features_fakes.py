@@ -32,6 +32,7 @@ class FakeLog:
     held: asyncio.Event | None = None
     opened: int = 0
     writes: int = 0
+    waiting: int = 0
 
     async def open(self) -> None:
         self.opened += 1
@@ -50,6 +51,7 @@ class FakeLog:
 
     async def write(self, letters: Sequence[Letter]) -> None:
         if self.held is not None:
+            self.waiting += 1
             await self.held.wait()
         if self.fail is not None:
             raise self.fail

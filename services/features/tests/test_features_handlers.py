@@ -5,20 +5,16 @@ import json
 import math
 
 import pytest
-from features_cases import (
-    END_US,
-    PARTITIONS,
-    START_US,
-    FakeRecord,
-    views,
-)
+from features_cases import END_US, PARTITIONS, START_US, Departure, FakeRecord, source_record, views
 from features_fakes import FakeLog, FakeStore, FakeUndertaker, inputs, task, told, turn
-from features_play import rows_of, section_of
+from features_play import body, rows_of, section_of
+from features_stack import until
 
 from tidemill_contracts.envelope import read_envelope
 from tidemill_contracts.events import FeatureVector, Watermark
 from tidemill_features.domain.encode import WATERMARK_KEY, Encoder
 from tidemill_features.domain.route import RouteMarks
+from tidemill_features.handlers import aggregate
 from tidemill_features.handlers.aggregate import AggregateTask
 from tidemill_features.handlers.route import RouteTask
 from tidemill_runtime.errors import Fenced, Later
@@ -124,6 +120,43 @@ async def test_rejected_records_go_out_with_the_vectors() -> None:
     await running.close(lost=False)
     assert [letter.value for letter in log.letters if letter.topic == "dlq"] == [b"garbage"]
     assert log.vectors()
+
+
+async def told_in(*parts: slice, monkeypatch: pytest.MonkeyPatch | None = None) -> FakeLog:
+    """What is told when the first part is on its way while the others come."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(aggregate, "_MOST_WAITING", 0)
+    log, store = FakeLog(held=asyncio.Event()), FakeStore()
+    assert log.held is not None
+    running = task(log, store)
+    topic, records = inputs()
+    huge = source_record(Departure("huge", START_US, body("AA", 1e300), 0, 10**6), len(records))
+    records.append(huge)
+    await running.open()
+    for n, part in enumerate(parts):
+        await turn(running, {topic: records[part]})
+        if n == 0:
+            await until(lambda: log.waiting == 1, "the first is being told", deadline_s=10)
+        else:
+            assert (running.state.waiting() > 0) == (monkeypatch is None)
+    log.held.set()
+    await running.close(lost=False)
+    assert [letter.value for letter in log.letters if letter.topic == "dlq"] == [huge.value]
+    assert store.saved["by-flight"][0].next_offset == len(records)
+    return log
+
+
+async def test_what_is_read_while_readers_are_told_is_applied_and_told_with_the_next() -> None:
+    log = await told_in(slice(20), slice(20, 40), slice(40, None))
+    undisturbed = await told_in(slice(None))
+    assert log.vectors() == undisturbed.vectors()
+    assert log.watermarks()[-1] == undisturbed.watermarks()[-1] == END_US
+    assert log.writes == 2
+
+
+async def test_not_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = await told_in(slice(20), slice(20, 40), slice(40, None), monkeypatch=monkeypatch)
+    assert log.vectors() == (await told_in(slice(None))).vectors()
 
 
 def route_task(log: FakeLog, store: FakeStore) -> RouteTask:

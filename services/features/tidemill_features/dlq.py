@@ -20,8 +20,7 @@ class DeadLetters:
 
     def bury(self, rejected: Sequence[Rejected], *, among: int) -> list[Letter]:
         """The letters of one poll with `among` records; raises Stalled when there are too many."""
-        for _ in range(among - len(rejected)):
-            self._limiter.good()
+        self._limiter.good(among - len(rejected))
         for _ in rejected:
             self._limiter.dead()
         return [self._letter(item) for item in rejected]

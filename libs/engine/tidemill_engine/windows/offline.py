@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows import kernels
-from tidemill_engine.windows.batch import Batch, as_batch
+from tidemill_engine.windows.batch import Batch, as_batch, checks_of
 from tidemill_engine.windows.plan import ViewPlan
 from tidemill_engine.windows.state import ViewState
 
@@ -38,7 +38,9 @@ def backfill(plan: ViewPlan, events: Events, queries: Queries) -> NDArray[np.flo
     A query sees the events with a time strictly before its own. A key without any (or dead by then) gets a row of
     NaN. Bit for bit what `ViewState` holds after the same events and evaluates at the same time.
     """
-    checked = as_batch(plan, events.times_us, events.hashes, events.values, np.zeros(len(events.times_us), np.int64))
+    checked = as_batch(
+        checks_of(plan), events.times_us, events.hashes, events.values, np.zeros(len(events.times_us), np.int64)
+    )
     owners, askers = _numbers(events.keys, queries.keys)
     order, asked = _by_key(owners, checked.times), _by_key(askers, queries.times_us)
     batch = checked._replace(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill_engine.windows import calls, codec, kernels, room
-from tidemill_engine.windows.batch import Batch, RejectedValuesError, as_batch, part_of
+from tidemill_engine.windows.batch import Batch, RejectedValuesError, as_batch, checks_of, part_of
 from tidemill_engine.windows.fixed import Words
 from tidemill_engine.windows.keys import KeyTable
 from tidemill_engine.windows.layout import APPLIED, LATEST, NEVER
@@ -47,6 +47,7 @@ class ViewState:
         self.too_late = 0
         self._keys = KeyTable()
         self._columns: dict[int, int] = {}
+        self._checks = checks_of(plan)
         self._features = len(plan.aggregations)
         self._batches = 0
         self._memory = room.empty(self.program)
@@ -86,12 +87,13 @@ class ViewState:
 
     def _columns_of(self, partitions: NDArray[np.int32]) -> Words:
         """Columns of source partitions in `Memory.positions`; new ones are added."""
+        if len(partitions) and (partitions == partitions[0]).all() and int(partitions[0]) in self._columns:
+            return np.full(len(partitions), self._columns[int(partitions[0])], np.int64)  # most batches are of one
         distinct, inverse = np.unique(partitions, return_inverse=True)
         for partition in distinct.tolist():
             self._columns.setdefault(partition, len(self._columns))
         self._memory = room.with_columns(self._memory, len(self._columns))
-        columns = np.array([self._columns[partition] for partition in distinct.tolist()], np.int64)
-        return np.asarray(columns[inverse], np.int64)
+        return np.array([self._columns[partition] for partition in distinct.tolist()], np.int64)[inverse]
 
     # events
 
@@ -135,7 +137,7 @@ class ViewState:
         values: Floats,
         positions: Positions,
     ) -> Batch:
-        batch = as_batch(self.plan, times_us, hashes, values, positions[1])
+        batch = as_batch(self._checks, times_us, hashes, values, positions[1])
         rows = keys if isinstance(keys, np.ndarray) else self.intern(keys)
         columns = self._columns_of(np.asarray(positions[0], np.int32))
         if not len(rows) == len(columns) == len(batch.times):

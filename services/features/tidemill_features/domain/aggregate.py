@@ -121,6 +121,11 @@ class ViewPartition:
         if word.seq is not None and word.seq > self.seqs.get(word.source_partition, -1):
             self.seqs[word.source_partition] = word.seq
 
+    @property
+    def waiting(self) -> int:
+        """Rows that were taken and are not applied."""
+        return len(self._singles) + sum(len(taken.keys) for taken in self._taken)
+
     def wanted(self) -> Wanted | None:
         """Rows of cold keys that `give` must bring before `settle`; nothing while no key is cold."""
         if not self.cold:

@@ -49,6 +49,8 @@ class Needs:
         self, key: EntityKey, numbers: Sequence[str], where: Compiled | None, fields: Mapping[str, FieldSpec]
     ) -> None:
         self.key, self._key, self._where = key.key, key, where
+        # a time's text may be written in several ways
+        self._is_text = len(key.key) == 1 and not isinstance(fields[key.key[0]], TimestampField)
         self._columns = [read_column(name) for name in numbers]
         types = field_types(fields)
         self._filters = {w: compile_expression(w, types) for _, w in self._columns if w is not None}
@@ -82,6 +84,9 @@ class Needs:
         self, bodies: Sequence[Any], names: Mapping[str, str], bad: dict[int, str]
     ) -> tuple[list[int], list[bytes]]:
         wanted = self._filtered(bodies, names)
+        plain = _plain_keys(bodies, wanted, names[self.key[0]]) if self._is_text else None
+        if plain is not None:
+            return list(wanted), plain
         places, keys = list[int](), list[bytes]()
         attributes = [(name, attrgetter(names[name])) for name in self._key.key]
         (first, get), single = attributes[0], len(attributes) == 1
@@ -89,7 +94,7 @@ class Needs:
             body = bodies[place]
             value = get(body)
             try:
-                if single and type(value) is str:
+                if self._is_text and type(value) is str:
                     entity = value or None
                 else:
                     entity = self._key({first: value} if single else {name: read(body) for name, read in attributes})
@@ -113,6 +118,20 @@ class Needs:
         """For which bodies an expression is true."""
         columns = {name: _objects(map(attrgetter(names[name]), bodies), len(bodies)) for name in where.fields}
         return np.asarray(where(columns, rows=len(bodies)) == 1.0)
+
+
+def _plain_keys(bodies: Sequence[Any], wanted: Sequence[int], name: str) -> list[bytes] | None:
+    """Keys of one text each, None where one of them is not, or is none that an entity may have."""
+    chosen = bodies if len(wanted) == len(bodies) else [bodies[place] for place in wanted]
+    values = list(map(attrgetter(name), chosen))
+    if set(map(type, values)) != {str}:  # none at all, too
+        return None
+    try:
+        keys = list(map(str.encode, values))
+    except UnicodeEncodeError:
+        return None
+    # nothing that is empty or begins with a zero comes behind this
+    return keys if min(keys) >= b"\x01" and max(map(len, keys)) <= MOST_KEY_BYTES else None
 
 
 def _objects(values: Any, count: int) -> NDArray[np.object_]:  # noqa: ANN401 - whatever bodies hold

@@ -114,14 +114,16 @@ class Encoder:
     def watermark(self, watermark_us: int, positions: Mapping[int, int]) -> Letter:
         """The watermark of the partition and how far each source partition was read for it."""
         named = {str(source): seq for source, seq in sorted(positions.items())}
-        body = Watermark(view=self._view, partition=self._partition, watermark_us=watermark_us, positions=named)
+        body = {
+            "view": self._view, "partition": self._partition, "watermark_us": watermark_us, "positions": named,
+        }  # fmt: skip
         headers = [
             _VERSION,
             ("ce_id", b"%b%d/%d/%d" % (self._id, self._partition, watermark_us, sum(positions.values()))),
             ("ce_type", Watermark.TYPE.encode()), self._source, ("ce_time", format_time(watermark_us).encode()),
             _CONTENT,
         ]  # fmt: skip
-        return Letter(self.topic, self._partition, WATERMARK_KEY, body.model_dump_json().encode(), headers)
+        return Letter(self.topic, self._partition, WATERMARK_KEY, _ENCODER.encode(body), headers)
 
     def deletion(self, entity: bytes) -> Letter:
         """A tombstone of an entity that was forgotten."""

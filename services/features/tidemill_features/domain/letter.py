@@ -15,6 +15,8 @@ WIDTH: Final = 7
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.int64]
+_PLACES = np.array([1, 1, 1, 1, 1, 0, 1], np.int64)
+"""Which columns are places in the buffer."""
 
 
 class Letter(NamedTuple):
@@ -87,11 +89,11 @@ def joined(parts: Sequence[Letters]) -> Letters:
     """Those of one partition, one behind the other."""
     if len(parts) == 1:
         return parts[0]
-    tables, base = [], 0
-    for part in parts:
-        table = part.table.copy()
-        for column in (KEY, KEY_END, VALUE, VALUE_END, HEADERS, END):
-            table[:, column] += np.where(table[:, column] >= 0, base, 0)
+    tables, base = [parts[0].table], len(parts[0].buffer)
+    for part in parts[1:]:
+        table = part.table + base * _PLACES
+        nulls = part.table[:, VALUE] < 0
+        table[nulls, VALUE : VALUE_END + 1] = part.table[nulls, VALUE : VALUE_END + 1]
         tables.append(table)
         base += len(part.buffer)
     buffer = np.concatenate([part.buffer for part in parts])

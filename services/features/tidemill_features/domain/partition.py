@@ -43,6 +43,10 @@ class AggregatePartition:
                 self._offsets[topic] = records[-1].offset + 1
         return rejected
 
+    def waiting(self) -> int:
+        """Rows that were read and are not applied."""
+        return sum(part.waiting for part in self.views)
+
     def settle(self) -> list[Rejected]:
         """The other half, once every view was given the cold keys that it wants."""
         return [rejected for part in self.views for rejected in part.settle()]

@@ -22,11 +22,7 @@ MOST_DIGITS = 18  # of sequence numbers: larger ones are garbage, and would not 
 END_OF_TIME_US = 2**32 * 1_000_000
 MOST_KEY_BYTES = 2048
 RECORD_BYTES = 700_000
-"""With a margin below the largest record that is written: what is a little over is not dealt to two records."""
-ROW_BYTES = 30
-"""Of a row beside its key, its values and its trace context."""
-TRACE_BYTES = 5
-"""Of a trace context beside its text."""
+"""With a margin below the largest record that is written; a row has at most a few thousand."""
 _LARGEST = 10**MOST_DIGITS
 _MOST_ROWS = 1_000_000
 _VERSION = 2
@@ -125,6 +121,28 @@ def write_sheet(sheet: Sheet) -> bytes:
     )  # fmt: skip
 
 
+def halves(sheet: Sheet) -> tuple[Sheet, Sheet]:
+    """Its sections dealt to two, or the rows of the only one: only the second speaks of time."""
+    sections, source = sheet.sections, sheet.source_partition
+    if len(sections) > 1:
+        middle = len(sections) // 2
+        return Sheet(source, sections[:middle]), Sheet(source, sections[middle:])
+    first, second = (_some(sections[0], part) for part in _middle(len(sections[0].keys)))
+    return Sheet(source, [first._replace(watermark_us=None, seq=None)]), Sheet(source, [second])
+
+
+def _middle(count: int) -> tuple[slice, slice]:
+    return slice(0, count // 2), slice(count // 2, count)
+
+
+def _some(section: Section, part: slice) -> Section:
+    traces = None if section.traces is None else section.traces[part]
+    return section._replace(
+        keys=section.keys[part], times=section.times[part], marks=section.marks[part], seqs=section.seqs[part],
+        values=section.values[part], traces=traces,
+    )  # fmt: skip
+
+
 def _one(columns: Sequence[NDArray[np.generic]]) -> bytes:
     return b"".join(column.tobytes() for column in columns if len(column))
 
@@ -138,12 +156,13 @@ def read_sheet(body: bytes) -> Sheet:
         raise ValueError("columns are not as long as there are rows")
     if found.traces is not None and len(found.traces) != count:
         raise ValueError("there are not as many trace contexts as rows")
-    times, seqs = np.frombuffer(found.times, np.int64), np.frombuffer(found.seqs, np.int64)
+    # copies, since compiled code would be compiled once more for arrays that cannot be written to
+    times, seqs = np.frombuffer(found.times, np.int64).copy(), np.frombuffer(found.seqs, np.int64).copy()
     ends = np.frombuffer(found.ends, np.int32).astype(np.int64)
     if not _are_valid(ends, len(found.keys), times, seqs):
         raise ValueError("a key is empty or too long, or a time or number is out of range")
     keys = _texts(found.keys, ends.tolist())
-    marks, values = np.frombuffer(found.marks, np.uint64), np.frombuffer(found.values, np.float64)
+    marks, values = np.frombuffer(found.marks, np.uint64).copy(), np.frombuffer(found.values, np.float64).copy()
     sections, at, value = [], 0, 0
     for part in found.parts:
         to, value_to = at + part.rows, value + part.rows * part.fields

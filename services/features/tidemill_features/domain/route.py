@@ -1,6 +1,6 @@
 """One source partition on its way to the views that are keyed by something else."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -9,16 +9,7 @@ import numpy as np
 from tidemill_features.domain.bulk import Bodies
 from tidemill_features.domain.letter import Letter
 from tidemill_features.domain.records import BadRecordError, Event, Progress, Record, read_source
-from tidemill_features.domain.repartition import (
-    HEADERS,
-    RECORD_BYTES,
-    ROW_BYTES,
-    TRACE_BYTES,
-    RoutedRow,
-    Section,
-    Sheet,
-    write_sheet,
-)
+from tidemill_features.domain.repartition import HEADERS, RECORD_BYTES, RoutedRow, Section, Sheet, halves, write_sheet
 from tidemill_features.domain.runs import Run, in_order
 from tidemill_features.domain.scan import SEQ, TIME, columns_of
 from tidemill_features.domain.taken import Rejected, Taken, as_section, joined, of_rows
@@ -82,31 +73,23 @@ class Route:
         if time_us >= 0 and (self.watermark_us is None or time_us > self.watermark_us):
             self.watermark_us = time_us
 
-    def drain(self) -> dict[int, list[Section]]:
-        """By partition the rows taken since the last call, and a word on time: to every one when it has risen.
-
-        Each section fits a record. The last of a partition speaks of time.
-        """
+    def drain(self) -> dict[int, Section]:
+        """By partition the rows taken since the last call, and a word on time: to every one when it has risen."""
         self._flush()
         found = self._sections(joined(self._taken)) if self._taken else {}
         if self.watermark_us != self._told:
             nothing = as_section(of_rows([], self.partition, len(self.view.plan.fields)), self.view.owner, _NOWHERE)
-            found = {target: found.get(target, [nothing]) for target in range(self.view.partitions)}
-        for sections in found.values():
-            sections[-1] = sections[-1]._replace(watermark_us=self.watermark_us, seq=self.seq)
+            found = {target: found.get(target, nothing) for target in range(self.view.partitions)}
         self._taken, self._told = [], self.watermark_us
-        return found
-
-    def _sections(self, taken: Taken) -> dict[int, list[Section]]:
-        partitions, most = self.view.partitions, _rows_per_record(taken)
-        targets = np.array([self._partitioner(key, partitions) for key in taken.keys], np.int64)
-        dealt = {target: np.flatnonzero(targets == target) for target in range(partitions)}
         return {
-            target: [
-                as_section(taken, self.view.owner, places[at : at + most]) for at in range(0, len(places), most)
-            ]
-            for target, places in dealt.items() if len(places)
-        }  # fmt: skip
+            target: section._replace(watermark_us=self.watermark_us, seq=self.seq) for target, section in found.items()
+        }
+
+    def _sections(self, taken: Taken) -> dict[int, Section]:
+        partitions = self.view.partitions
+        targets = np.array([self._partitioner(key, partitions) for key in taken.keys], np.int64)
+        dealt = [(target, np.flatnonzero(targets == target)) for target in range(partitions)]
+        return {target: as_section(taken, self.view.owner, places) for target, places in dealt if len(places)}
 
     def mark(self, next_offset: int) -> RouteMarks:
         """Where to begin again, once everything routed so far is acknowledged."""
@@ -156,43 +139,26 @@ class RoutePartition:
         ]
 
 
-def _rows_per_record(taken: Taken) -> int:
-    """How many of these rows certainly fit a record."""
-    fields: int = taken.values.shape[1]
-    key = max(map(len, taken.keys), default=0)
-    trace = max((len(trace) for trace in taken.traces if trace is not None), default=0) if taken.traces else 0
-    return max(1, RECORD_BYTES // (ROW_BYTES + 8 * fields + key + TRACE_BYTES + trace))
-
-
-def _bytes_of(section: Section) -> int:
-    traces = sum(TRACE_BYTES + len(trace or b"") for trace in section.traces or ())
-    fields: int = section.values.shape[1]
-    return len(section.keys) * (ROW_BYTES + 8 * fields) + sum(map(len, section.keys)) + traces
-
-
 def _letters(routes: Sequence[Route]) -> list[Letter]:
     """What routes of one source have for each partition, together in as few records as it fits."""
     by_target: dict[int, list[Section]] = {}
     for route in routes:
-        for target, sections in route.drain().items():
-            by_target.setdefault(target, []).extend(sections)
+        for target, section in route.drain().items():
+            by_target.setdefault(target, []).append(section)
+    name, source = routes[0].view.input_topic, routes[0].partition
     return [
-        Letter(routes[0].view.input_topic, target, None, write_sheet(Sheet(routes[0].partition, some)), HEADERS)
+        Letter(name, target, None, body, HEADERS)
         for target, sections in sorted(by_target.items())
-        for some in _fitting(sections)
+        for body in _bodies(Sheet(source, sections))
     ]
 
 
-def _fitting(sections: Sequence[Section]) -> Iterator[list[Section]]:
-    some, size = list[Section](), 0
-    for section in sections:
-        more = _bytes_of(section)
-        if some and size + more > RECORD_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(section)
-        size += more
-    yield some
+def _bodies(sheet: Sheet) -> list[bytes]:
+    """As many records as it takes for each to be small enough."""
+    body = write_sheet(sheet)
+    if len(body) <= RECORD_BYTES or sum(len(section.keys) for section in sheet.sections) < 2:  # noqa: PLR2004 - rows
+        return [body]
+    return [body for part in halves(sheet) for body in _bodies(part)]
 
 
 def _route_run(routes: Sequence[Route], names: Mapping[str, str], run: Run) -> dict[int, str]:

@@ -13,19 +13,23 @@ from tidemill_features.domain.taken import Rejected, Taken
 
 
 class Run(NamedTuple):
-    """Plain events of one source partition: places in `records`, what their headers say, decoded bodies."""
+    """Plain events of one source partition: places in `records`, what their headers say, decoded bodies.
+
+    Trace contexts are None where no event has one.
+    """
 
     records: Columns
     places: Words
     headers: Words
     bodies: Sequence[Any]
+    traces: list[bytes | None] | None
 
     def those(self, kept: NDArray[np.intp]) -> "Run":
         """Some of them, by place."""
         if len(kept) == len(self.places):
             return self
         bodies = [self.bodies[place] for place in kept.tolist()]
-        return Run(self.records, self.places[kept], self.headers[kept], bodies)
+        return Run(self.records, self.places[kept], self.headers[kept], bodies, _chosen(self.traces, kept.tolist()))
 
     def fresh(self, known: int) -> NDArray[np.bool_]:
         """Which of them are no repeats, with `known` the highest number seen."""
@@ -39,7 +43,8 @@ class Run(NamedTuple):
         return Taken(
             wanted.keys, headers[:, TIME], headers[:, MARK].copy().view(np.uint64), wanted.values,
             np.full(len(headers), self.records.partition, np.int32), headers[:, SEQ],
-            _traces(self.records.buffer, headers), lambda place: self.records[int(places[place])],
+            self.traces if everything else _chosen(self.traces, wanted.places),
+            lambda place: self.records[int(places[place])],
         )  # fmt: skip
 
 
@@ -47,6 +52,10 @@ def fresh(seqs: Words, known: int) -> NDArray[np.bool_]:
     """Which numbers are of no repeats, with `known` the highest one seen: a new one is higher than all before."""
     before = np.maximum.accumulate(np.concatenate([[known], seqs[:-1]]))
     return np.asarray(seqs > before)
+
+
+def _chosen(traces: list[bytes | None] | None, places: Sequence[int]) -> list[bytes | None] | None:
+    return None if traces is None else [traces[place] for place in places]
 
 
 def _traces(buffer: bytes, headers: Words) -> list[bytes | None] | None:
@@ -68,7 +77,8 @@ def in_order(
     rejected = []
     for start, stop in _stretches(headers[:, PLAIN]):
         if headers[start, PLAIN]:
-            run = Run(records, np.arange(start, stop), headers[start:stop], decoded[start:stop])
+            traces = _traces(records.buffer, headers[start:stop])
+            run = Run(records, np.arange(start, stop), headers[start:stop], decoded[start:stop], traces)
             rejected += [Rejected(records[start + at], why) for at, why in sorted(take_run(run).items())]
             continue
         for at in range(start, stop):

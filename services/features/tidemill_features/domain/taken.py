@@ -101,9 +101,13 @@ def of_section(section: Section, source_partition: int, record: Callable[[int], 
 
 def as_section(taken: Taken, owner: str, places: NDArray[np.intp]) -> Section:
     """Some rows, by place, for their way."""
-    those = taken if len(places) == len(taken.keys) else taken.those(places)
-    traces = None if those.traces is None else _some(those.traces)
-    return Section(owner, those.keys, those.times, those.marks, those.seqs, those.values, traces)
+    at: list[int] = places.tolist()
+    keys, traces = [taken.keys[place] for place in at], None
+    if taken.traces is not None:
+        traces = _some([taken.traces[place] for place in at])
+    return Section(
+        owner, keys, taken.times[places], taken.marks[places], taken.seqs[places], taken.values[places], traces
+    )
 
 
 def _some(traces: list[bytes | None]) -> list[bytes | None] | None:

@@ -26,6 +26,8 @@ FETCH_SECONDS = Histogram(
     "tidemill_features_fetch_seconds", "One reading of cold keys from the store.",
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0),
 )  # fmt: skip
+_MOST_WAITING = 10_000
+"""Rows that are read and not applied: they take more memory than what they change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,12 @@ class AggregateTask:
         self._quiet_until = parts.clock() + parts.quiet_s
         checkpointer = Checkpointer(parts.store, owner, every_s=parts.every_s, every_records=parts.every_records)
         self._teller = Teller(
-            self.partition, self.state, log=parts.log, checkpointer=checkpointer, linger_s=parts.linger_s
+            self.partition,
+            self.state,
+            log=parts.log,
+            checkpointer=checkpointer,
+            linger_s=parts.linger_s,
+            settle=self._settle_late,
         )
         return offsets
 
@@ -87,26 +94,38 @@ class AggregateTask:
         teller = self._opened()
         count = sum(len(records) for records in batches.values())
         rejected = await self._take(teller, batches)
-        teller.note(count, self._parts.undertaker.bury(rejected, among=count))
+        teller.note(count, self._bury(rejected, among=count))
         RECORDS.labels(self.partition).inc(count)
         await teller.room()
 
     async def _take(self, teller: Teller, batches: Mapping[str, Sequence[Record]]) -> list[Rejected]:
-        """Read, fetch the cold keys that are needed, apply.
+        """Read and apply; while readers are being told, what is read waits for more and is applied with it.
 
-        When fetching fails the lock stays locked: what was read is not applied, so this task tells and stores no more.
+        When that fails the lock stays locked: what was read is not applied, so this task tells and stores no more.
         """
         await teller.settling.acquire()
         rejected = self.state.read(batches)
+        if not teller.is_writing or self.state.waiting() > _MOST_WAITING:
+            rejected += await self._settle()
+        teller.settling.release()
+        return rejected
+
+    async def _settle(self) -> list[Rejected]:
+        """Fetch the cold keys that are needed, apply."""
         for part in self.state.views:
             wanted = part.wanted()
             while wanted is not None:
                 with FETCH_SECONDS.time():
                     found = await self._parts.store.fetch(part.view, self.partition, wanted)
                 wanted = part.give(wanted, found)
-        rejected += self.state.settle()
-        teller.settling.release()
-        return rejected
+        return self.state.settle()
+
+    async def _settle_late(self) -> list[Letter]:
+        rejected = await self._settle()
+        return self._bury(rejected, among=len(rejected))  # all that were read are counted
+
+    def _bury(self, rejected: Sequence[Rejected], *, among: int) -> list[Letter]:
+        return self._parts.undertaker.bury(rejected, among=among)
 
     async def current(self, part: ViewPartition, entity: bytes) -> Letter | None:
         """The entity's vector now, wherever its state lies; None when it is unknown here. May raise Later."""

@@ -4,7 +4,7 @@ What was applied but not told yet is not lost by a crash: checkpoints only hold 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from prometheus_client import Counter, Histogram
 
@@ -30,11 +30,14 @@ _MANY = 200  # vectors: a millisecond's work, and ten times what it costs to ask
 class Teller:
     """Owned by one task; `check` raises what went wrong since, and then the task has to go."""
 
-    def __init__(
-        self, partition: int, state: AggregatePartition, *, log: Log, checkpointer: Checkpointer, linger_s: float
-    ) -> None:
+    def __init__(  # noqa: PLR0913 - keyword-only, each a collaborator
+        self, partition: int, state: AggregatePartition, *, log: Log, checkpointer: Checkpointer, linger_s: float,
+        settle: Callable[[], Awaitable[Sequence[Letter]]],
+    ) -> None:  # fmt: skip
+        """`settle` applies what was only read, and returns the dead letters of that."""
         self._partition, self._state, self._linger_s = partition, state, linger_s
-        self._log, self._checkpointer = log, checkpointer
+        self._log, self._checkpointer, self._settle = log, checkpointer, settle
+        self.is_writing = False
         self._letters: list[Letter] = []
         self._untold = 0
         self._wake, self._room = asyncio.Event(), asyncio.Event()
@@ -94,12 +97,15 @@ class Teller:
     async def _round(self, *, store: bool) -> None:
         """Tell everything; what is captured for storing in the same instant is stored once it is told."""
         async with self.settling:
+            self._letters += await self._settle()
             untold, letters, self._letters = self._untold, self._letters, []
             outputs = self._state.drain()
             captures = self._state.capture() if store else []
         if letters or outputs:
+            self.is_writing = True
             with SECONDS.time():
                 await self._write(letters, outputs)
+            self.is_writing = False
             OUTPUTS.labels(self._partition).inc(sum(out.records for out in outputs))
             TRANSACTIONS.labels(self._partition).inc()
         self._untold -= untold

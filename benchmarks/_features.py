@@ -175,6 +175,17 @@ def features(seen: Endpoints, folder: Path | None = None) -> Iterator[Running]:
         running.stop()
 
 
+async def warmed(seen: Endpoints) -> None:
+    """Have the loops compiled, once for all later starts: that may take longer than what is measured."""
+    with features(seen) as running:
+
+        async def is_ready() -> bool:
+            assert running.process.poll() is None
+            return bool(await running.parts())
+
+        await until(is_ready, "the service is ready", deadline_s=600)
+
+
 async def applied(seen: Endpoints) -> PipelineSpec:
     """The pipeline, announced, with its topics."""
     spec = pipeline()

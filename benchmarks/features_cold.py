@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import psutil
 import uvloop
-from _features import Running, Trades, applied, check, features, preload, read_back, wait_for
+from _features import Running, Trades, applied, check, features, preload, read_back, wait_for, warmed
 from _results import Progress, Result, report, result
 from _stack import stack, until
 
@@ -37,6 +37,7 @@ async def measure(progress: Progress, keys: int, limit: int) -> dict[str, float]
     os.environ["TIDEMILL_KEYS_IN_MEMORY"] = str(limit)
     with stack() as seen:
         spec = await applied(seen)
+        await warmed(seen)
         ends = await preload(seen.kafka, trades)
         progress.step(f"{keys:,} keys lie in Kafka")
         with features(seen) as running:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import uvloop
-from _features import SOURCE, Trades, applied, check, features, preload, read_back, wait_for
+from _features import SOURCE, Trades, applied, check, features, preload, read_back, wait_for, warmed
 from _results import Progress, Result, report, result
 from _stack import stack
 
@@ -26,6 +26,7 @@ async def measure(keys: int, progress: Progress, *, alone: bool) -> list[Result]
     trades = Trades(EVENTS, keys)
     with stack() as seen:
         spec = await applied(seen)
+        await warmed(seen)
         ends = await preload(seen.kafka, trades)
         progress.step(f"{EVENTS:,} events of {keys:,} keys lie in Kafka")
         with features(seen) as running:

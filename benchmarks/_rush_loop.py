@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 
-EPOLL_IN, EPOLL_OUT, ADD, CHANGE, NO_SIGNAL, MONOTONIC = 1, 4, 1, 3, 0x4000, 1
+EPOLL_IN, EPOLL_OUT, EDGE, ADD, CHANGE, NO_SIGNAL, MONOTONIC = 1, 4, 1 << 31, 1, 3, 0x4000, 1
 EVENTS, ROOM, LEAST_ROOM, IDLE_MS, NAP_NS, NS = 256, 1 << 26, 1 << 16, 100, 200_000, 1_000_000_000
 PATIENCE_S, GOING, OVER, FULL, SILENT = 60, 0, 1, 2, 3
 WORDS = 3 if platform.machine() in {"x86_64", "AMD64"} else 4
@@ -89,7 +89,8 @@ def _now(clock: Ints) -> int:
 
 @numba.njit(nogil=True)
 def _watch(lines: Lines, line: int, what: int, events: int) -> None:
-    lines.event[0], lines.event[WORDS - 2], lines.event[WORDS - 1] = events, line, 0
+    # What is told once needs not be looked at again: a receive takes all that there is, or the buffer is too small.
+    lines.event[0], lines.event[WORDS - 2], lines.event[WORDS - 1] = events | EDGE, line, 0
     epoll_ctl(lines.epoll, what, lines.fds[line], lines.event.ctypes.data)
 
 

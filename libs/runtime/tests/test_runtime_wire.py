@@ -1,86 +1,15 @@
 """Connections that ask the same again are read and written together, and come back where they do anything else."""
 
 import asyncio
-import os
 import random
 import socket
-from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
-from direct_peer import TRACE, Client, Echo, post, serving, until
-
-from tidemill_runtime.http.heads import Asked, Direct, Reply, Take
-from tidemill_runtime.http.wire_compiled import BODY, START
+from direct_peer import TRACE, Client, post, until
+from wire_peer import Many, send, several, wired
 
 pytestmark = pytest.mark.anyio
-
-
-class Many(Echo):
-    """As `Echo`; requests that come together are held until there are none to come, or refused while `is_full`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-        self.is_full = self.fails = False
-        self.takes: dict[str, Take] = {}
-
-    def find(self, path: str, headers: Mapping[str, str]) -> Take | None:
-        assert "host" in headers
-        if not path.startswith("/direct"):
-            return None
-        return self.takes.setdefault(path, _Together(self))
-
-
-class _Together:
-    def __init__(self, many: Many) -> None:
-        self._many = many
-
-    def __call__(self, body: bytes, trace: str | None, reply: Reply) -> bool:
-        return self._many._take("", body, trace, reply)
-
-    def together(self, asked: Asked) -> Sequence[int]:
-        many, count = self._many, len(asked.replies)
-        many.sizes.append(count)
-        if many.fails:
-            raise ValueError
-        if many.is_full:
-            asked.refuse(
-                range(count), (b"503 Full\r\ntraceparent: ", b"\r\nretry-after: 1\r\n"), b"full", [TRACE] * count
-            )
-            return []
-        left = []
-        for place, context in enumerate(asked.contexts()):
-            data = asked.data(place)
-            body = data[asked.places[place][BODY] - asked.places[place][START] :]
-            asked.replies[place].taken(data)
-            if not many._take("", body, context, asked.replies[place]):
-                left.append(place)
-        return left
-
-
-async def several(stack: AsyncExitStack, direct: Direct, count: int) -> tuple[list[Client], Any]:
-    """So many connections of one server, each of which has asked twice."""
-    first, server = await stack.enter_async_context(serving(direct))
-    port = server.servers[0].sockets[0].getsockname()[1]
-    clients = [first]
-    for _ in range(count - 1):
-        clients.append(Client(*await asyncio.open_connection("127.0.0.1", port)))
-        stack.callback(clients[-1].writer.close)
-    for client in clients:
-        for body in (b"once", b"more"):
-            assert (await client.ask(post(body)))["via"] == "direct"
-    return clients, server
-
-
-def send(client: Client, raw: bytes) -> None:
-    """Without a turn of the loop."""
-    assert os.write(client.writer.get_extra_info("socket").fileno(), raw) == len(raw)
-
-
-def wired(server: Any) -> int:  # noqa: ANN401 - uvicorn's
-    return sum(protocol._wired >= 0 for protocol in server.server_state.connections)
 
 
 async def test_who_asks_again_is_read_with_others() -> None:
@@ -113,21 +42,22 @@ async def test_what_comes_together_is_taken_together() -> None:
         assert wired(server) == 0, "whom ASGI has answered the transport reads"
 
 
-async def test_many_are_refused_together() -> None:
+async def test_an_answer_on_its_way_goes_before_the_connection_does() -> None:
     many = Many()
     async with AsyncExitStack() as stack:
-        clients, server = await several(stack, many, 3)
-        many.is_full = True
+        clients, server = await several(stack, many, 2)
+        many.free.clear()
         for client in clients:
-            send(client, post(b"xxxx"))
-        for client in clients:
-            head = (await client.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            assert await client.reader.readexactly(4) == b"full"
-            assert head[0] == "HTTP/1.1 503 Full"
-            assert {f"traceparent: {TRACE}", "retry-after: 1", "content-length: 4"} <= set(head)
-        many.is_full = False
-        assert (await clients[0].ask(post(b"again")))["via"] == "direct"
-        assert wired(server) == 3
+            send(client, post(b"same"))
+        await until(lambda: sum(protocol.waits for protocol in server.server_state.connections) == 2)
+        name = clients[0].writer.get_extra_info("sockname")
+        [protocol] = [found for found in server.server_state.connections if found.client == name]
+        protocol.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")  # with others later
+        protocol.shutdown()
+        assert (await clients[0].answer())[0] == 200
+        assert await clients[0].reader.read() == b""
+        many.free.set()
+        assert (await clients[1].answer())[2]["body"] == "same"
 
 
 async def test_a_fault_closes_only_whom_it_meets() -> None:

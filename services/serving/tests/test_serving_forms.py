@@ -1,16 +1,30 @@
 """Bodies that come together are read as one by one: the same rows, or left to whoever reads one."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_runtime.http.heads import Asked
+from tidemill_runtime.http.heads import Reply
+from tidemill_runtime.http.together import Asked
 from tidemill_runtime.http.wire_compiled import BODY, COLUMNS, END, START, TRACE
+from tidemill_runtime.known import Ints
 from tidemill_serving.api.forms import Forms
 from tidemill_serving.domain.bodies import Bodies
 
 HEAD = b"POST /x HTTP/1.1\r\n\r\n"
+
+
+class Nobody:
+    """No connections."""
+
+    def wait(self, rows: Ints) -> Sequence[Reply]:
+        raise AssertionError(rows)
+
+    def refuse(self, rows: Ints, head: tuple[bytes, bytes], body: bytes) -> None:
+        raise AssertionError(rows, head, body)
 
 
 def together(bodies: list[bytes]) -> Asked:
@@ -20,7 +34,7 @@ def together(bodies: list[bytes]) -> Asked:
     for row, body in zip(rows, bodies, strict=True):
         row[START], row[BODY], row[END], row[TRACE] = at, at + len(HEAD), at + len(HEAD) + len(body), -1
         at = int(row[END])
-    return Asked(raw, memoryview(raw), rows, [])  # type: ignore[arg-type]  # numpy's arrays are buffers
+    return Asked(raw, memoryview(raw), rows, Nobody())  # type: ignore[arg-type]  # numpy's arrays are buffers
 
 
 def tensor(data: list[float], **more: object) -> bytes:

@@ -3,9 +3,9 @@
 import pytest
 
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.handlers.pacing import LEAST, TELLING, TOGETHER, Pace
+from tidemill_serving.handlers.pacing import LEAST, LONGEST_S, SHORTEST_S, TELLING, TOGETHER, Pace
 
-READING_S, ANSWER_S = 0.02, 0.0001
+ANSWER_S = 0.0001
 
 
 class Hand:
@@ -35,17 +35,19 @@ def taught(hand: Hand) -> Pace:
     pace.together()
     pace.take(TELLING, is_all=True)
     hand.now += TELLING * ANSWER_S
-    pace.learn(TELLING)
+    pace.learn(TELLING, int(TELLING))
     return pace
 
 
-def test_where_others_are_refused_a_tick_answers_for_as_long_as_reading_took() -> None:
+@pytest.mark.parametrize(
+    ("reading_s", "answering_s"), [(0.001, SHORTEST_S), (3 * SHORTEST_S, 1.5 * SHORTEST_S), (1.0, LONGEST_S)]
+)
+def test_where_others_are_refused_a_tick_answers_many(reading_s: float, answering_s: float) -> None:
     hand = Hand()
     pace = taught(hand)
-    room = crowd(pace)
-    assert room >= LEAST
-    hand.now += READING_S  # of requests that were refused, most of them
-    assert pace.together() == pytest.approx(READING_S / ANSWER_S, abs=1)
+    assert crowd(pace) >= LEAST
+    hand.now += reading_s  # of requests that were refused, most of them
+    assert pace.together() == pytest.approx(answering_s / ANSWER_S, abs=1)
 
 
 def test_where_nobody_is_refused_a_tick_answers_a_part_however_long_it_waited() -> None:
@@ -53,5 +55,5 @@ def test_where_nobody_is_refused_a_tick_answers_a_part_however_long_it_waited() 
     pace = taught(hand)
     for _ in range(2 * TOGETHER):
         pace.admit(1.0, is_held=False)
-    hand.now += READING_S
+    hand.now += 0.02
     assert pace.together() == TOGETHER

@@ -100,6 +100,10 @@ class DirectProtocol(GuardedProtocol):
         self._wired = -1
         self.transport.write(data)
 
+    def refused(self, count: int) -> None:
+        """See `wire.Asking`."""
+        self.server_state.total_requests += count
+
     def _unwire(self, *, is_lost: bool = False) -> None:
         """Have it from the transport again."""
         if self._wired >= 0:
@@ -224,9 +228,19 @@ class DirectProtocol(GuardedProtocol):
         """See `GuardedProtocol`; the timer of a kept connection is set with its first answer."""
         return self._has_asked or self.timeout_keep_alive_task is not None
 
+    @property
+    def _answered_at(self) -> float:
+        """When the last answer left."""
+        return self._heard_at if self._wired < 0 else max(self._heard_at, self.wire.heard_at(self._wired))
+
+    def idle_s(self, now: float) -> float | None:
+        """See `GuardedProtocol`."""
+        seconds = super().idle_s(now)
+        return None if seconds is None else min(seconds, now - self._answered_at)
+
     def timeout_keep_alive_handler(self) -> None:
         """Answers do not move the timer, which would cost more than they do: it looks at when the last one left."""
-        left = self._heard_at + self.timeout_keep_alive - self.loop.time()
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if self.waits or self._expected is not None or left > 0 or has_unread(self.transport):
             again = left if left > 0 else self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(again, self.timeout_keep_alive_handler)

@@ -2,15 +2,13 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import httptools
 from prometheus_client import Histogram
 
 from tidemill_runtime.http.app import SECONDS
-from tidemill_runtime.http.wire_compiled import CONTEXT, TRACE
-from tidemill_runtime.known import Bytes, Ints
 
 KNOWN_HEADS = 4096
 LONGEST_HEAD = 4096
@@ -49,52 +47,6 @@ class Reply(Protocol):
 
 Take = Callable[[bytes, str | None, Reply], bool]
 """Takes a body and the trace context that it came with; False: not this one, ASGI shall answer."""
-
-
-class Asked:
-    """Whole requests of one head that have come together, each with the connection that waits for its answer.
-
-    `rows` are those of `wire_compiled`, [N, COLUMNS]; what they point at in `raw` is there until the call returns.
-    """
-
-    __slots__ = ("places", "raw", "replies", "rows", "view")
-
-    def __init__(self, raw: Bytes, view: memoryview, rows: Ints, replies: Sequence[Reply]) -> None:
-        self.raw, self.view, self.rows, self.replies = raw, view, rows, replies
-        self.places: list[list[int]] = rows.tolist()
-
-    def first(self, count: int) -> "Asked":
-        """The first so many."""
-        return Asked(self.raw, self.view, self.rows[:count], self.replies[:count])
-
-    def data(self, place: int) -> bytes:
-        """The bytes of a request, head and all."""
-        _, start, end, *_ = self.places[place]
-        return bytes(self.view[start:end])
-
-    def contexts(self) -> list[str | None]:
-        """The trace contexts that they came with."""
-        marks = self.rows[:, TRACE].tolist()
-        return [None if at < 0 else str(self.view[at : at + CONTEXT], "latin-1") for at in marks]
-
-    def refuse(self, places: Sequence[int], head: tuple[bytes, bytes], body: bytes, contexts: Sequence[str]) -> None:
-        """`Reply.refuse` those; `head` are its parts before and behind a request's own context."""
-        if not places:
-            return
-        before, behind = b"HTTP/1.1 " + head[0], head[1] + self.replies[0].refusal(body)
-        for place, context in zip(places, contexts, strict=True):
-            self.replies[place].send(b"%b%b%b" % (before, context.encode(), behind))
-
-
-@runtime_checkable
-class Together(Protocol):
-    """A `Take` that also takes many requests of one head together."""
-
-    def __call__(self, body: bytes, trace: str | None, reply: Reply, /) -> bool:
-        """See `Take`."""
-
-    def together(self, asked: Asked) -> Sequence[int]:
-        """Takes them; the places of those that it leaves, to be taken one by one."""
 
 
 class Direct(Protocol):

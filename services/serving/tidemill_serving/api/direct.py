@@ -15,8 +15,9 @@ from tidemill_runtime.drawn import drawn
 from tidemill_runtime.edge_spans import ServerSpan, begin, begin_all
 from tidemill_runtime.http import Keys
 from tidemill_runtime.http.app import SECONDS
-from tidemill_runtime.http.heads import KNOWN_HEADS, Asked, Reply, Seconds, Take
+from tidemill_runtime.http.heads import KNOWN_HEADS, Reply, Seconds, Take
 from tidemill_runtime.http.problems import MEDIA_TYPE
+from tidemill_runtime.http.together import Asked
 from tidemill_runtime.telemetry import quick_traceparent
 from tidemill_serving.api.deadlines import DEADLINE
 from tidemill_serving.api.forms import Forms
@@ -47,6 +48,10 @@ class Ticks(Protocol):
 
     @property
     def room(self) -> int:
+        """How many requests by entity would be taken."""
+
+    @property
+    def room_for_rows(self) -> int:
         """How many requests of one row would be taken."""
 
     def submit(self, desk: Desk, query: Query, deliver: Deliver, link: Link | None = None) -> None:
@@ -126,10 +131,10 @@ class _Predict:
 
     def together(self, asked: Asked) -> Sequence[int]:
         """`tidemill_runtime.http.heads.Together`."""
-        desk, places = self._desks.get(self._name), range(len(asked.replies))
-        if desk is None or not desk.is_ready or desk.champion.active is None or not self._ticks.is_full:
-            return places
-        return _PREDICT.refuse_all(asked, places)
+        desk = self._desks.get(self._name)
+        if desk is not None and desk.is_ready and desk.champion.active is not None:
+            _PREDICT.refuse_beyond(asked, self._ticks.room)
+        return range(len(asked))
 
 
 class _Infer:
@@ -165,12 +170,10 @@ class _Infer:
     def together(self, asked: Asked) -> Sequence[int]:
         """`tidemill_runtime.http.heads.Together`."""
         started = time.perf_counter()
-        desk, places = self._desks.get(self._name), range(len(asked.replies))
+        desk = self._desks.get(self._name)
         if desk is None or desk.champion.active is None:
-            return places
-        if (room := self._ticks.room) < len(places):  # who is refused costs as little as can be
-            self._way.refuse_all(asked, places[room:])
-            asked, places = asked.first(room), places[:room]
+            return range(len(asked))
+        self._way.refuse_beyond(asked, self._ticks.room_for_rows)
         width, found = len(desk.champion.active.plan.features), self._forms.find(asked)
         taken = [place for place, rows in enumerate(found) if rows is not None and rows.width == width]
         parents = asked.contexts()
@@ -181,10 +184,10 @@ class _Infer:
             assert rows is not None  # noqa: S101 - see above
             reply.taken(rows.raw)
             queries.append(RowsQuery(rows, drawn.uuid(), context, self._version))
-        count = self._ticks.submit_together(desk, queries, _Senders(replies, contexts, self._way, started, spans))
-        if count < len(taken):
-            self._way.refuse_all(asked, taken[count:])
-        return sorted(set(places).difference(taken)) if len(taken) < len(places) else ()
+        senders = _Senders(replies, contexts, self._way, started, spans)
+        count = self._ticks.submit_together(desk, queries, senders)
+        senders.refuse(count)
+        return sorted(set(range(len(found))).difference(taken)) if len(taken) < len(found) else ()
 
 
 class _Way:
@@ -203,14 +206,17 @@ class _Way:
         self._refused.add(time.perf_counter() - started)
         return True
 
-    def refuse_all(self, asked: Asked, places: Sequence[int]) -> Sequence[int]:
-        """As `refuse`, many together; none is left."""
+    def refuse_beyond(self, asked: Asked, room: int) -> None:
+        """As `refuse` of those for whom there is no room, together.
+
+        They are the first that came: who has waited least is answered, so that nobody is answered late however many
+        ask (as "adaptive LIFO", B. Maurer, Fail at Scale, ACM Queue 13(8), 2015).
+        """
+        if (count := len(asked) - room) <= 0:
+            return
         started = time.perf_counter()
-        parents = asked.contexts()
-        contexts = [quick_traceparent(parents[place]) for place in places]
-        asked.refuse(places, self._around, self._overloaded, contexts)
-        self._refused.add_all((time.perf_counter() - started) / max(1, len(places)), len(places))
-        return ()
+        asked.refuse(count, self._around, self._overloaded)
+        self._refused.add_all((time.perf_counter() - started) / count, count)
 
     def head(self, status: int, context: str) -> bytes:
         """Status line and headers of a refusal."""
@@ -254,6 +260,12 @@ class _Senders:
     ) -> None:  # fmt: skip
         self._replies, self._contexts, self._way, self._started = replies, contexts, way, started
         self._spans, self._place = spans, 0
+
+    def refuse(self, first: int) -> None:
+        """There was no room for those from `first` on."""
+        for place in range(first, len(self._replies)):
+            span = None if self._spans is None else self._spans[place]
+            _Sender(self._replies[place], self._contexts[place], self._way, self._started, span)(OVERLOADED)
 
     def __call__(self, results: Sequence[Result]) -> None:
         first = self._place

@@ -3,8 +3,8 @@
 import numpy as np
 
 from tidemill_runtime.compiled import compiled
-from tidemill_runtime.http.heads import Asked
-from tidemill_runtime.http.wire_compiled import BODY, COLUMNS, END
+from tidemill_runtime.http.together import Asked
+from tidemill_runtime.http.wire_compiled import BODY, COLUMNS, END, START
 from tidemill_runtime.known import BASIS, PRIME, Bytes, Ints, Known, Table, find
 from tidemill_serving.domain.bodies import LONGEST_FORM, Unread
 
@@ -95,5 +95,5 @@ class Forms:
                 found.append(None)
                 continue
             height, width = forms[number]
-            found.append(Unread(height, width, None, asked.data(place), at - asked.places[place][1]))
+            found.append(Unread(height, width, None, asked.data(place), at - asked.places[place][START]))
         return found

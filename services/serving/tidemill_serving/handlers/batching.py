@@ -35,6 +35,7 @@ from tidemill_serving.handlers.jobs import (
     hand_over,
     load_of,
     refused_or,
+    tell,
 )  # fmt: skip
 from tidemill_serving.handlers.pacing import Pace, split, split_rows
 from tidemill_serving.handlers.timers import Timers
@@ -79,7 +80,12 @@ class Batcher:
 
     @property
     def room(self) -> int:
-        """How many requests of one row would be taken: nobody need prepare more."""
+        """How many instances would be taken: nobody need prepare more."""
+        return self.pace.room(1.0)
+
+    @property
+    def room_for_rows(self) -> int:
+        """How many requests of one row would be taken."""
         return self.pace.room(REQUEST + ROW)
 
     def expected_s(self, count: int) -> float:
@@ -200,10 +206,10 @@ class Batcher:
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
         is_logged = not entries or self._log(entries, drafts)
         for desk, found, draft in drafts:
-            self._deliver(desk, found, draft, is_logged=is_logged)
+            tell(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
             hand_over(asked, draft.results if is_logged else [refused_or(result, FULL) for result in draft.results])
-        self.pace.learn(load)
+        self.pace.learn(load, len(jobs) + sum(len(job.queries) for job in rows_jobs))
         if is_logged:
             for desk, _, draft in drafts:
                 if draft.beside:
@@ -275,21 +281,3 @@ class Batcher:
             return desk.answer(house.replica, queries, now_us=self._now_us(), degraded=house.degraded, traced=traced)
         except RefusedError as error:
             return Drafts([error] * len(queries), [], [])
-
-    @staticmethod
-    def _deliver(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
-        for job, found in zip(jobs, draft.results, strict=True):
-            result = found
-            if not is_logged and not isinstance(result, RefusedError) and _is_new(desk, job.query):
-                result = FULL
-            if job.link is not None and draft.reads:
-                job.link(draft.reads.get(job.query.identity, ()))
-            job.deliver(result)
-        if is_logged:
-            for identity, remembered in draft.remembered:
-                desk.recent.put(identity, remembered)
-
-
-def _is_new(desk: Desk, query: Query) -> bool:
-    """Only what was answered before is in the log; of requests over Kafka not even that need have left."""
-    return query.order is not None or desk.recent.get(query.identity) is None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from tidemill_serving.domain.body import RefusedError
-from tidemill_serving.domain.desk import Desk, Query, Result
+from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.tensors import RowsQuery
 
 Deliver = Callable[[Result], None]
@@ -53,6 +53,25 @@ def hand_over(jobs: Sequence[RowsJob], results: Sequence[Result]) -> None:
     for job in jobs:
         job.deliver(results[first : first + len(job.queries)])
         first += len(job.queries)
+
+
+def tell(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
+    """Give each job its result, and remember what can be asked for again."""
+    for job, found in zip(jobs, draft.results, strict=True):
+        result = found
+        if not is_logged and not isinstance(result, RefusedError) and _is_new(desk, job.query):
+            result = FULL
+        if job.link is not None and draft.reads:
+            job.link(draft.reads.get(job.query.identity, ()))
+        job.deliver(result)
+    if is_logged:
+        for identity, remembered in draft.remembered:
+            desk.recent.put(identity, remembered)
+
+
+def _is_new(desk: Desk, query: Query) -> bool:
+    """Only what was answered before is in the log; of requests over Kafka not even that need have left."""
+    return query.order is not None or desk.recent.get(query.identity) is None
 
 
 def refused_or(result: Result, refusal: RefusedError) -> RefusedError:

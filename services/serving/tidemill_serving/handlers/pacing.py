@@ -14,8 +14,10 @@ LEAST, TELLING = 256.0, 64.0
 HELD = 2048.0
 """Instances that may wait while batches are held."""
 TOGETHER, PARTS = 32, 8
-"""Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`; and
-where others are refused as many as take no longer than reading what came, else reading would leave them no time."""
+"""Requests that a tick takes: what a batch costs once is little beside them. Of a great many, one in `PARTS`."""
+SHORTEST_S, LONGEST_S, SHARE = 0.008, 0.025, 0.5
+"""Where others are refused a tick answers for so long: what a batch costs once is next to nothing then, and who comes
+meanwhile is read soon. Longer where reading and refusing take nearly all the time: for this share of theirs."""
 _MEMORY = 0.1
 
 
@@ -61,18 +63,21 @@ class Pace:
         self._taken = self._clock()
         if not self.is_full or not self._answer_s:
             return TOGETHER
-        return max(TOGETHER, int((self._taken - self._began) / self._answer_s))
+        return max(TOGETHER, int(min(max(SHORTEST_S, SHARE * (self._taken - self._began)), LONGEST_S) / self._answer_s))
 
     def take(self, load: float, *, is_all: bool) -> None:
         """So much of what waits is answered now."""
         self.load = 0.0 if is_all else max(self.load - load, 1.0)
 
-    def learn(self, load: float) -> None:
-        """From the time that ticks in a row took. Small ticks tell nothing of large ones."""
+    def learn(self, load: float, count: int) -> None:
+        """From the time that ticks in a row took, the last of them for so many requests.
+
+        Small ticks tell nothing of large ones.
+        """
         now = self._clock()
         self._spent_s, self._done, self._began = self._spent_s + now - self._began, self._done + load, now
-        if load:
-            answer = (now - self._taken) / load
+        if count:
+            answer = (now - self._taken) / count
             self._answer_s += _MEMORY * (answer - self._answer_s) if self._answer_s else answer
         if self._done >= TELLING:
             each = self._spent_s / self._done

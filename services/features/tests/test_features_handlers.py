@@ -139,6 +139,8 @@ async def told_in(*parts: slice, monkeypatch: pytest.MonkeyPatch | None = None) 
             await until(lambda: log.waiting == 1, "the first is being told", deadline_s=10)
         else:
             assert (running.state.waiting() > 0) == (monkeypatch is None)
+            (part_of,) = running.state.views
+            assert (part_of.applied != part_of.seqs) == (monkeypatch is None), "the status says what is in the state"
     log.held.set()
     await running.close(lost=False)
     assert [letter.value for letter in log.letters if letter.topic == "dlq"] == [huge.value]

@@ -76,7 +76,7 @@ async def status(request: Request) -> Status:
 def _partition(part: ViewPartition) -> PartitionStatus:
     return PartitionStatus(
         partition=part.partition, watermark_us=part.watermark_us,
-        positions={str(source): seq for source, seq in sorted(part.seqs.items())},
+        positions={str(source): seq for source, seq in sorted(part.applied.items())},
         keys=len(part.state) + len(part.cold), cold_keys=len(part.cold),
         emitted=part.emitted, skipped=part.skipped, repeats=part.repeats, too_late=part.state.too_late,
         state_bytes=part.state.memory_bytes,

@@ -28,6 +28,8 @@ class ViewPartition:
         self.view, self.partition = view, partition
         self.state = ViewState(view.plan)
         self.seqs: dict[int, int] = {}
+        self.applied: dict[int, int] = {}
+        """The newest events that the state reflects; `seqs` are those that were taken."""
         self.watermarks: dict[int, int] = {}
         self.watermark_us: int | None = None
         self.emitted = self.repeats = self.skipped = 0
@@ -56,7 +58,7 @@ class ViewPartition:
         self.state = ViewState.restore(view.plan, stored, -1 if marks.watermark_us is None else marks.watermark_us)
         self.seqs, self.watermarks = dict(marks.seqs), dict(marks.watermarks)
         self.watermark_us = self._told = marks.watermark_us
-        self._told_seqs = dict(marks.seqs)
+        self._told_seqs, self.applied = dict(marks.seqs), dict(marks.seqs)
         self._captured = marks
         self._forget()
         return self
@@ -146,6 +148,7 @@ class ViewPartition:
     def settle(self) -> list[Rejected]:
         """Apply what was taken, then let time pass; returns records that no exact accumulator can hold."""
         rejected = self._apply()
+        self.applied = dict(self.seqs)
         low = self._coming()
         if low is not None:
             self.watermark_us = low

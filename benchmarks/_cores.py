@@ -13,11 +13,11 @@ SERVER = {CORES[0]}
 OTHERS = set(CORES[1:]) or SERVER
 
 
-def pin(pid: int, cores: set[int]) -> None:
-    """All threads of a process and of its children; threads that come later inherit it."""
+def pin(pid: int, cores: set[int], *, alone: bool = False) -> None:
+    """All threads of a process and, unless `alone`, of its children; what they start later inherits it."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
+        for each in (process, *(() if alone else process.children(recursive=True))):
             for task in Path(f"/proc/{each.pid}/task").glob("*"):
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(int(task.name), cores)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -168,11 +168,12 @@ def _own() -> dict[str, str]:
 @contextmanager
 def features(seen: Endpoints, folder: Path | None = None) -> Iterator[Running]:
     """The service while the body runs."""
-    running = Running(seen, folder or Path(mkdtemp(prefix="tmf")))
-    try:
-        yield running
-    finally:
-        running.stop()
+    with TemporaryDirectory(prefix="tmf", ignore_cleanup_errors=True) as own:
+        running = Running(seen, folder or Path(own))
+        try:
+            yield running
+        finally:
+            running.stop()
 
 
 async def warmed(seen: Endpoints) -> None:

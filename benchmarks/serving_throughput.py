@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import numpy as np
+import psutil
 import uvloop
 from _client import ask, connect, percentile
 from _cores import OTHERS, SERVER, cpu_s, listener, on, pin
@@ -140,6 +141,7 @@ def isolate(seen: Endpoints) -> None:
     os.sched_setaffinity(0, OTHERS)
     for name, process in seen.processes.items():
         pin(process.pid or 0, SERVER if name == "serving" else OTHERS)
+    pin(psutil.Process(seen.processes["serving"].pid or 0).ppid(), OTHERS, alone=True)  # who starts the others anew
 
 
 async def turns(seen: Endpoints, peers: tuple[str, str], models: Mapping[str, bytes], progress: Progress) -> Best:

@@ -6,12 +6,13 @@ import time
 
 from aiokafka import ConsumerRecord
 
-from tidemill_contracts import read_envelope, topic
+from tidemill_contracts import topic
 from tidemill_contracts.events import REFERENCE_BYTES, Released
 from tidemill_monitoring.domain.anchors import UNNAMED, Anchor, read_reference
 from tidemill_runtime.artifacts import Artifacts
 from tidemill_runtime.backoff import Backoff
 from tidemill_runtime.errors import Never
+from tidemill_runtime.reading import events_in
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.tail import Tail
 
@@ -72,17 +73,10 @@ class References:
             return Anchor(why=why)
 
     async def _on_records(self, _topic: str, _partition: int, records: list[ConsumerRecord]) -> None:
-        for record in records:
-            try:
-                envelope = read_envelope(record.headers, record.value)
-                release = Released.read(envelope.data) if envelope.type == Released.TYPE else None
-            except ValueError as error:  # an envelope's or a schema's; the registry alone writes releases
-                _log.warning("offset %d of %s is not a release: %s", record.offset, self._topic, error)
-                continue
-            if release is not None:
-                known = self._named.setdefault(release.pipeline, {})
-                known[release.epoch] = release.reference
-                if len(known) > MOST_EPOCHS:
-                    del known[min(known)]
+        for release in events_in(records, Released):
+            known = self._named.setdefault(release.pipeline, {})
+            known[release.epoch] = release.reference
+            if len(known) > MOST_EPOCHS:
+                del known[min(known)]
         async with self._more:
             self._more.notify_all()

@@ -1,17 +1,15 @@
 """Who is champion, from the compacted releases topic: the rival of every candidate."""
 
 import asyncio
-import logging
 
 from aiokafka import ConsumerRecord
 
-from tidemill_contracts import read_envelope, topic
+from tidemill_contracts import topic
 from tidemill_contracts.events import Released
 from tidemill_runtime.kafka import end_offsets
+from tidemill_runtime.reading import events_in
 from tidemill_runtime.settings import ServiceSettings
 from tidemill_runtime.tail import Tail
-
-_log = logging.getLogger(__name__)
 
 
 class Champions:
@@ -37,14 +35,7 @@ class Champions:
         return self._newest.get(pipeline)
 
     def _on_records(self, _topic: str, _partition: int, records: list[ConsumerRecord]) -> None:
-        for record in records:
-            try:
-                envelope = read_envelope(record.headers, record.value)
-                release = Released.read(envelope.data) if envelope.type == Released.TYPE else None
-            except ValueError as error:  # an envelope's or a schema's; the registry alone writes releases
-                _log.warning("offset %d of %s is not a release: %s", record.offset, self._topic, error)
-                continue
-            if release is not None:
-                known = self._newest.get(release.pipeline)
-                if known is None or release.epoch >= known.epoch:
-                    self._newest[release.pipeline] = release
+        for release in events_in(records, Released):
+            known = self._newest.get(release.pipeline)
+            if known is None or release.epoch >= known.epoch:
+                self._newest[release.pipeline] = release

@@ -14,6 +14,7 @@ from serving_load import begin
 from serving_orders import committed, ids, letters, order, predictions, send, spooled
 from serving_stack import Process, Stack, open_stack, process_of, until
 
+from tidemill.stack import LocalKafka
 from tidemill_contracts.events import Prediction
 
 KILLS = int(os.environ.get("TIDEMILL_CHAOS_BULK_KILLS", "20"))
@@ -57,6 +58,35 @@ async def test_replicas_that_die_around_the_commit_leave_each_answer_once(
             assert not await letters(stack)
         finally:
             second.stop(signal.SIGKILL)
+
+
+async def test_a_broker_that_goes_and_comes_back_has_each_answer_once(tmp_path: Path) -> None:
+    """It goes while answers are on their way; the service lives on, or dies with it."""
+    kafka = LocalKafka(tmp_path / "kafka")
+    await asyncio.to_thread(kafka.start)
+    names = list[str]()
+    try:
+        async with open_stack(kafka.bootstrap, "away", tmp_path, PLAIN) as stack:
+            await begin(stack)
+
+            async def are_there() -> bool:
+                return await committed(stack) == len(names)
+
+            for outage in range(4):
+                before = spooled(stack.process)
+                while spooled(stack.process) == before:
+                    more = [f"o-{n}" for n in range(len(names), len(names) + 60)]
+                    names += more
+                    await send(stack, [order({"id": name, "inputs": inputs(flight=name)}) for name in more])
+                await asyncio.to_thread(kafka.stop)
+                if outage % 2:
+                    stack.process.stop(signal.SIGKILL)
+                    stack.process.start()
+                await asyncio.to_thread(kafka.start)
+                await until(are_there, "all are done")
+                assert await predictions(stack) == ids(names)
+    finally:
+        await asyncio.to_thread(kafka.stop)
 
 
 async def _is_ready(process: Process) -> bool:

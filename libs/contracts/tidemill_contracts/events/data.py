@@ -165,6 +165,17 @@ class Shadowed(Event):
     failed: dict[str, Fallback] = Field(default_factory=dict, description="why a shadow has no score")
 
 
+class LoggedInput(Contract):
+    """An input as it was sent, and what of its values the record has."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    values: Literal["all", "cut", "sampled", "redacted"] = Field(
+        description="cut: the first rows; sampled: none, another share of the requests has them; redacted: none, ever"
+    )
+
+
 class Inference(Event):
     """An answer of the open inference protocol, logged before it left: rows of features, no entity and no label.
 
@@ -183,10 +194,13 @@ class Inference(Event):
     features: Digest = Field(description="digest of the ordered feature names")
     part: int = Field(default=0, ge=0)
     parts: int = Field(default=1, ge=1)
-    rows: list[list[float]] = Field(description="the model's whole input, one list per row")
+    rows: list[list[float]] = Field(description="the model's whole input, one list per row, or what `inputs` says")
     scores: list[float] = Field(description="one per row, from 0 to 1")
     degraded: bool = False
     trace_id: str | None = None
+    inputs: list[LoggedInput] = Field(
+        default_factory=list, description="where the pipeline file says what is logged: what was sent; else empty"
+    )
 
 
 class Outcome(Event):

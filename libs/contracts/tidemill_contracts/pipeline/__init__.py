@@ -9,6 +9,7 @@ from tidemill_contracts.pipeline.fields import (
     StringField,
     TimestampField,
 )
+from tidemill_contracts.pipeline.inference import InferenceSpec, TensorCaptureSpec
 from tidemill_contracts.pipeline.load import PipelineError, Problem, load_pipeline, parse_pipeline
 from tidemill_contracts.pipeline.model import (
     CaptureSpec,
@@ -27,8 +28,36 @@ from tidemill_contracts.pipeline.spec import PipelineSpec
 from tidemill_contracts.pipeline.views import AggregationSpec, EntitySpec, SourceSpec, ViewSpec, WindowSpec
 
 __all__ = [
-    "AggregationSpec", "AppliedFiles", "BooleanField", "CaptureSpec", "CategoryField", "ColdStartSpec", "DriftSpec",
-    "EntitySpec", "FieldQuality", "FieldSpec", "GateSpec", "LabelSpec", "ModelSpec", "MonitorSpec", "NumberField",
-    "PipelineError", "PipelineSpec", "PolicySpec", "Problem", "QualitySpec", "RequestSpec", "RolloutSpec", "SourceSpec",
-    "StringField", "TimestampField", "ViewSpec", "WindowSpec", "files_of", "load_pipeline", "parse_pipeline",
+    "AggregationSpec",
+    "AppliedFiles",
+    "BooleanField",
+    "CaptureSpec",
+    "CategoryField",
+    "ColdStartSpec",
+    "DriftSpec",
+    "EntitySpec",
+    "FieldQuality",
+    "FieldSpec",
+    "GateSpec",
+    "InferenceSpec",
+    "LabelSpec",
+    "ModelSpec",
+    "MonitorSpec",
+    "NumberField",
+    "PipelineError",
+    "PipelineSpec",
+    "PolicySpec",
+    "Problem",
+    "QualitySpec",
+    "RequestSpec",
+    "RolloutSpec",
+    "SourceSpec",
+    "StringField",
+    "TensorCaptureSpec",
+    "TimestampField",
+    "ViewSpec",
+    "WindowSpec",
+    "files_of",
+    "load_pipeline",
+    "parse_pipeline",
 ]  # fmt: skip

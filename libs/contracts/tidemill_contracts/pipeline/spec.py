@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tidemill_contracts.base import Contract, FieldName, Name
+from tidemill_contracts.pipeline.inference import InferenceSpec
 from tidemill_contracts.pipeline.model import (
     ColdStartSpec,
     GateSpec,
@@ -42,6 +43,9 @@ class PipelineSpec(Contract):
     entities: dict[Name, EntitySpec] = Field(default_factory=dict, max_length=64)
     views: dict[Name, ViewSpec] = Field(default_factory=dict, max_length=64)
     request: RequestSpec
+    inference: InferenceSpec | None = Field(
+        default=None, exclude_if=lambda found: found is None, description="what of tensors is logged; none: all of it"
+    )
     label: LabelSpec
     cold_start: ColdStartSpec | None = None
     model: ModelSpec = ModelSpec()

@@ -74,7 +74,7 @@ class Forms:
     """The forms that bodies have had."""
 
     def __init__(self) -> None:
-        self._known = Known[tuple[int, int]]()
+        self._known = Known[tuple[int, int, str]]()
         rows = np.empty((0, COLUMNS), np.int64)
         _find_all(np.empty(0, np.uint8), rows, self._known.table, rows)  # compile now
 
@@ -83,7 +83,7 @@ class Forms:
         raw, start = found.raw, found.start
         around = raw[: start + 1] + raw[raw.find(b"]", start) :]
         if found.id is None and len(around) <= LONGEST_FORM:
-            self._known.learn(around, 0, (found.height, found.width))
+            self._known.learn(around, 0, (found.height, found.width, found.datatype))
 
     def find(self, asked: Asked) -> list[Unread | None]:
         """The rows of each body as `Bodies.find` has them, in the whole request's bytes; None for no known form."""
@@ -94,6 +94,7 @@ class Forms:
             if number < 0:
                 found.append(None)
                 continue
-            height, width = forms[number]
-            found.append(Unread(height, width, None, asked.data(place), at - asked.places[place][START]))
+            height, width, datatype = forms[number]
+            start = at - asked.places[place][START]
+            found.append(Unread(height, width, None, asked.data(place), start, datatype))
         return found

@@ -50,7 +50,7 @@ class ServingMetrics(Collector):
             for metric, value in values.items():
                 found[metric].add_metric([name], value)
             _traffic(found, desk)
-            if desk.capture is not None:
+            if desk.capture is not None or desk.inputs is not None:
                 found["captured"].add_metric([name, "captured"], desk.traffic.captured)
                 found["captured"].add_metric([name, "uncaptured"], desk.traffic.uncaptured)
             if (bulk := self._house.bulk.get(name)) is not None:
@@ -103,7 +103,7 @@ def families() -> dict[str, CounterMetricFamily | GaugeMetricFamily]:
         "fallbacks": ("Answers that another gave than whose key it was, or not all of its members.", FALLBACKS),
         "shadows": ("Rows for shadows off the path of answers: scored, dropped, or why not.", SHADOWS),
         "unlogged": ("Answers that the policy at the log's limit left out of it.", LABELS),
-        "captured": ("Records with the request fields of the declared sample, and without them.", CAPTURE),
+        "captured": ("Records with the request fields or inputs of the declared sample, and without them.", CAPTURE),
         "bulk_instances": ("Instances of requests over Kafka that were answered, or known.", LABELS),
         "bulk_letters": ("Requests over Kafka that went to the dead letters.", LABELS),
         "batches": ("Batches scored.", ()),

@@ -24,6 +24,7 @@ class Unread(NamedTuple):
     id: str | None
     raw: bytes
     start: int
+    datatype: str = "FP32"
 
 
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -49,6 +50,7 @@ class _Form(NamedTuple):
     height: int
     width: int
     id: str | None
+    datatype: str
 
 
 class Bodies:
@@ -77,7 +79,7 @@ class Bodies:
                 if len(self._known) >= KNOWN_FORMS:
                     self._known.clear()
                 self._known[around] = form
-        return Unread(*form, raw, start)
+        return Unread(form.height, form.width, form.id, raw, start, form.datatype)
 
 
 def _read(around: bytes) -> _Form | None:
@@ -93,7 +95,8 @@ def _read(around: bytes) -> _Form | None:
     if found.outputs is not None:
         colons += 1 + len(found.outputs)
     # Every member costs one colon outside of strings: one more than these, and a key stands twice.
-    return _Form(*found.inputs[0].shape, found.id) if around.count(b":") == colons else None
+    (given,) = found.inputs
+    return _Form(*given.shape, found.id, given.datatype) if around.count(b":") == colons else None
 
 
 _decode = msgspec.json.Decoder(_Request).decode

@@ -13,7 +13,7 @@ from tidemill_contracts.pipeline import PipelineSpec
 from tidemill_contracts.topics import topic
 from tidemill_serving.domain.answers import Recent, Record, encode_record
 from tidemill_serving.domain.batch import Batch, Moment, Written
-from tidemill_serving.domain.capture import Capture
+from tidemill_serving.domain.capture import Capture, InputCapture
 from tidemill_serving.domain.drafts import Drafts, Query, Result
 from tidemill_serving.domain.entries import Entry, Kind
 from tidemill_serving.domain.frames import Sheaf
@@ -54,6 +54,7 @@ class Desk:
     topic: str = field(init=False)
     places: tuple[Place, ...] = field(init=False)
     capture: Capture | None = field(init=False)
+    inputs: InputCapture | None = field(init=False)
     _front: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class Desk:
         self.spec, self.reader, self.places = spec, Reader(spec.request), places_of(spec)
         sampled = spec.request.capture
         self.capture = None if sampled is None else Capture(sampled, self.traffic)
+        self.inputs = None if spec.inference is None else InputCapture(spec.inference, self.traffic)
 
     def kept(self) -> Kept:
         """What a restart must know."""

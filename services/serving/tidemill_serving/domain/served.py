@@ -116,4 +116,4 @@ def rows_of(call: Call, width: int) -> Rows:
         singles = values.astype(np.float32, copy=False)
     if not np.isfinite(singles).all():
         raise RefusedError(400, "range", f"{INPUT} must hold {values.size} finite numbers")
-    return matrix_rows(values, call.id)
+    return matrix_rows(values, call.id, call.tensors[INPUT].datatype)

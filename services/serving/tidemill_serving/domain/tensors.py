@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tidemill_contracts.events import Inference
 from tidemill_serving.domain.bodies import INPUT, MAXIMUM_ROWS, OUTPUT, Unread
 from tidemill_serving.domain.body import RefusedError
+from tidemill_serving.domain.capture import InputCapture
 from tidemill_serving.domain.desk import Desk, Drafts, Loaded, Result
 from tidemill_serving.domain.frames import Logged, Sheaf
 from tidemill_serving.domain.heads import ID, TRACE_CONTEXT, front, timed
@@ -46,6 +47,7 @@ class Rows(NamedTuple):
     values: Float32s
     text: Text
     id: str | None = None
+    datatype: str = "FP32"
 
     @property
     def height(self) -> int:
@@ -56,12 +58,12 @@ class Rows(NamedTuple):
         return int(self.values.shape[1])
 
 
-def matrix_rows(values: NDArray[np.floating], identity: str | None = None) -> Rows:
+def matrix_rows(values: NDArray[np.floating], identity: str | None = None, datatype: str = "FP32") -> Rows:
     """The rows of a matrix [N, F] of finite numbers."""
     rows = [_JSON.encode(row) for row in values.tolist()]
     ends = list(accumulate((len(row) + 1 for row in rows), initial=-1))[1:]
     with np.errstate(over="ignore"):
-        return Rows(values.astype(np.float32), Text(b",".join(rows), ends), identity)
+        return Rows(values.astype(np.float32), Text(b",".join(rows), ends), identity, datatype)
 
 
 class Scored(NamedTuple):
@@ -165,6 +167,7 @@ class _Writer:
 
     def __init__(self, desk: Desk, active: Loaded, *, now_us: int, degraded: bool) -> None:
         self._name, self._partitions, self._now_us = desk.spec.name, desk.spec.partitions, now_us
+        self._inputs = desk.inputs
         self._most = max(1, VALUES_PER_RECORD // len(active.plan.features))
         name, version, leader = self._name, str(active.leader.version), active.leader
         self._version = version
@@ -203,6 +206,8 @@ class _Writer:
             return results
         numbers = _JSON.encode(scores.tolist())[1:-1].split(b",")
         columns = _columns(asked, numbers)
+        if self._inputs is not None:
+            _leave_out(self._inputs, asked, columns)
         pieces = Pieces(self._shared, columns)
         for one, answer in zip(asked, pieces.texts(_ANSWER), strict=True):
             results[one.number] = answer if one.query.render is None else one.query.render(self._scored(one, scores))
@@ -226,13 +231,14 @@ class _Writer:
         places = list[int]()
         for one, own in zip(asked, zip(*columns, strict=True), strict=True):
             height, place = one.last - one.first, len(places)
-            parts = -(-height // self._most)
+            parts = -(-height // self._most) if own[_ROWS] is one.text.text else 1
             for number in range(parts):
                 begin, end = number * self._most, min(height, (number + 1) * self._most)
                 piece = list(own)
-                piece[_ROWS] = one.text.part(begin, end)
-                piece[_SCORES] = b",".join(numbers[one.first + begin : one.first + end])
-                piece[_PART] = b'%d,"parts":%d' % (number, parts)
+                if parts > 1:
+                    piece[_ROWS] = one.text.part(begin, end)
+                    piece[_SCORES] = b",".join(numbers[one.first + begin : one.first + end])
+                    piece[_PART] = b'%d,"parts":%d%b' % (number, parts, own[_PART][len(_WHOLE) :])
                 if number:
                     piece[_EVENT] = b"%b.%d" % (one.query.identity.encode(), number)
                 for column, what in zip(parted, piece, strict=True):
@@ -242,6 +248,7 @@ class _Writer:
         return places
 
 
+_WHOLE = b'0,"parts":1'
 _IDS, _EVENT, _TRACES, _OWN, _SAID, _HEIGHTS, _ROWS, _SCORES, _PART = range(9)
 """Columns: ids of inferences and of their events, the request's own id in the record and in the answer, and so on."""
 
@@ -264,8 +271,20 @@ def _columns(asked: Sequence[_Asked], numbers: list[bytes]) -> list[list[Piece]]
     return [
         [*ids], [*ids], [one.query.traceparent.encode() for one in asked], logged, said,
         [b"%d" % height for height in heights], [one.text.text for one in asked], scores,
-        [b'0,"parts":1'] * len(asked),
+        [_WHOLE] * len(asked),
     ]  # fmt: skip
+
+
+def _leave_out(inputs: InputCapture, asked: Sequence[_Asked], columns: list[list[Piece]]) -> None:
+    """What the pipeline file does not want in the log; the record says so."""
+    for place, one in enumerate(asked):
+        rows = one.query.rows
+        height, width = one.last - one.first, rows.width
+        kept, many = inputs.rows(INPUT, rows.id or one.query.identity, (height, width))
+        if kept != "all":
+            columns[_ROWS][place] = one.text.part(0, many) if many else b""
+        said = f'"name":"{INPUT}","datatype":"{rows.datatype}","shape":[{height},{width}],"values":"{kept}"'
+        columns[_PART][place] = _WHOLE + b',"inputs":[{%b}]' % said.encode()
 
 
 _ANSWER = pattern(

@@ -14,12 +14,14 @@ from _features import Running, Trades, applied, check, features, preload, read_b
 from _results import Progress, Result, report, result
 from _stack import stack, until
 
-FEW, MANY = (int(text) for text in os.environ.get("KEYS", "200000,1000000").split(","))
+FEW, MANY = (int(text) for text in os.environ.get("KEYS", "500000,1000000").split(","))
 LIMIT = int(os.environ.get("LIMIT", "50000"))
 REGULARS = 1_000
 MIB = 2**20
-LESS, FLAT = 0.6, 1.5
-"""Of the memory without a bound; times that of fewer keys: the more keys there were, the more are due in one minute."""
+LESS, FLAT = 0.6, 1.15
+"""Of the memory without a bound; times that of fewer keys. Both numbers of keys bring more than five minutes of events,
+so that in both a minute's panes leave the shortest window: the keys of that minute are due, and in memory, at once. How
+many those are follows from how fast new keys come, not from how many there were."""
 
 
 class Newcomers(Trades):

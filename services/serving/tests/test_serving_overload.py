@@ -1,8 +1,9 @@
-"""Who asks while there is no room is refused at once, by whichever route; who waited least is answered."""
+"""What comes together: who asks while there is no room is refused at once, and who waited least is answered."""
 
 import asyncio
 import json
 import os
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -35,6 +36,18 @@ class Line:
         return int(head[0].split()[1]), headers, found
 
 
+async def connected(stack: AsyncExitStack, edge: Edge, path: str, raw: bytes) -> list[Line]:
+    """Connections that are read together: each has asked twice."""
+    http = await stack.enter_async_context(direct(edge))
+    lines = [Line(*await asyncio.open_connection("127.0.0.1", http.base_url.port)) for _ in range(COUNT)]
+    for line in lines:
+        stack.callback(line.writer.close)
+        for _ in range(2):
+            line.ask(path, raw)
+            assert (await line.answer())[0] == 200
+    return lines
+
+
 @pytest.mark.parametrize(
     ("path", "raw", "room", "media"),
     [(PATH, body(), 5, "application/problem+json"), (INFER, json.dumps(tensor()).encode(), 7, "application/json")],
@@ -42,13 +55,8 @@ class Line:
 async def test_the_last_ones_are_answered_and_logged(path: str, raw: bytes, room: int, media: str) -> None:
     edge = Edge()
     edge.release()
-    async with direct(edge) as http:
-        opened = [await asyncio.open_connection("127.0.0.1", http.base_url.port) for _ in range(COUNT)]
-        lines = [Line(*pair) for pair in opened]
-        for line in lines:
-            for _ in range(2):  # from then on they are read together
-                line.ask(path, raw)
-                assert (await line.answer())[0] == 200
+    async with AsyncExitStack() as stack:
+        lines = await connected(stack, edge, path, raw)
         before, edge.batcher.pace.most = len(edge.log.entries), 5.0
         for line in lines:
             line.ask(path, raw)
@@ -57,8 +65,6 @@ async def test_the_last_ones_are_answered_and_logged(path: str, raw: bytes, room
         for line in lines:
             line.ask(path, raw)
         assert {(await line.answer())[0] for line in lines} == {200}
-        for line in lines:
-            line.writer.close()
     assert [status for status, _, _ in answers] == [503] * (COUNT - room) + [200] * room
     assert all(headers["traceparent"].startswith(TRACE[:36]) for _, headers, _ in answers)
     assert len({headers["traceparent"] for _, headers, _ in answers}) == COUNT
@@ -67,3 +73,27 @@ async def test_the_last_ones_are_answered_and_logged(path: str, raw: bytes, room
         assert "more requests arrive than can be answered in time" in found.values()
     traces = [dict(entry.headers)["traceparent"].decode() for entry in edge.log.entries[before : before + room]]
     assert traces == [headers["traceparent"] for _, headers, _ in answers[-room:]]
+
+
+async def test_together_they_are_answered_as_they_are_alone() -> None:
+    edge = Edge()
+    edge.release()
+    usual = json.loads(body())
+    texts = [
+        body(), json.dumps(usual | {"id": "one"}).encode(), json.dumps(usual | {"id": "one"}).encode(),
+        json.dumps(usual | {"more": 1}).encode(), body().replace(b'"inputs"', b'"\\u0069nputs"'), b"{}",
+    ]  # fmt: skip
+    width = max(map(len, texts))  # so that their heads are the same
+    async with AsyncExitStack() as stack:
+        lines = (await connected(stack, edge, PATH, body().ljust(width)))[: len(texts)]
+        before, batches = len(edge.log.entries), edge.house.counts.batches
+        for line, text in zip(lines, texts, strict=True):
+            line.ask(PATH, text.ljust(width))
+        answers = [await line.answer() for line in lines]
+    assert [status for status, _, _ in answers] == [200, 200, 200, 422, 200, 422]
+    found = [answer for status, _, answer in answers if status == 200]
+    assert len({answer["score"] for answer in found}) == 1
+    assert found[1] == found[2], "the same id has one answer"
+    logged = [json.loads(entry.value)["prediction_id"] for entry in edge.log.entries[before:]]
+    assert sorted(logged) == sorted({answer["prediction_id"] for answer in found}), "each once"
+    assert edge.house.counts.batches <= batches + 2, "one for all that are usual"

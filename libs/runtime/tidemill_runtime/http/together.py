@@ -62,6 +62,10 @@ class Asked:
         _, start, end, *_ = self.places[place]
         return bytes(self.view[start:end])
 
+    def bodies(self) -> list[bytes]:
+        """The bodies of all."""
+        return [bytes(self.view[body:end]) for _, _, end, _, _, body in self.places]
+
     def contexts(self) -> list[str | None]:
         """The trace contexts that they came with."""
         marks = self.rows[:, TRACE].tolist()

@@ -28,16 +28,18 @@ from tidemill_serving.handlers.jobs import (
     REQUEST,
     ROW,
     Deliver,
+    DeliverAll,
     Job,
     Link,
-    RowsJob,
     by_desk,
+    count_of,
     hand_over,
     load_of,
+    queries_of,
     refused_or,
     tell,
 )  # fmt: skip
-from tidemill_serving.handlers.pacing import Pace, split, split_rows
+from tidemill_serving.handlers.pacing import Pace, split
 from tidemill_serving.handlers.timers import Timers
 
 _log = logging.getLogger(__name__)
@@ -67,8 +69,8 @@ class Batcher:
         self._is_held = False
         self._house, self._spool, self._now_us = house, log, now_us
         self._appended, self._swapped = appended, swapped
-        self._jobs: list[Job] = []
-        self._rows_jobs: list[RowsJob] = []
+        self._jobs: list[Job[Query]] = []
+        self._rows_jobs: list[Job[RowsQuery]] = []
         self.pace = Pace()
         self._timers = Timers(house, self.append)
         self.holding = self._timers.holding
@@ -98,17 +100,26 @@ class Batcher:
         `link` is told the trace contexts behind the answer before that.
         """
         self._admit(1)
-        self._jobs.append(Job(desk, query, deliver, link))
+        links = None if link is None else (link,)
+        self._jobs.append(Job(desk, (query,), lambda results: deliver(results[0]), links))
+
+    def submit_together(
+        self, desk: Desk, queries: Sequence[Query], deliver: DeliverAll, links: Sequence[Link | None] | None = None
+    ) -> int:
+        """As `submit` for many; for how many, from the first on, there was room."""
+        count = min(len(queries), self.room)
+        if count:
+            self._admit(count)
+            self._jobs.append(Job(desk, queries, deliver, links).part(0, count))
+        return count
 
     def submit_rows(self, desk: Desk, query: RowsQuery, deliver: Deliver) -> None:
         """As `submit` for rows of features."""
         self._admit(load_of((query,)))
-        self._rows_jobs.append(RowsJob(desk, (query,), lambda results: deliver(results[0])))
+        self._rows_jobs.append(Job(desk, (query,), lambda results: deliver(results[0])))
 
-    def submit_together(
-        self, desk: Desk, queries: Sequence[RowsQuery], deliver: Callable[[Sequence[Result]], None]
-    ) -> int:  # fmt: skip
-        """As `submit_rows` for many; for how many, from the first on, there was room."""
+    def submit_rows_together(self, desk: Desk, queries: Sequence[RowsQuery], deliver: DeliverAll) -> int:
+        """As `submit_together` for rows of features."""
         for place, query in enumerate(queries):
             try:
                 self._admit(load_of((query,)))
@@ -116,24 +127,21 @@ class Batcher:
                 queries = queries[:place]
                 break
         if queries:
-            self._rows_jobs.append(RowsJob(desk, queries, deliver))
+            self._rows_jobs.append(Job(desk, queries, deliver))
         return len(queries)
 
     async def answer(self, desk: Desk, queries: Sequence[Query]) -> list[Result]:
         """The results of the queries, in their order, at the end of the tick; raises RefusedError as `submit`."""
         self._admit(len(queries))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        results: list[Result] = []
+        done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
 
-        def deliver(result: Result) -> None:
-            results.append(result)
-            if len(results) == len(queries) and not done.done():  # else the client has gone
-                done.set_result(None)
+        def deliver(results: Sequence[Result]) -> None:
+            if not done.done():  # else the client has gone
+                done.set_result(list(results))
 
-        link = telemetry.linker() if telemetry.recording() else None
-        self._jobs += [Job(desk, query, deliver, link) for query in queries]
-        await done
-        return results
+        links = [telemetry.linker()] * len(queries) if telemetry.recording() else None
+        self._jobs.append(Job(desk, queries, deliver, links, is_whole=True))
+        return await done
 
     async def answer_rows(self, desk: Desk, query: RowsQuery) -> Result:
         """As `submit_rows`, waiting for the end of the tick."""
@@ -194,13 +202,14 @@ class Batcher:
             return
         least = self.pace.together()
         jobs, self._jobs = split(self._jobs, least)
-        rows_jobs, self._rows_jobs = split_rows(self._rows_jobs, least)
+        rows_jobs, self._rows_jobs = split(self._rows_jobs, least)
         is_all = not self._jobs and not self._rows_jobs
-        load = len(jobs) + sum(load_of(job.queries) for job in rows_jobs)
+        rows, count = sum(query.rows.height for job in rows_jobs for query in job.queries), count_of(jobs)
+        load = count + REQUEST * count_of(rows_jobs) + ROW * rows
         self.pace.take(load, is_all=is_all)
         if not is_all:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._house.counts.rows += len(jobs) + sum(query.rows.height for job in rows_jobs for query in job.queries)
+        self._house.counts.rows += count + rows
         drafts = [(desk, found, self._answer(desk, found)) for desk, found in by_desk(jobs)]
         rows_drafts = [(desk, found, self._answer_rows(desk, found)) for desk, found in by_desk(rows_jobs)]
         entries = [entry for _, _, draft in (*drafts, *rows_drafts) for entry in draft.entries]
@@ -209,13 +218,13 @@ class Batcher:
             tell(desk, found, draft, is_logged=is_logged)
         for _, asked, draft in rows_drafts:
             hand_over(asked, draft.results if is_logged else [refused_or(result, FULL) for result in draft.results])
-        self.pace.learn(load, len(jobs) + sum(len(job.queries) for job in rows_jobs))
+        self.pace.learn(load, count + count_of(rows_jobs))
         if is_logged:
             for desk, _, draft in drafts:
                 if draft.beside:
                     self.beside(desk, draft.beside)
 
-    def _log(self, entries: Sequence[Logged], drafts: Sequence[tuple[Desk, Sequence[Job], Drafts]]) -> bool:
+    def _log(self, entries: Sequence[Logged], drafts: Sequence[tuple[Desk, Sequence[Job[Query]], Drafts]]) -> bool:
         """As `append`; what another worker has answered meanwhile is not logged again but answered as it was."""
         fresh = {identity: new for _, _, draft in drafts for identity, new in draft.remembered}
         once = self.once
@@ -225,16 +234,16 @@ class Batcher:
         if not self._try(lambda: known.update(once.append_once(entries, fresh))):
             return False
         for _, jobs, draft in drafts if known else ():
-            for index, job in enumerate(jobs):
-                if (found := known.get(job.query.identity)) is not None:
-                    draft.results[index] = repeat(found, job.query.ask)
+            for index, query in enumerate(queries_of(jobs)):
+                if (found := known.get(query.identity)) is not None:
+                    draft.results[index] = repeat(found, query.ask)
             if draft.beside is not None:
                 draft.beside.clear()  # what was answered elsewhere has its shadows there; this is rare enough
             draft.remembered[:] = [(identity, known.get(identity, new)) for identity, new in draft.remembered]
         return True
 
-    def _answer(self, desk: Desk, jobs: Sequence[Job]) -> Drafts:
-        queries, is_traced = [job.query for job in jobs], any(job.link is not None for job in jobs)
+    def _answer(self, desk: Desk, jobs: Sequence[Job[Query]]) -> Drafts:
+        queries, is_traced = queries_of(jobs), any(job.links is not None for job in jobs)
         self._house.counts.batches += 1
         try:
             return self._draft(desk, queries, traced=is_traced)
@@ -252,9 +261,8 @@ class Batcher:
             alone.results.append(first[query.identity])
         return alone  # and without links: this is rare enough
 
-    def _answer_rows(self, desk: Desk, jobs: Sequence[RowsJob]) -> Drafts:
-        started = time.perf_counter()
-        queries = [query for job in jobs for query in job.queries]
+    def _answer_rows(self, desk: Desk, jobs: Sequence[Job[RowsQuery]]) -> Drafts:
+        started, queries = time.perf_counter(), queries_of(jobs)
         drafts = self._draft_rows(desk, queries)
         times = self._now_us() // 1000, started - self.pace.began, time.perf_counter() - started
         return count_rows(self._house, desk, queries, drafts, times)

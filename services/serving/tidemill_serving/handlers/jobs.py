@@ -1,45 +1,57 @@
 """What is asked in a tick, and who is told what came of it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from tidemill_serving.domain.body import RefusedError
 from tidemill_serving.domain.desk import Desk, Drafts, Query, Result
 from tidemill_serving.domain.tensors import RowsQuery
 
 Deliver = Callable[[Result], None]
+DeliverAll = Callable[[Sequence[Result]], None]
 Link = Callable[[Iterable[str]], None]
 """Told the trace contexts behind an answer."""
 REQUEST, ROW = 0.6, 0.06
 """What a request of rows costs, in instances that are looked up: so much, and so much for each row."""
 
 
-class Job(NamedTuple):
-    """One query, and who is told what came of it."""
+Q = TypeVar("Q", Query, RowsQuery)
+
+
+class Job(NamedTuple, Generic[Q]):
+    """Queries that came together; the results go to `deliver` in their order, perhaps in parts unless `is_whole`.
+
+    `links` are told what is behind each one's answer; None where nobody asked for that.
+    """
 
     desk: Desk
-    query: Query
-    deliver: Deliver
-    link: Link | None
+    queries: Sequence[Q]
+    deliver: DeliverAll
+    links: Sequence[Link | None] | None = None
+    is_whole: bool = False
+
+    def part(self, first: int, last: int) -> "Job[Q]":
+        """Some of them."""
+        links = None if self.links is None else self.links[first:last]
+        return self._replace(queries=self.queries[first:last], links=links)
 
 
-class RowsJob(NamedTuple):
-    """Queries of rows that came together; the results go to `deliver` in their order, perhaps in parts."""
-
-    desk: Desk
-    queries: Sequence[RowsQuery]
-    deliver: Callable[[Sequence[Result]], None]
-
-
-J = TypeVar("J", Job, RowsJob)
-
-
-def by_desk(jobs: Sequence[J]) -> list[tuple[Desk, list[J]]]:
+def by_desk(jobs: Sequence[Job[Q]]) -> list[tuple[Desk, list[Job[Q]]]]:
     """The jobs of each pipeline, in the order of their coming."""
-    found: dict[Desk, list[J]] = {}
+    found: dict[Desk, list[Job[Q]]] = {}
     for job in jobs:
         found.setdefault(job.desk, []).append(job)
     return list(found.items())
+
+
+def queries_of(jobs: Sequence[Job[Q]]) -> Sequence[Q]:
+    """The queries of all of them."""
+    return jobs[0].queries if len(jobs) == 1 else [query for job in jobs for query in job.queries]
+
+
+def count_of(jobs: Sequence[Job[Q]]) -> int:
+    """How many queries they are."""
+    return sum(len(job.queries) for job in jobs)
 
 
 def load_of(queries: Sequence[RowsQuery]) -> float:
@@ -47,7 +59,7 @@ def load_of(queries: Sequence[RowsQuery]) -> float:
     return REQUEST * len(queries) + ROW * sum(query.rows.height for query in queries)
 
 
-def hand_over(jobs: Sequence[RowsJob], results: Sequence[Result]) -> None:
+def hand_over(jobs: Sequence[Job[Q]], results: Sequence[Result]) -> None:
     """Give each its results, which stand in the order of the jobs' queries."""
     first = 0
     for job in jobs:
@@ -55,15 +67,20 @@ def hand_over(jobs: Sequence[RowsJob], results: Sequence[Result]) -> None:
         first += len(job.queries)
 
 
-def tell(desk: Desk, jobs: Sequence[Job], draft: Drafts, *, is_logged: bool) -> None:
-    """Give each job its result, and remember what can be asked for again."""
-    for job, found in zip(jobs, draft.results, strict=True):
-        result = found
-        if not is_logged and not isinstance(result, RefusedError) and _is_new(desk, job.query):
-            result = FULL
-        if job.link is not None and draft.reads:
-            job.link(draft.reads.get(job.query.identity, ()))
-        job.deliver(result)
+def tell(desk: Desk, jobs: Sequence[Job[Query]], draft: Drafts, *, is_logged: bool) -> None:
+    """Give the jobs their results, and remember what can be asked for again."""
+    results: Sequence[Result] = draft.results
+    if not is_logged:
+        results = [
+            refused_or(result, FULL) if _is_new(desk, query) else result
+            for query, result in zip(queries_of(jobs), results, strict=True)
+        ]
+    if draft.reads:
+        for job in jobs:
+            for query, link in zip(job.queries, job.links or (), strict=False):
+                if link is not None:
+                    link(draft.reads.get(query.identity, ()))
+    hand_over(jobs, results)
     if is_logged:
         for identity, remembered in draft.remembered:
             desk.recent.put(identity, remembered)

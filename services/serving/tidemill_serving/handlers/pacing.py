@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from tidemill_serving.domain.body import OVERLOADED
-from tidemill_serving.handlers.jobs import J, RowsJob
+from tidemill_serving.handlers.jobs import Job, Q, count_of
 
 BUDGET_S = 0.03
 """Of what waits; an answer waits for that and what is under way."""
@@ -87,20 +87,17 @@ class Pace:
             self._spent_s = self._done = 0.0
 
 
-def split(jobs: list[J], least: int) -> tuple[list[J], list[J]]:
-    """What a tick takes, and what is left; instances of one request stay together, for one write logs all or none."""
-    most = max(least, len(jobs) // PARTS)
-    while most < len(jobs) and jobs[most].deliver is jobs[most - 1].deliver:
-        most += 1
-    return jobs[:most], jobs[most:]
-
-
-def split_rows(jobs: list[RowsJob], least: int) -> tuple[list[RowsJob], list[RowsJob]]:
-    """As `split`; what came together may be taken in parts."""
-    left = max(least, sum(len(job.queries) for job in jobs) // PARTS)
+def split(jobs: list[Job[Q]], least: int) -> tuple[list[Job[Q]], list[Job[Q]]]:
+    """What a tick takes, and what is left; a part of a job unless one write is to log all or none of it."""
+    left = max(least, count_of(jobs) // PARTS)
     for place, job in enumerate(jobs):
-        if len(job.queries) > left:
-            first, rest = job._replace(queries=job.queries[:left]), job._replace(queries=job.queries[left:])
-            return [*jobs[:place], *([first] if left else [])], [rest, *jobs[place + 1 :]]
-        left -= len(job.queries)
+        if left <= 0:
+            return jobs[:place], jobs[place:]
+        count = len(job.queries)
+        if count > left and not job.is_whole:
+            first, rest = jobs[:place], jobs[place + 1 :]
+            first.append(job.part(0, left))
+            rest.insert(0, job.part(left, count))
+            return first, rest
+        left -= count
     return jobs, []

@@ -13,7 +13,7 @@ import pytest
 from tidemill_testkit.waiting import until_sync
 
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, gc, os, sys
 from tidemill_runtime.http import Route
 from tidemill_runtime.service import Service, run
 from tidemill_runtime.settings import ServiceSettings
@@ -22,7 +22,7 @@ from starlette.responses import Response
 async def slow(request):
     open(os.environ["MARK"] + ".slow", "w").close()
     await asyncio.sleep(0.5)
-    return Response("done")
+    return Response(f"done, young {gc.get_threshold()}")
 
 async def work():
     open(os.environ["MARK"], "w").write("started")
@@ -57,7 +57,7 @@ async def leaning():
 def create(settings, health):
     extra = {name: globals()[name] for name in sys.argv[1:]}
     route = Route(method="GET", path="/slow", endpoint=slow, summary="Slow")
-    return Service(routes=[route], background={"work": work, **extra})
+    return Service(routes=[route], background={"work": work, **extra}, young=2000)
 
 run(create, ServiceSettings(service="probe"))
 """
@@ -97,7 +97,7 @@ def test_a_signal_drains_flushes_and_exits_zero(tmp_path: Path, free_port: int, 
         request = pool.submit(httpx.get, f"http://127.0.0.1:{free_port}/slow")
         until_sync((tmp_path / "mark.slow").exists, "the slow request is under way")
         child.send_signal(number)
-        assert request.result(5).text == "done"
+        assert request.result(5).text == "done, young (2000, 500, 50)"
         assert child.wait(60) == 0
         assert (tmp_path / "mark").read_text() == "flushed"
         assert spoken(child) == []

@@ -15,7 +15,7 @@ from tidemill_serving.domain.entries import Entry
 from tidemill_serving.domain.frames import crc32, framed
 from tidemill_serving.spool import Spool, SpoolLimits, SpoolReader
 from tidemill_serving.spool.parcels import batches, by_place
-from tidemill_serving.spool.slabs import Slab, slab
+from tidemill_serving.spool.slabs import Slab, _frame, slab, warm_up
 
 NUMBERS = st.integers(0, 2**40)
 SOME = st.one_of(st.binary(max_size=40), st.integers(0, 70_000).map(bytes))
@@ -114,3 +114,10 @@ def test_what_is_in_memory_and_what_is_on_disk_are_read_as_one(tmp_path: Path) -
     for start in (29, 31, 44, 59):
         assert [one for _, _, one in everything(SpoolReader(again, start))] == made[start:]
     again.close()
+
+
+def test_what_is_made_ready_at_the_start_is_what_shipping_calls() -> None:
+    warm_up()
+    found = slab(1, 0, framed([Entry("timer", "flights", "t", 1, None, b"{}", [("ce_id", b"1")])]), most=10, check=True)
+    assert [count for _, count in found.frame(np.arange(len(found)), 1 << 20)] == [1]
+    assert len(_frame.signatures) == 1  # another would be compiled on the event loop, for half a second

@@ -169,7 +169,7 @@ def _frame(
 
 
 def warm_up() -> None:
-    """Compile, or find it compiled."""
+    """Compile, or find it compiled, for bytes as they are read: an array that can be written is another type."""
     made = slab(1, 0, b"", most=1, check=True)
     made.openings()
-    _frame(np.zeros(1, np.uint8), made.table, np.empty(0, np.int64), 0, (1, 0, 1))
+    _frame(np.frombuffer(b"\0", np.uint8), made.table, np.empty(0, np.int64), 0, (1, 0, 1))

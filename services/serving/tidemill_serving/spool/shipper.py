@@ -34,6 +34,8 @@ NOTED_S = 0.25
 """Between two notes of the position while records flow: each replaces a file, for which some file systems wait."""
 PROBE_S = 2.0
 SILENT_S = 5.0
+LOOKED_AT = 100
+"""Records at a stretch when it is looked what has landed: thousands made a started worker's requests wait for 60 ms."""
 _log = logging.getLogger(__name__)
 
 
@@ -221,7 +223,8 @@ class Shipper:
         highest: dict[int, int] = {}
         consumer.seek(tp, start if start <= end else 0)
         while await consumer.position(tp) < end:
-            for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
+            await asyncio.sleep(0)  # who has them already does not wait, and requests would
+            for record in (await consumer.getmany(tp, timeout_ms=500, max_records=LOOKED_AT)).get(tp, []):
                 origin = _origin(record.headers)
                 if origin is not None:
                     identity, number = origin

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -127,16 +127,29 @@ class _Gates:
     async def commit(self, tp: TopicPartition, outgoing: Sequence[Outgoing], offset: int) -> None:
         """See `Commit`."""
         producer = self._open[tp]
-        async with transaction(producer, timeout_s=COMMIT_S):
-            async with asyncio.timeout(SEND_S):
-                sent = [await producer.send_batch(one.batch, one.topic, partition=one.partition) for one in outgoing]
-                await producer.send_offsets_to_transaction({tp: offset}, self._group)
-                await asyncio.gather(*sent)
+        sent = list[asyncio.Future[Any]]()
+        try:
+            async with transaction(producer, timeout_s=COMMIT_S):
+                async with asyncio.timeout(SEND_S):
+                    for one in outgoing:
+                        sent.append(await producer.send_batch(one.batch, one.topic, partition=one.partition))
+                        sent[-1].add_done_callback(_looked_at)
+                    await producer.send_offsets_to_transaction({tp: offset}, self._group)
+                    await asyncio.gather(*sent)
+        except Fenced:
+            _looked_at(producer._txn_manager.wait_for_transaction_end())  # noqa: SLF001 - else the loop logs it
+            raise
 
     async def close(self, *tps: TopicPartition) -> None:
         """Of these partitions, or all."""
         closing = [self._open.pop(tp) for tp in tps or list(self._open) if tp in self._open]
         await asyncio.gather(*(close_client(producer, timeout_s=1.0) for producer in closing))
+
+
+def _looked_at(done: "asyncio.Future[Any]") -> None:
+    """What failed is told by who waits for the whole transaction."""
+    if done.done() and not done.cancelled():
+        done.exception()
 
 
 class _Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types

@@ -19,14 +19,41 @@ from tidemill_contracts.events import Prediction
 
 KILLS = int(os.environ.get("TIDEMILL_CHAOS_BULK_KILLS", "20"))
 SEED = 5
+DEAD, ASLEEP, BACK_AT_ONCE = range(3)
 PLAIN = pipeline()
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1200), pytest.mark.chaos]
+
+
+async def ask_until_answered(stack: Stack, process: Process, names: list[str]) -> None:
+    """More and more, until a process has written answers: at that moment they are on their way."""
+    before = spooled(process)
+    while spooled(process) == before:
+        more = [f"x-{n}" for n in range(len(names), len(names) + 60)]
+        names += more
+        await send(stack, [order({"id": name, "inputs": inputs(flight=name)}) for name in more])
+
+
+def strike(process: Process, how: int) -> None:
+    if how == ASLEEP and process.child is not None:
+        process.child.send_signal(signal.SIGSTOP)
+    else:
+        process.stop(signal.SIGKILL)
+
+
+def revive(process: Process, how: int) -> None:
+    if how == ASLEEP and process.child is not None:
+        process.child.send_signal(signal.SIGCONT)
+    else:
+        process.start()
 
 
 async def test_replicas_that_die_around_the_commit_leave_each_answer_once(
     kafka_bootstrap: str, topic_prefix: str, tmp_path: Path
 ) -> None:
-    """One of two dies when it has written answers, or a moment later; the other takes over, or it comes back."""
+    """One of two dies when it has written answers, or a moment later; the other takes over, or it comes back.
+
+    Or it is only stopped, and goes on when the other has answered what it was about to send.
+    """
     late = random.Random(SEED)
     more = {"TIDEMILL_SESSION_TIMEOUT_MS": "6000", "TIDEMILL_ARTIFACTS": str(tmp_path / "artifacts")}
     async with open_stack(kafka_bootstrap, f"t-{topic_prefix[-8:]}", tmp_path, PLAIN, **more) as stack:
@@ -40,19 +67,15 @@ async def test_replicas_that_die_around_the_commit_leave_each_answer_once(
             return await committed(stack) == len(names)
 
         try:
-            for kill in range(KILLS):
-                victim, before = (stack.process, second)[kill % 2], 0
+            for turn in range(KILLS):
+                victim, how = (stack.process, second)[turn % 2], turn // 2 % 3
                 await until(partial(_is_ready, victim), "it is ready")
-                before = spooled(victim)
-                while spooled(victim) == before:
-                    more_names = [f"x-{n}" for n in range(len(names), len(names) + 60)]
-                    names += more_names
-                    await send(stack, [order({"id": name, "inputs": inputs(flight=name)}) for name in more_names])
+                await ask_until_answered(stack, victim, names)
                 await asyncio.sleep(late.choice((0.0, 0.0, 0.005, 0.02, 0.05, 0.1)))
-                victim.stop(signal.SIGKILL)
-                if kill % 4 < 2:
+                strike(victim, how)
+                if how != BACK_AT_ONCE:
                     await until(are_there, "the other has answered all")
-                victim.start()
+                revive(victim, how)
             await until(are_there, "all are done")
             assert await predictions(stack) == ids(names)
             assert not await letters(stack)
@@ -73,11 +96,7 @@ async def test_a_broker_that_goes_and_comes_back_has_each_answer_once(tmp_path: 
                 return await committed(stack) == len(names)
 
             for outage in range(4):
-                before = spooled(stack.process)
-                while spooled(stack.process) == before:
-                    more = [f"o-{n}" for n in range(len(names), len(names) + 60)]
-                    names += more
-                    await send(stack, [order({"id": name, "inputs": inputs(flight=name)}) for name in more])
+                await ask_until_answered(stack, stack.process, names)
                 await asyncio.to_thread(kafka.stop)
                 if outage % 2:
                     stack.process.stop(signal.SIGKILL)
